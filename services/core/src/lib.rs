@@ -1,0 +1,31 @@
+//! The rules of mirrorlog, without IO.
+//!
+//! Nothing here reads a clock, a file, a socket or a random source: time, pages and
+//! randomness are passed in, so every rule can be tested as a function of its inputs.
+//! `tests/purity.rs` holds the manifest to that.
+//!
+//! | module | what it decides |
+//! | --- | --- |
+//! | [`id`], [`path`], [`time`], [`limits`] | the vocabulary, and how large anything may get |
+//! | [`sign`] | who said it |
+//! | [`statement`] | what is said: snapshot, head, retraction, report, verdict, order |
+//! | [`view`] | which part of a channel a mirror carries |
+//! | [`layout`] | what a layout promises about its paths |
+//! | [`manifest`] | which files a build is made of |
+//! | [`archive`] | which build comes next |
+//! | [`mirror`] | what a mirror does next |
+//! | [`consistency`] | when a build is complete, and which build is wanted |
+#![warn(missing_docs)]
+
+pub mod archive;
+pub mod consistency;
+pub mod id;
+pub mod layout;
+pub mod limits;
+pub mod manifest;
+pub mod mirror;
+pub mod path;
+pub mod sign;
+pub mod statement;
+pub mod time;
+pub mod view;
