@@ -1,0 +1,306 @@
+//! Snapshots, plans, staging and the flip.
+
+use super::{Channel, Effect, Halt, HeadSeen, Held, OpenEvent, Policy, Retracted, Sync, Target};
+use crate::id::{Build, Digest, Lane};
+use crate::time::Timestamp;
+
+/// First pause after a failed sync, in milliseconds; doubles from there.
+const RETRY_MIN_MS: i64 = 500;
+
+impl Channel {
+    pub(super) fn on_snapshot(
+        &mut self,
+        policy: &Policy,
+        target: Target,
+        lane: Lane,
+        sequence: Option<u64>,
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.time_floor = self.time_floor.max(target.created);
+        if self.halts_on_fork(target.build, target.root, effects) {
+            return;
+        }
+        if self.is_done_with(&target) || self.is_older_than_known(lane, target.build) {
+            effects.extend(sequence.map(|sequence| Effect::Ack { lane, sequence }));
+            return;
+        }
+        self.open_event(lane, target.build, sequence, effects);
+        let state = self.lane_mut(lane);
+        match &mut state.sync {
+            None => {
+                state.sync = Some(Sync::new(target, now));
+                effects.push(Effect::Start { lane, target });
+                effects.push(Effect::Report);
+            }
+            Some(sync) if sync.target.build == target.build => {}
+            Some(sync) => {
+                if state.next == Some(target) {
+                    return;
+                }
+                state.next = Some(target);
+                if !sync.is_pinned(policy, now) {
+                    effects.push(Effect::Plan { lane, target });
+                }
+            }
+        }
+    }
+
+    /// A build that needs no sync: held, retracted, or made pointless by what is live.
+    pub(super) fn is_done_with(&self, target: &Target) -> bool {
+        self.held.contains_key(&target.build)
+            || self.is_retracted(target.build)
+            || !self.is_applicable(target)
+    }
+
+    /// The newest unretracted build that was live or newer content was not: what `base` is compared with.
+    fn live_unretracted(&self) -> Option<Build> {
+        self.live.filter(|live| !self.is_retracted(*live))
+    }
+
+    fn is_applicable(&self, target: &Target) -> bool {
+        match self.live_unretracted() {
+            None => true,
+            Some(live) => live < target.build && target.base.is_some_and(|base| live <= base),
+        }
+    }
+
+    fn is_older_than_known(&self, lane: Lane, build: Build) -> bool {
+        let state = self.lane(lane);
+        let newest = state.next.or(state.sync.map(|sync| sync.target));
+        newest.is_some_and(|newest| build < newest.build)
+    }
+
+    /// One event stays open for each lane: the newest. The older one is replaced by a durable newer target.
+    fn open_event(
+        &mut self,
+        lane: Lane,
+        build: Build,
+        sequence: Option<u64>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(sequence) = sequence else { return };
+        let before = self.lane_mut(lane).open.replace(OpenEvent { sequence, build });
+        if let Some(before) = before.filter(|before| before.sequence != sequence) {
+            effects.push(Effect::Ack { lane, sequence: before.sequence });
+        }
+    }
+
+    fn halts_on_fork(&mut self, build: Build, root: Digest, effects: &mut Vec<Effect>) -> bool {
+        if self.halt.is_none()
+            && let Some(first) = self.known_root(build)
+            && first != root
+        {
+            self.halt = Some(Halt::Fork { build, first, second: root });
+            effects.extend(Lane::ALL.map(|lane| Effect::Cancel { lane }));
+            effects.push(Effect::Report);
+        }
+        self.halt.is_some()
+    }
+
+    fn known_root(&self, build: Build) -> Option<Digest> {
+        let of_lane = |lane: Lane| {
+            let state = self.lane(lane);
+            [state.sync.map(|sync| sync.target), state.next]
+                .into_iter()
+                .flatten()
+                .find(|target| target.build == build)
+                .map(|target| target.root)
+        };
+        let held = self.held.get(&build).map(|held| held.target.root);
+        let head = self.head.filter(|head| head.build == build).map(|head| head.root);
+        held.or_else(|| of_lane(Lane::Priority)).or_else(|| of_lane(Lane::Bulk)).or(head)
+    }
+
+    pub(super) fn on_head(&mut self, head: HeadSeen, now: Timestamp, effects: &mut Vec<Effect>) {
+        self.time_floor = self.time_floor.max(head.issued);
+        if self.head.is_some_and(|seen| head.issued <= seen.issued) {
+            return;
+        }
+        if self.halts_on_fork(head.build, head.root, effects) {
+            return;
+        }
+        let was_expired = self.is_expired(now);
+        self.head = Some(head);
+        self.ask_when_behind(effects);
+        self.settle(now, effects);
+        if was_expired != self.is_expired(now) {
+            effects.push(Effect::Report);
+        }
+    }
+
+    /// Asks the journal when the head names a build that the log has not brought.
+    pub(super) fn ask_when_behind(&self, effects: &mut Vec<Effect>) {
+        let Some(head) = self.head else { return };
+        let targets = Lane::ALL.into_iter().flat_map(|lane| {
+            let state = self.lane(lane);
+            [state.sync.map(|sync| sync.target.build), state.next.map(|next| next.build)]
+        });
+        let known = targets.flatten().chain(self.held.keys().copied()).max();
+        if known.is_none_or(|known| known < head.build) {
+            effects.push(Effect::AskJournal { from: known.map_or(head.build, Build::next) });
+        }
+    }
+
+    pub(super) fn on_planned(
+        &mut self,
+        policy: &Policy,
+        lane: Lane,
+        build: Build,
+        missing_bytes: u64,
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) {
+        let state = self.lane_mut(lane);
+        let Some(sync) = &mut state.sync else { return };
+        if sync.target.build == build {
+            sync.remaining_bytes = Some(missing_bytes);
+            return;
+        }
+        let Some(next) = state.next.filter(|next| next.build == build) else { return };
+        let cheaper = sync.remaining_bytes.is_some_and(|remaining| missing_bytes <= remaining);
+        let waiting = sync.retry_at.is_some();
+        if sync.is_pinned(policy, now) || !(cheaper || waiting) {
+            return;
+        }
+        sync.target = next;
+        sync.retargets = sync.retargets.saturating_add(1);
+        sync.remaining_bytes = Some(missing_bytes);
+        sync.retry_at = None;
+        state.next = None;
+        effects.push(Effect::Start { lane, target: next });
+        effects.push(Effect::Report);
+    }
+
+    pub(super) fn on_progress(&mut self, lane: Lane, build: Build, remaining_bytes: u64) {
+        if let Some(sync) = &mut self.lane_mut(lane).sync
+            && sync.target.build == build
+        {
+            sync.remaining_bytes = Some(remaining_bytes);
+            sync.failures = 0;
+        }
+    }
+
+    pub(super) fn on_staged(
+        &mut self,
+        lane: Lane,
+        build: Build,
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) {
+        let state = self.lane_mut(lane);
+        let Some(sync) = state.sync.take_if(|sync| sync.target.build == build) else { return };
+        if !self.is_retracted(build) {
+            let target = sync.target;
+            self.held.insert(build, Held { target, since: now, last_live: None });
+        }
+        self.settle(now, effects);
+        effects.push(Effect::Report);
+    }
+
+    pub(super) fn on_failed(&mut self, policy: &Policy, lane: Lane, build: Build, now: Timestamp) {
+        if let Some(sync) = &mut self.lane_mut(lane).sync
+            && sync.target.build == build
+        {
+            let pause_ms = RETRY_MIN_MS << sync.failures.min(16);
+            sync.failures = sync.failures.saturating_add(1);
+            sync.retry_at = Some(now.plus_ms(pause_ms.min(policy.retry_max_ms)));
+        }
+    }
+
+    pub(super) fn on_retraction(
+        &mut self,
+        number: u64,
+        retracted: Retracted,
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.retracted.insert(number, retracted).is_some() {
+            return;
+        }
+        self.settle(now, effects);
+        effects.push(Effect::Serve);
+        effects.push(Effect::Report);
+    }
+
+    /// Brings live, the lanes and the open events in line with what is held and retracted.
+    pub(super) fn settle(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        if self.halt.is_some() {
+            return;
+        }
+        self.flip(now, effects);
+        for lane in Lane::ALL {
+            self.settle_lane(lane, now, effects);
+        }
+    }
+
+    /// The flip: the newest held build that may follow what is live. Going back takes a retraction.
+    fn flip(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
+        let live_is_bad = self.live.is_some_and(|live| self.is_retracted(live));
+        let candidate = self.held.values().rev().map(|held| held.target).find(|target| {
+            let good = !self.is_retracted(target.build);
+            let adoptable = !self.is_expired(now) && self.is_applicable(target);
+            let fallback = live_is_bad && self.live.is_some_and(|live| target.build < live);
+            good && (adoptable || fallback)
+        });
+        let live = match (candidate, live_is_bad) {
+            (Some(target), _) => Some(target.build),
+            (None, true) => None,
+            (None, false) => return,
+        };
+        for build in [self.live, live].into_iter().flatten() {
+            if let Some(held) = self.held.get_mut(&build) {
+                held.last_live = Some(now);
+            }
+        }
+        self.live = live;
+        effects.push(Effect::Serve);
+    }
+
+    /// Drops what has become pointless, starts what waits, acks what is done.
+    fn settle_lane(&mut self, lane: Lane, now: Timestamp, effects: &mut Vec<Effect>) {
+        let state = self.lane(lane);
+        let pointless = |target: &Target| self.is_done_with(target);
+        let drop_sync = state.sync.is_some_and(|sync| pointless(&sync.target));
+        let drop_next = state.next.is_some_and(|next| pointless(&next));
+        let state = self.lane_mut(lane);
+        if drop_next {
+            state.next = None;
+        }
+        if drop_sync {
+            state.sync = None;
+            if state.next.is_none() {
+                effects.push(Effect::Cancel { lane });
+            }
+        }
+        if state.sync.is_none()
+            && let Some(next) = state.next.take()
+        {
+            state.sync = Some(Sync::new(next, now));
+            effects.push(Effect::Start { lane, target: next });
+        }
+        if state.sync.is_none()
+            && let Some(open) = state.open.take()
+        {
+            effects.push(Effect::Ack { lane, sequence: open.sequence });
+        }
+    }
+}
+
+impl Sync {
+    fn new(target: Target, now: Timestamp) -> Self {
+        Self {
+            target,
+            started: now,
+            retargets: 0,
+            remaining_bytes: None,
+            failures: 0,
+            retry_at: None,
+        }
+    }
+
+    /// True when the target stays until it is live.
+    pub fn is_pinned(&self, policy: &Policy, now: Timestamp) -> bool {
+        self.retargets >= policy.retargets_max || now.ms_since(self.started) >= policy.pin_after_ms
+    }
+}
