@@ -46,6 +46,8 @@ pub const TEXT_MAX_BYTES: usize = 1024;
 pub const RETRACTIONS_MAX: usize = 4096;
 /// Most builds in one report.
 pub const REPORT_BUILDS_MAX: usize = 64;
+/// Most outcomes of orders in one report.
+pub const REPORT_ORDERS_MAX: usize = 64;
 
 /// Clock skew tolerated between two honest machines, in milliseconds.
 pub const CLOCK_SKEW_MS: i64 = 10 * 60 * 1000;
