@@ -1,0 +1,451 @@
+//! The steps of the fold.
+
+use std::collections::BTreeMap;
+
+use crate::id::{ChannelId, MirrorId};
+use crate::statement::{RevokeReason, VerdictState};
+use crate::time::Timestamp;
+
+use super::channel::{Channel, Taken};
+use super::held::Claim;
+use super::watched::{Context, Watched};
+use super::{
+    Audience, AuditOutcome, Audited, CHANNELS_MAX, Consistency, Effect, Input, Leadership, Member,
+    Reach, Refusal, Rules, Scope, wanted,
+};
+
+impl Consistency {
+    /// Knows these mirrors and nothing else yet; follows until the lease is won.
+    pub fn new(rules: Rules, members: impl IntoIterator<Item = Member>) -> Self {
+        let watched = |member: Member| (member.mirror.clone(), Watched::new(member));
+        Self {
+            rules,
+            mirrors: members.into_iter().map(watched).collect(),
+            channels: BTreeMap::new(),
+            leadership: Leadership::Follower,
+            fence: 0,
+            audits: 0,
+        }
+    }
+
+    /// The newest lease revision that any verdict carried. A new lease must be above it.
+    pub fn fence(&self) -> u64 {
+        self.fence
+    }
+
+    /// Whether this replica audits and publishes.
+    pub fn leadership(&self) -> Leadership {
+        self.leadership
+    }
+
+    /// Takes one input in and returns what is to be done, in order.
+    pub fn step(&mut self, input: Input, now: Timestamp) -> Vec<Effect> {
+        let mut out = Vec::new();
+        let done = match input {
+            Input::Snapshot(snapshot) => {
+                let channel = snapshot.channel.clone();
+                self.with_channel(&channel, &mut out, |known, out| {
+                    match known.snapshot(&snapshot) {
+                        Taken::New | Taken::Known => {}
+                        Taken::Fork => {
+                            out.push(Effect::Fork {
+                                channel: snapshot.channel.clone(),
+                                build: snapshot.build,
+                            });
+                        }
+                    }
+                })
+                .map(|()| self.settle_channel(&channel, now, &mut out))
+            }
+            Input::Head(head) => {
+                let channel = head.channel.clone();
+                self.with_channel(&channel, &mut out, |known, _| known.head(head))
+            }
+            Input::Retraction(retraction) => {
+                let channel = retraction.channel.clone();
+                self.with_channel(&channel, &mut out, |known, _| {
+                    known.retract(&retraction);
+                })
+                .map(|()| {
+                    self.settle_channel(&channel, now, &mut out);
+                    self.advance(&channel, now, &mut out);
+                })
+            }
+            Input::Report(report) => self.report(report, now, &mut out),
+            Input::Audited(audited) => {
+                self.audited(audited, now, &mut out);
+                Ok(())
+            }
+            Input::Probed { mirror, reach } => {
+                self.reached(&mirror, reach, now, &mut out);
+                Ok(())
+            }
+            Input::Verdict(verdict) => self.adopt(verdict),
+            Input::Wanted {
+                channel,
+                pool,
+                build,
+            } => match self.leadership {
+                Leadership::Leader { .. } => Ok(()),
+                Leadership::Follower => self.with_channel(&channel, &mut out, |known, _| {
+                    match build {
+                        Some(build) => known.wanted.insert(pool, build),
+                        None => known.wanted.remove(&pool),
+                    };
+                }),
+            },
+            Input::Lease(leadership) => {
+                self.lease(leadership, now, &mut out);
+                Ok(())
+            }
+            Input::Tick { random } => {
+                self.tick(random, now, &mut out);
+                Ok(())
+            }
+        };
+        if let Err(refusal) = done {
+            out.push(Effect::Refused(refusal));
+        }
+        out
+    }
+
+    fn with_channel(
+        &mut self,
+        id: &ChannelId,
+        out: &mut Vec<Effect>,
+        change: impl FnOnce(&mut Channel, &mut Vec<Effect>),
+    ) -> Result<(), Refusal> {
+        if !self.channels.contains_key(id) && self.channels.len() >= CHANNELS_MAX {
+            return Err(Refusal::TooManyChannels(id.clone()));
+        }
+        change(self.channels.entry(id.clone()).or_default(), out);
+        Ok(())
+    }
+
+    fn report(
+        &mut self,
+        report: crate::statement::Report,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        let (mirror, channel) = (report.mirror.clone(), report.channel.clone());
+        let watched = self.mirrors.get_mut(&mirror);
+        let watched = watched.ok_or_else(|| Refusal::UnknownMirror(mirror.clone()))?;
+        let (heard, pinned) = (
+            watched.is_fresh(&self.rules, now),
+            self.channels.get(&channel),
+        );
+        watched.report(report, pinned, now)?;
+        let changed = self.settle(&mirror, &channel, now, out);
+        if changed || !heard {
+            self.advance(&channel, now, out);
+        }
+        Ok(())
+    }
+
+    fn audited(&mut self, audited: Audited, now: Timestamp, out: &mut Vec<Effect>) {
+        let Audited {
+            id,
+            mirror,
+            channel,
+            build,
+            scope,
+            outcome,
+        } = audited;
+        match outcome {
+            AuditOutcome::Unreachable => self.reached(&mirror, Reach::Silent, now, out),
+            AuditOutcome::Passed { .. } | AuditOutcome::Faulty(_) | AuditOutcome::Moved => {
+                self.reached(&mirror, Reach::Answered, now, out);
+            }
+            AuditOutcome::Inconclusive => {}
+        }
+        let audits = self.audits;
+        let Some(watched) = self.mirrors.get_mut(&mirror) else {
+            return;
+        };
+        let Some(carried) = watched.channels.get_mut(&channel) else {
+            return;
+        };
+        let Some(held) = carried.builds.get_mut(&build) else {
+            return;
+        };
+        let current = held.check(scope).running == Some(id);
+        if current {
+            held.check(scope).running = None;
+        }
+        let mut elsewhere = false;
+        let mut renew = false;
+        match outcome {
+            AuditOutcome::Passed {
+                audited_files,
+                new_files,
+            } if current && held.claim == Claim::Whole => {
+                held.pass(scope);
+                renew = held.is_worn(now);
+                if scope == Scope::Pinned {
+                    (held.audited_files, held.new_files) = (audited_files, new_files);
+                    carried.clear_suspects(build, id);
+                }
+            }
+            AuditOutcome::Faulty(reason) => {
+                let mismatch = matches!(reason, RevokeReason::DigestMismatch { .. });
+                if current || mismatch {
+                    held.distrust(reason.clone(), scope);
+                    held.put_off(now, self.rules.retry_ms);
+                    carried.suspect(&reason, audits);
+                    elsewhere = mismatch;
+                }
+            }
+            AuditOutcome::Moved | AuditOutcome::Unreachable | AuditOutcome::Inconclusive
+                if current =>
+            {
+                held.put_off(now, self.rules.retry_ms);
+            }
+            AuditOutcome::Passed { .. }
+            | AuditOutcome::Moved
+            | AuditOutcome::Unreachable
+            | AuditOutcome::Inconclusive => {}
+        }
+        if renew {
+            held_again(watched, &channel, build);
+        }
+        let changed = self.settle(&mirror, &channel, now, out);
+        if elsewhere {
+            self.look_elsewhere(&mirror, &channel, now, out);
+        }
+        if changed {
+            self.advance(&channel, now, out);
+        }
+    }
+
+    fn reached(&mut self, mirror: &MirrorId, reach: Reach, now: Timestamp, out: &mut Vec<Effect>) {
+        let Some(watched) = self.mirrors.get_mut(mirror) else {
+            return;
+        };
+        let back = watched.reached(reach, &self.rules, now);
+        if back {
+            watched.try_again(now);
+        }
+        if back || reach == Reach::Silent {
+            self.revoke_unreachable(mirror);
+            self.settle_mirror(mirror, now, out);
+        }
+    }
+
+    fn adopt(&mut self, verdict: crate::statement::Verdict) -> Result<(), Refusal> {
+        let revision = verdict.lease_revision;
+        if revision < self.fence {
+            return Err(Refusal::Fenced {
+                found: revision,
+                current: self.fence,
+            });
+        }
+        self.fence = revision;
+        match self.leadership {
+            // Our own word comes back, or a newer leader's that replaces us.
+            Leadership::Leader { revision: own } if revision <= own => return Ok(()),
+            Leadership::Leader { .. } => self.follow(),
+            Leadership::Follower => {}
+        }
+        let watched = self.mirrors.get_mut(&verdict.mirror);
+        let watched = watched.ok_or_else(|| Refusal::UnknownMirror(verdict.mirror.clone()))?;
+        if !watched.channels.contains_key(&verdict.channel)
+            && watched.channels.len() >= CHANNELS_MAX
+        {
+            return Err(Refusal::TooManyChannels(verdict.channel));
+        }
+        watched.adopt(verdict);
+        Ok(())
+    }
+
+    fn follow(&mut self) {
+        self.leadership = Leadership::Follower;
+        self.mirrors.values_mut().for_each(Watched::forget_audits);
+    }
+
+    fn lease(&mut self, leadership: Leadership, now: Timestamp, out: &mut Vec<Effect>) {
+        if leadership == self.leadership {
+            return;
+        }
+        self.follow();
+        let Leadership::Leader { revision } = leadership else {
+            return;
+        };
+        if revision < self.fence {
+            let refusal = Refusal::Fenced {
+                found: revision,
+                current: self.fence,
+            };
+            out.push(Effect::Refused(refusal));
+            return;
+        }
+        self.fence = revision;
+        self.leadership = leadership;
+        self.settle_all(now, out);
+    }
+
+    fn tick(&mut self, random: u64, now: Timestamp, out: &mut Vec<Effect>) {
+        if self.leadership == Leadership::Follower {
+            return;
+        }
+        let mirrors: Vec<MirrorId> = self.mirrors.keys().cloned().collect();
+        for mirror in &mirrors {
+            self.revoke_unreachable(mirror);
+        }
+        self.settle_all(now, out);
+        let (channels, leadership) = (&self.channels, self.leadership);
+        let mut cx = Context {
+            rules: &self.rules,
+            leadership,
+            audits: &mut self.audits,
+            now,
+            out,
+        };
+        for (salt, watched) in (0..).zip(self.mirrors.values_mut()) {
+            watched.round(channels, mix(random, salt), &mut cx);
+        }
+    }
+
+    fn settle_all(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
+        let channels: Vec<ChannelId> = self.channels.keys().cloned().collect();
+        for channel in &channels {
+            self.settle_channel(channel, now, out);
+            self.advance(channel, now, out);
+        }
+    }
+
+    fn settle_channel(&mut self, channel: &ChannelId, now: Timestamp, out: &mut Vec<Effect>) {
+        let mirrors: Vec<MirrorId> = self.mirrors.keys().cloned().collect();
+        let mut changed = false;
+        for mirror in &mirrors {
+            changed |= self.settle(mirror, channel, now, out);
+        }
+        if changed {
+            self.advance(channel, now, out);
+        }
+    }
+
+    fn settle_mirror(&mut self, mirror: &MirrorId, now: Timestamp, out: &mut Vec<Effect>) {
+        let channels: Vec<ChannelId> = self.channels.keys().cloned().collect();
+        for channel in &channels {
+            self.settle(mirror, channel, now, out);
+            self.advance(channel, now, out);
+        }
+    }
+
+    fn settle(
+        &mut self,
+        mirror: &MirrorId,
+        id: &ChannelId,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(watched) = self.mirrors.get_mut(mirror) else {
+            return false;
+        };
+        let Some(channel) = self.channels.get(id) else {
+            return false;
+        };
+        let leadership = self.leadership;
+        let mut cx = Context {
+            rules: &self.rules,
+            leadership,
+            audits: &mut self.audits,
+            now,
+            out,
+        };
+        watched.settle(id, channel, &mut cx)
+    }
+
+    fn look_elsewhere(
+        &mut self,
+        mirror: &MirrorId,
+        id: &ChannelId,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(watched) = self.mirrors.get_mut(mirror) else {
+            return;
+        };
+        let Some(channel) = self.channels.get(id) else {
+            return;
+        };
+        let leadership = self.leadership;
+        let mut cx = Context {
+            rules: &self.rules,
+            leadership,
+            audits: &mut self.audits,
+            now,
+            out,
+        };
+        watched.look_elsewhere(id, channel, &mut cx);
+    }
+
+    fn advance(&mut self, id: &ChannelId, now: Timestamp, out: &mut Vec<Effect>) {
+        if self.leadership == Leadership::Follower {
+            return;
+        }
+        let cut_off = self.is_cut_off();
+        let Some(channel) = self.channels.get_mut(id) else {
+            return;
+        };
+        if channel.fork.is_some() {
+            return;
+        }
+        for (pool, build) in wanted::advance(id, channel, &self.mirrors, &self.rules, cut_off, now)
+        {
+            out.push(Effect::SetWanted {
+                channel: id.clone(),
+                pool,
+                build,
+            });
+        }
+    }
+
+    fn revoke_unreachable(&mut self, mirror: &MirrorId) {
+        if self.leadership == Leadership::Follower || self.is_cut_off() {
+            return;
+        }
+        let Some(watched) = self.mirrors.get_mut(mirror) else {
+            return;
+        };
+        if watched.is_unreachable(&self.rules) {
+            watched.revoke_unreachable();
+        }
+    }
+
+    /// True when so many mirrors are silent at once that the auditor itself may be the one cut off:
+    /// more than half of those that ever reported, and two at least.
+    pub fn is_cut_off(&self) -> bool {
+        let heard = |watched: &&Watched| {
+            watched.member.audience == Audience::Public && watched.heard.is_some()
+        };
+        let all = self.mirrors.values().filter(heard).count();
+        let silent = self
+            .mirrors
+            .values()
+            .filter(heard)
+            .filter(|watched| watched.failures > 0)
+            .count();
+        silent >= 2 && silent * 2 > all
+    }
+}
+
+/// Makes the next settling say a complete verdict again.
+fn held_again(watched: &mut Watched, channel: &ChannelId, build: crate::id::Build) {
+    let held = watched
+        .channels
+        .get_mut(channel)
+        .and_then(|carried| carried.builds.get_mut(&build));
+    if let Some(held) = held.filter(|held| held.said() == Some(&VerdictState::Complete)) {
+        held.said = None;
+    }
+}
+
+/// SplitMix64's finaliser: one random number for each mirror out of one for all.
+fn mix(random: u64, salt: u64) -> u64 {
+    let mut x = random ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}

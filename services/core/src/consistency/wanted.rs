@@ -1,0 +1,77 @@
+//! Which build a pool's clients should use.
+
+use std::collections::BTreeMap;
+
+use crate::id::{Build, ChannelId, MirrorId, PoolId};
+use crate::time::Timestamp;
+
+use super::channel::Channel;
+use super::watched::Watched;
+use super::{Audience, Rules};
+
+#[derive(Default)]
+struct Count {
+    healthy: usize,
+    complete: BTreeMap<Build, usize>,
+}
+
+/// Reported lately, and answers as far as we can tell. When the auditor itself may be cut off, silence proves nothing.
+pub(super) fn is_healthy(mirror: &Watched, rules: &Rules, cut_off: bool, now: Timestamp) -> bool {
+    mirror.is_fresh(rules, now) && (cut_off || !mirror.is_unreachable(rules))
+}
+
+/// Moves each pool's wanted build forward; backward only when it was retracted. Returns what changed.
+pub(super) fn advance(
+    id: &ChannelId,
+    channel: &mut Channel,
+    mirrors: &BTreeMap<MirrorId, Watched>,
+    rules: &Rules,
+    cut_off: bool,
+    now: Timestamp,
+) -> Vec<(PoolId, Option<Build>)> {
+    let mut pools: BTreeMap<&PoolId, Count> = BTreeMap::new();
+    for mirror in mirrors.values() {
+        if mirror.member.audience == Audience::Private || !mirror.member.carries(id) {
+            continue;
+        }
+        let count = pools.entry(&mirror.member.pool).or_default();
+        if !is_healthy(mirror, rules, cut_off, now) {
+            continue;
+        }
+        count.healthy += 1;
+        let builds = mirror
+            .channels
+            .get(id)
+            .into_iter()
+            .flat_map(|carried| &carried.builds);
+        for (build, _) in builds.filter(|(_, held)| held.is_complete()) {
+            *count.complete.entry(*build).or_default() += 1;
+        }
+    }
+    let mut changes = Vec::new();
+    for (pool, count) in pools {
+        let quorum = |(_, complete): &(&Build, &usize)| **complete * 2 > count.healthy;
+        let stands = |(build, _): &(&Build, &usize)| !channel.is_retracted(**build);
+        let candidate = count
+            .complete
+            .iter()
+            .rev()
+            .filter(stands)
+            .find(quorum)
+            .map(|(build, _)| *build);
+        let current = channel.wanted.get(pool).copied();
+        let next = current
+            .filter(|build| !channel.is_retracted(*build))
+            .max(candidate);
+        if next != current {
+            changes.push((pool.clone(), next));
+        }
+    }
+    for (pool, build) in &changes {
+        match build {
+            Some(build) => channel.wanted.insert(pool.clone(), *build),
+            None => channel.wanted.remove(pool),
+        };
+    }
+    changes
+}
