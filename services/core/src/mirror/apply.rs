@@ -80,9 +80,15 @@ impl Channel {
         effects: &mut Vec<Effect>,
     ) {
         let Some(sequence) = sequence else { return };
-        let before = self.lane_mut(lane).open.replace(OpenEvent { sequence, build });
+        let before = self
+            .lane_mut(lane)
+            .open
+            .replace(OpenEvent { sequence, build });
         if let Some(before) = before.filter(|before| before.sequence != sequence) {
-            effects.push(Effect::Ack { lane, sequence: before.sequence });
+            effects.push(Effect::Ack {
+                lane,
+                sequence: before.sequence,
+            });
         }
     }
 
@@ -91,7 +97,11 @@ impl Channel {
             && let Some(first) = self.known_root(build)
             && first != root
         {
-            self.halt = Some(Halt::Fork { build, first, second: root });
+            self.halt = Some(Halt::Fork {
+                build,
+                first,
+                second: root,
+            });
             effects.extend(Lane::ALL.map(|lane| Effect::Cancel { lane }));
             effects.push(Effect::Report);
         }
@@ -108,8 +118,13 @@ impl Channel {
                 .map(|target| target.root)
         };
         let held = self.held.get(&build).map(|held| held.target.root);
-        let head = self.head.filter(|head| head.build == build).map(|head| head.root);
-        held.or_else(|| of_lane(Lane::Priority)).or_else(|| of_lane(Lane::Bulk)).or(head)
+        let head = self
+            .head
+            .filter(|head| head.build == build)
+            .map(|head| head.root);
+        held.or_else(|| of_lane(Lane::Priority))
+            .or_else(|| of_lane(Lane::Bulk))
+            .or(head)
     }
 
     pub(super) fn on_head(&mut self, head: HeadSeen, now: Timestamp, effects: &mut Vec<Effect>) {
@@ -134,11 +149,16 @@ impl Channel {
         let Some(head) = self.head else { return };
         let targets = Lane::ALL.into_iter().flat_map(|lane| {
             let state = self.lane(lane);
-            [state.sync.map(|sync| sync.target.build), state.next.map(|next| next.build)]
+            [
+                state.sync.map(|sync| sync.target.build),
+                state.next.map(|next| next.build),
+            ]
         });
         let known = targets.flatten().chain(self.held.keys().copied()).max();
         if known.is_none_or(|known| known < head.build) {
-            effects.push(Effect::AskJournal { from: known.map_or(head.build, Build::next) });
+            effects.push(Effect::AskJournal {
+                from: known.map_or(head.build, Build::next),
+            });
         }
     }
 
@@ -157,8 +177,12 @@ impl Channel {
             sync.remaining_bytes = Some(missing_bytes);
             return;
         }
-        let Some(next) = state.next.filter(|next| next.build == build) else { return };
-        let cheaper = sync.remaining_bytes.is_some_and(|remaining| missing_bytes <= remaining);
+        let Some(next) = state.next.filter(|next| next.build == build) else {
+            return;
+        };
+        let cheaper = sync
+            .remaining_bytes
+            .is_some_and(|remaining| missing_bytes <= remaining);
         let waiting = sync.retry_at.is_some();
         if sync.is_pinned(policy, now) || !(cheaper || waiting) {
             return;
@@ -189,10 +213,19 @@ impl Channel {
         effects: &mut Vec<Effect>,
     ) {
         let state = self.lane_mut(lane);
-        let Some(sync) = state.sync.take_if(|sync| sync.target.build == build) else { return };
+        let Some(sync) = state.sync.take_if(|sync| sync.target.build == build) else {
+            return;
+        };
         if !self.is_retracted(build) {
             let target = sync.target;
-            self.held.insert(build, Held { target, since: now, last_live: None });
+            self.held.insert(
+                build,
+                Held {
+                    target,
+                    since: now,
+                    last_live: None,
+                },
+            );
         }
         self.settle(now, effects);
         effects.push(Effect::Report);
@@ -237,12 +270,17 @@ impl Channel {
     /// The flip: the newest held build that may follow what is live. Going back takes a retraction.
     fn flip(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let live_is_bad = self.live.is_some_and(|live| self.is_retracted(live));
-        let candidate = self.held.values().rev().map(|held| held.target).find(|target| {
-            let good = !self.is_retracted(target.build);
-            let adoptable = !self.is_expired(now) && self.is_applicable(target);
-            let fallback = live_is_bad && self.live.is_some_and(|live| target.build < live);
-            good && (adoptable || fallback)
-        });
+        let candidate = self
+            .held
+            .values()
+            .rev()
+            .map(|held| held.target)
+            .find(|target| {
+                let good = !self.is_retracted(target.build);
+                let adoptable = !self.is_expired(now) && self.is_applicable(target);
+                let fallback = live_is_bad && self.live.is_some_and(|live| target.build < live);
+                good && (adoptable || fallback)
+            });
         let live = match (candidate, live_is_bad) {
             (Some(target), _) => Some(target.build),
             (None, true) => None,
@@ -282,7 +320,10 @@ impl Channel {
         if state.sync.is_none()
             && let Some(open) = state.open.take()
         {
-            effects.push(Effect::Ack { lane, sequence: open.sequence });
+            effects.push(Effect::Ack {
+                lane,
+                sequence: open.sequence,
+            });
         }
     }
 }

@@ -331,12 +331,17 @@ impl Channel {
 
     /// True when a retraction takes `build` back.
     pub fn is_retracted(&self, build: Build) -> bool {
-        self.retracted.values().any(|r| r.first <= build && build <= r.last)
+        self.retracted
+            .values()
+            .any(|r| r.first <= build && build <= r.last)
     }
 
     /// The newest build that is whole here and not retracted.
     pub fn newest_held(&self) -> Option<&Held> {
-        self.held.values().rev().find(|held| !self.is_retracted(held.target.build))
+        self.held
+            .values()
+            .rev()
+            .find(|held| !self.is_retracted(held.target.build))
     }
 
     /// `now`, but never below the newest signed time seen.
@@ -347,12 +352,18 @@ impl Channel {
     /// True when no valid head allows new builds to be adopted.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         let clock = self.clock(now);
-        self.head.is_none_or(|head| clock.ms_since(head.expires) > CLOCK_SKEW_MS)
+        self.head
+            .is_none_or(|head| clock.ms_since(head.expires) > CLOCK_SKEW_MS)
     }
 
     /// The one sequence that the mirror's cursor on `lane` must stay below, if any.
     pub fn open_sequence(&self, lane: Lane) -> Option<u64> {
         self.lane(lane).open.map(|open| open.sequence)
+    }
+
+    /// Forgets the lane's open event: its stream is gone, and the new one brings the event again.
+    pub fn forget_open(&mut self, lane: Lane) {
+        self.lane_mut(lane).open = None;
     }
 
     /// Effects to perform after a restart: everything that the state says should be under way.
@@ -362,12 +373,17 @@ impl Channel {
             if let Some(sync) = &mut self.lane_mut(lane).sync {
                 sync.remaining_bytes = None;
                 sync.retry_at = None;
-                effects.push(Effect::Start { lane, target: sync.target });
+                effects.push(Effect::Start {
+                    lane,
+                    target: sync.target,
+                });
             }
         }
         for build in &self.healing {
             if let Some(held) = self.held.get(build) {
-                effects.push(Effect::Heal { target: held.target });
+                effects.push(Effect::Heal {
+                    target: held.target,
+                });
             }
         }
         self.ask_when_behind(&mut effects);
@@ -380,19 +396,36 @@ impl Channel {
     pub fn step(&mut self, policy: &Policy, input: Input, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         match input {
-            Input::Snapshot { target, lane, sequence } => {
+            Input::Snapshot {
+                target,
+                lane,
+                sequence,
+            } => {
                 self.on_snapshot(policy, target, lane, sequence, now, &mut effects);
             }
-            Input::Retraction { number, retracted, created, event } => {
+            Input::Retraction {
+                number,
+                retracted,
+                created,
+                event,
+            } => {
                 self.time_floor = self.time_floor.max(created);
                 self.on_retraction(number, retracted, now, &mut effects);
                 effects.extend(event.map(|(lane, sequence)| Effect::Ack { lane, sequence }));
             }
             Input::Head(head) => self.on_head(head, now, &mut effects),
-            Input::Planned { lane, build, missing_bytes } => {
+            Input::Planned {
+                lane,
+                build,
+                missing_bytes,
+            } => {
                 self.on_planned(policy, lane, build, missing_bytes, now, &mut effects);
             }
-            Input::Progress { lane, build, remaining_bytes } => {
+            Input::Progress {
+                lane,
+                build,
+                remaining_bytes,
+            } => {
                 self.on_progress(lane, build, remaining_bytes);
             }
             Input::Staged { lane, build } => self.on_staged(lane, build, now, &mut effects),

@@ -8,7 +8,9 @@ use crate::time::Timestamp;
 
 impl Channel {
     pub(super) fn on_lost(&mut self, build: Build, effects: &mut Vec<Effect>) {
-        let Some(held) = self.held.get(&build) else { return };
+        let Some(held) = self.held.get(&build) else {
+            return;
+        };
         let target = held.target;
         if self.healing.insert(build) {
             effects.push(Effect::Report);
@@ -42,7 +44,10 @@ impl Channel {
         let Some(sync) = &mut state.sync else { return };
         if sync.retry_at.is_some_and(|at| at <= now) {
             sync.retry_at = None;
-            effects.push(Effect::Start { lane, target: sync.target });
+            effects.push(Effect::Start {
+                lane,
+                target: sync.target,
+            });
         }
         if let Some(next) = state.next.filter(|_| !sync.is_pinned(policy, now)) {
             effects.push(Effect::Plan { lane, target: next });
@@ -58,7 +63,11 @@ impl Channel {
         now: Timestamp,
         effects: &mut Vec<Effect>,
     ) {
-        let good = self.held.keys().rev().filter(|build| !self.is_retracted(**build));
+        let good = self
+            .held
+            .keys()
+            .rev()
+            .filter(|build| !self.is_retracted(**build));
         let kept: BTreeSet<Build> = good.take(policy.retain_builds.max(1)).copied().collect();
         let gone: Vec<Build> = self
             .held
@@ -75,7 +84,9 @@ impl Channel {
         for build in gone {
             self.healing.remove(&build);
             if let Some(held) = self.held.remove(&build) {
-                effects.push(Effect::Collect { target: held.target });
+                effects.push(Effect::Collect {
+                    target: held.target,
+                });
                 effects.push(Effect::Serve);
             }
         }

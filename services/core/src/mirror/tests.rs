@@ -33,7 +33,11 @@ fn head(number: u64, issued_ms: i64) -> HeadSeen {
 }
 
 fn snapshot(number: u64, lane: Lane, sequence: u64) -> Input {
-    Input::Snapshot { target: target(number), lane, sequence: Some(sequence) }
+    Input::Snapshot {
+        target: target(number),
+        lane,
+        sequence: Some(sequence),
+    }
 }
 
 /// A mirror whose shell does everything at once, and that checks the invariants at each step.
@@ -41,7 +45,7 @@ struct Bench {
     channel: Channel,
     policy: Policy,
     now: Timestamp,
-    delivered: BTreeMap<(Lane, u64), Build>,
+    delivered: BTreeMap<(Lane, u64), Target>,
     acked: BTreeSet<(Lane, u64)>,
     syncing: BTreeMap<Lane, Target>,
 }
@@ -65,8 +69,13 @@ impl Bench {
     }
 
     fn step(&mut self, input: Input) -> Vec<Effect> {
-        if let Input::Snapshot { target, lane, sequence: Some(sequence) } = &input {
-            self.delivered.insert((*lane, *sequence), target.build);
+        if let Input::Snapshot {
+            target,
+            lane,
+            sequence: Some(sequence),
+        } = &input
+        {
+            self.delivered.insert((*lane, *sequence), *target);
         }
         let before = self.channel.live;
         let effects = self.channel.step(&self.policy, input, self.now);
@@ -77,10 +86,17 @@ impl Bench {
     fn check(&mut self, before: Option<Build>, effects: &[Effect]) {
         let channel = &self.channel;
         // 1. No half snapshot: what is live is whole here.
-        assert!(channel.live.is_none_or(|live| channel.held.contains_key(&live)));
+        assert!(
+            channel
+                .live
+                .is_none_or(|live| channel.held.contains_key(&live))
+        );
         // 6. Builds move forward unless a retraction says otherwise.
         if let (Some(before), Some(live)) = (before, channel.live) {
-            assert!(before <= live || channel.is_retracted(before), "{before} -> {live}");
+            assert!(
+                before <= live || channel.is_retracted(before),
+                "{before} -> {live}"
+            );
         }
         for effect in effects {
             match effect {
@@ -105,7 +121,9 @@ impl Bench {
     // 4. Ack after effect: durable here, replaced by a durable newer target, retracted, or
     // overtaken by what is live.
     fn check_ack(&mut self, lane: Lane, sequence: u64) {
-        let Some(&build) = self.delivered.get(&(lane, sequence)) else { return };
+        let Some(&Target { build, base, .. }) = self.delivered.get(&(lane, sequence)) else {
+            return;
+        };
         let channel = &self.channel;
         let state = channel.lane(lane);
         let newer_target = state
@@ -114,9 +132,8 @@ impl Bench {
             .into_iter()
             .chain(state.next.map(|next| next.build))
             .any(|target| target >= build);
-        let overtaken = channel.live.is_some_and(|live| live >= build || {
-            target_base(build).is_none_or(|base| live > base)
-        });
+        let beyond = |live| live >= build || base.is_none_or(|base| live > base);
+        let overtaken = channel.live.is_some_and(beyond);
         assert!(
             channel.held.contains_key(&build)
                 || newer_target
@@ -129,25 +146,33 @@ impl Bench {
 
     fn finish(&mut self, lane: Lane) {
         if let Some(target) = self.syncing.remove(&lane) {
-            self.step(Input::Staged { lane, build: target.build });
+            self.step(Input::Staged {
+                lane,
+                build: target.build,
+            });
         }
     }
-}
-
-fn target_base(build: Build) -> Option<Build> {
-    Build::new(build.get() - 1)
 }
 
 #[test]
 fn one_build_is_fetched_flipped_and_acked() {
     let mut bench = Bench::with_head(1);
     let effects = bench.step(snapshot(1, Lane::Bulk, 7));
-    assert!(effects.contains(&Effect::Start { lane: Lane::Bulk, target: target(1) }));
+    assert!(effects.contains(&Effect::Start {
+        lane: Lane::Bulk,
+        target: target(1)
+    }));
     assert_eq!(bench.channel.open_sequence(Lane::Bulk), Some(7));
-    let effects = bench.step(Input::Staged { lane: Lane::Bulk, build: build(1) });
+    let effects = bench.step(Input::Staged {
+        lane: Lane::Bulk,
+        build: build(1),
+    });
     assert_eq!(bench.channel.live, Some(build(1)));
     assert!(effects.contains(&Effect::Serve));
-    assert!(effects.contains(&Effect::Ack { lane: Lane::Bulk, sequence: 7 }));
+    assert!(effects.contains(&Effect::Ack {
+        lane: Lane::Bulk,
+        sequence: 7
+    }));
     assert_eq!(bench.channel.open_sequence(Lane::Bulk), None);
 }
 
@@ -157,13 +182,26 @@ fn priority_starts_beside_bulk_and_overtakes_it() {
     bench.step(snapshot(1, Lane::Bulk, 1));
     bench.finish(Lane::Bulk);
     bench.step(snapshot(2, Lane::Bulk, 2));
-    let urgent = Target { base: Some(build(1)), ..target(3) };
-    let input = Input::Snapshot { target: urgent, lane: Lane::Priority, sequence: Some(3) };
+    let urgent = Target {
+        base: Some(build(1)),
+        ..target(3)
+    };
+    let input = Input::Snapshot {
+        target: urgent,
+        lane: Lane::Priority,
+        sequence: Some(3),
+    };
     let effects = bench.step(input);
-    assert!(effects.contains(&Effect::Start { lane: Lane::Priority, target: urgent }));
+    assert!(effects.contains(&Effect::Start {
+        lane: Lane::Priority,
+        target: urgent
+    }));
     bench.finish(Lane::Priority);
     assert_eq!(bench.channel.live, Some(build(3)));
-    assert_eq!(bench.channel.bulk.sync, None, "bulk to 2 is pointless behind 3");
+    assert_eq!(
+        bench.channel.bulk.sync, None,
+        "bulk to 2 is pointless behind 3"
+    );
     assert!(bench.acked.contains(&(Lane::Bulk, 2)));
 }
 
@@ -174,8 +212,15 @@ fn a_priority_build_on_an_older_base_does_not_take_anyone_back() {
         bench.step(snapshot(number, Lane::Bulk, number));
         bench.finish(Lane::Bulk);
     }
-    let urgent = Target { base: Some(build(1)), ..target(3) };
-    bench.step(Input::Snapshot { target: urgent, lane: Lane::Priority, sequence: Some(3) });
+    let urgent = Target {
+        base: Some(build(1)),
+        ..target(3)
+    };
+    bench.step(Input::Snapshot {
+        target: urgent,
+        lane: Lane::Priority,
+        sequence: Some(3),
+    });
     assert_eq!(bench.channel.priority.sync, None);
     bench.step(snapshot(4, Lane::Bulk, 4));
     bench.finish(Lane::Bulk);
@@ -186,12 +231,24 @@ fn a_priority_build_on_an_older_base_does_not_take_anyone_back() {
 fn a_newer_build_replaces_the_target_only_when_it_costs_no_more() {
     let mut bench = Bench::with_head(1);
     bench.step(snapshot(1, Lane::Bulk, 1));
-    bench.step(Input::Planned { lane: Lane::Bulk, build: build(1), missing_bytes: 100 });
+    bench.step(Input::Planned {
+        lane: Lane::Bulk,
+        build: build(1),
+        missing_bytes: 100,
+    });
     bench.step(snapshot(2, Lane::Bulk, 2));
-    bench.step(Input::Planned { lane: Lane::Bulk, build: build(2), missing_bytes: 101 });
+    bench.step(Input::Planned {
+        lane: Lane::Bulk,
+        build: build(2),
+        missing_bytes: 101,
+    });
     assert_eq!(bench.channel.bulk.sync.unwrap().target, target(1));
     bench.step(snapshot(3, Lane::Bulk, 3));
-    bench.step(Input::Planned { lane: Lane::Bulk, build: build(3), missing_bytes: 90 });
+    bench.step(Input::Planned {
+        lane: Lane::Bulk,
+        build: build(3),
+        missing_bytes: 90,
+    });
     assert_eq!(bench.channel.bulk.sync.unwrap().target, target(3));
     assert_eq!(bench.channel.bulk.sync.unwrap().retargets, 1);
 }
@@ -200,15 +257,27 @@ fn a_newer_build_replaces_the_target_only_when_it_costs_no_more() {
 fn after_three_retargets_the_target_is_pinned() {
     let mut bench = Bench::with_head(1);
     bench.step(snapshot(1, Lane::Bulk, 1));
-    bench.step(Input::Planned { lane: Lane::Bulk, build: build(1), missing_bytes: 100 });
+    bench.step(Input::Planned {
+        lane: Lane::Bulk,
+        build: build(1),
+        missing_bytes: 100,
+    });
     for number in 2..=9 {
         bench.step(snapshot(number, Lane::Bulk, number));
-        bench.step(Input::Planned { lane: Lane::Bulk, build: build(number), missing_bytes: 50 });
+        bench.step(Input::Planned {
+            lane: Lane::Bulk,
+            build: build(number),
+            missing_bytes: 50,
+        });
     }
     assert_eq!(bench.channel.bulk.sync.unwrap().target, target(4));
     bench.finish(Lane::Bulk);
     assert_eq!(bench.channel.live, Some(build(4)));
-    assert_eq!(bench.channel.bulk.sync.unwrap().target, target(9), "then straight to the newest");
+    assert_eq!(
+        bench.channel.bulk.sync.unwrap().target,
+        target(9),
+        "then straight to the newest"
+    );
 }
 
 #[test]
@@ -216,12 +285,23 @@ fn two_roots_for_one_build_halt_the_channel() {
     let mut bench = Bench::with_head(1);
     bench.step(snapshot(1, Lane::Bulk, 1));
     bench.finish(Lane::Bulk);
-    let forged = Target { root: Digest::of(b"other"), ..target(1) };
-    bench.step(Input::Snapshot { target: forged, lane: Lane::Bulk, sequence: Some(2) });
+    let forged = Target {
+        root: Digest::of(b"other"),
+        ..target(1)
+    };
+    bench.step(Input::Snapshot {
+        target: forged,
+        lane: Lane::Bulk,
+        sequence: Some(2),
+    });
     assert!(matches!(bench.channel.halt, Some(Halt::Fork { .. })));
     assert!(!bench.acked.contains(&(Lane::Bulk, 2)));
     bench.step(snapshot(2, Lane::Bulk, 3));
-    assert_eq!(bench.channel.live, Some(build(1)), "serving goes on, nothing is adopted");
+    assert_eq!(
+        bench.channel.live,
+        Some(build(1)),
+        "serving goes on, nothing is adopted"
+    );
 }
 
 #[test]
@@ -231,15 +311,26 @@ fn a_retraction_goes_back_to_the_newest_good_build_and_forward_to_the_replacemen
         bench.step(snapshot(number, Lane::Bulk, number));
         bench.finish(Lane::Bulk);
     }
-    let retracted = Retracted { first: build(2), last: build(2), reason: "bad".into() };
+    let retracted = Retracted {
+        first: build(2),
+        last: build(2),
+        reason: "bad".into(),
+    };
     let created = Timestamp::from_seconds(3);
     let event = Some((Lane::Priority, 3));
-    bench.step(Input::Retraction { number: 1, retracted, created, event });
+    bench.step(Input::Retraction {
+        number: 1,
+        retracted,
+        created,
+        event,
+    });
     assert_eq!(bench.channel.live, Some(build(1)));
     bench.step(snapshot(3, Lane::Priority, 4));
     bench.finish(Lane::Priority);
     assert_eq!(bench.channel.live, Some(build(3)));
-    let effects = bench.step(Input::Tick { leased: BTreeSet::new() });
+    let effects = bench.step(Input::Tick {
+        leased: BTreeSet::new(),
+    });
     assert!(effects.contains(&Effect::Collect { target: target(2) }));
 }
 
@@ -276,8 +367,18 @@ fn builds_beyond_the_newest_few_go_after_their_grace_unless_leased() {
         bench.finish(Lane::Bulk);
     }
     bench.now = bench.now.plus_ms(25 * HOUR_MS);
-    bench.step(Input::Tick { leased: BTreeSet::from([build(1)]) });
-    assert_eq!(bench.channel.held.keys().map(|b| b.get()).collect::<Vec<_>>(), [1, 3, 4, 5]);
+    bench.step(Input::Tick {
+        leased: BTreeSet::from([build(1)]),
+    });
+    assert_eq!(
+        bench
+            .channel
+            .held
+            .keys()
+            .map(|b| b.get())
+            .collect::<Vec<_>>(),
+        [1, 3, 4, 5]
+    );
 }
 
 #[test]
@@ -285,13 +386,27 @@ fn a_failed_sync_is_tried_again_with_growing_pauses() {
     let mut bench = Bench::with_head(1);
     bench.step(snapshot(1, Lane::Bulk, 1));
     for pause_ms in [500, 1000, 2000] {
-        bench.step(Input::Failed { lane: Lane::Bulk, build: build(1) });
+        bench.step(Input::Failed {
+            lane: Lane::Bulk,
+            build: build(1),
+        });
         bench.now = bench.now.plus_ms(pause_ms - 1);
-        let effects = bench.step(Input::Tick { leased: BTreeSet::new() });
-        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Start { .. })));
+        let effects = bench.step(Input::Tick {
+            leased: BTreeSet::new(),
+        });
+        assert!(
+            !effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Start { .. }))
+        );
         bench.now = bench.now.plus_ms(1);
-        let effects = bench.step(Input::Tick { leased: BTreeSet::new() });
-        assert!(effects.contains(&Effect::Start { lane: Lane::Bulk, target: target(1) }));
+        let effects = bench.step(Input::Tick {
+            leased: BTreeSet::new(),
+        });
+        assert!(effects.contains(&Effect::Start {
+            lane: Lane::Bulk,
+            target: target(1)
+        }));
     }
 }
 
@@ -344,22 +459,38 @@ fn play(moves: Vec<Move>) -> (Bench, Vec<Input>) {
             Move::Stage(lane) => bench.finish(lane),
             Move::Fail(lane) => {
                 if let Some(target) = bench.syncing.get(&lane) {
-                    bench.step(Input::Failed { lane, build: target.build });
+                    bench.step(Input::Failed {
+                        lane,
+                        build: target.build,
+                    });
                 }
             }
             Move::Plan(lane, missing_bytes) => {
                 let state = bench.channel.lane(lane);
                 let planned = state.next.or(state.sync.map(|sync| sync.target));
                 if let Some(target) = planned {
-                    bench.step(Input::Planned { lane, build: target.build, missing_bytes });
+                    bench.step(Input::Planned {
+                        lane,
+                        build: target.build,
+                        missing_bytes,
+                    });
                 }
             }
             Move::Retract if newest > 1 => {
                 retractions += 1;
                 let last = build(newest - 1);
-                let retracted = Retracted { first: last, last, reason: "bad".into() };
+                let retracted = Retracted {
+                    first: last,
+                    last,
+                    reason: "bad".into(),
+                };
                 let created = bench.now;
-                bench.step(Input::Retraction { number: retractions, retracted, created, event: None });
+                bench.step(Input::Retraction {
+                    number: retractions,
+                    retracted,
+                    created,
+                    event: None,
+                });
             }
             Move::Restart => {
                 bench.syncing.clear();
@@ -369,7 +500,9 @@ fn play(moves: Vec<Move>) -> (Bench, Vec<Input>) {
             }
             Move::Wait(ms) => {
                 bench.now = bench.now.plus_ms(ms);
-                bench.step(Input::Tick { leased: BTreeSet::new() });
+                bench.step(Input::Tick {
+                    leased: BTreeSet::new(),
+                });
             }
             Move::Redeliver(_) | Move::Retract => {}
         }
@@ -399,7 +532,7 @@ proptest! {
             bench.finish(Lane::Priority);
             bench.finish(Lane::Bulk);
         }
-        let published = bench.delivered.values().copied().collect::<BTreeSet<_>>();
+        let published = bench.delivered.values().map(|target| target.build).collect::<BTreeSet<_>>();
         let best = published.into_iter().rev().find(|b| !bench.channel.is_retracted(*b));
         prop_assert_eq!(bench.channel.live, best);
         prop_assert_eq!(bench.channel.open_sequence(Lane::Bulk), None);
