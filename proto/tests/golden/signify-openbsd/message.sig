@@ -1,0 +1,2 @@
+untrusted comment: verify with key.pub
+RWRrIaNZ2eKqXQMaaNoa6qQs683BfoiBrsSVOO5aRj9RRx8gF14mkZxK0Rv6VqBEP77PKsZVIxiOnxUI6E7dFbus68i4UQZTVwY=
