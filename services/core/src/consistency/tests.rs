@@ -323,10 +323,12 @@ impl World {
         match (&outcome, audit.scope) {
             (AuditOutcome::Passed { .. }, Scope::Pinned) => _ = self.oracle.pinned.insert(key),
             (AuditOutcome::Passed { .. }, Scope::Live) => _ = self.oracle.live_ok.insert(key),
-            (AuditOutcome::Faulty(_), _) => {
+            (AuditOutcome::Faulty(RevokeReason::DigestMismatch { .. }), _) => {
                 self.oracle.pinned.remove(&key);
                 self.oracle.live_ok.remove(&key);
             }
+            // Counts only when it is not late; then the verdict says so.
+            (AuditOutcome::Faulty(_), _) => {}
             (AuditOutcome::Moved | AuditOutcome::Unreachable | AuditOutcome::Inconclusive, _) => {}
         }
         self.feed(Input::Audited(Audited {
