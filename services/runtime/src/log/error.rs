@@ -1,0 +1,108 @@
+//! Why an operation on the log failed.
+
+use async_nats::jetstream;
+
+use crate::Reaction;
+
+/// A cause of any type.
+pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why an operation on the log failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The server is away, slow, or has no JetStream at the moment. Whether the operation took effect is unknown.
+    #[error("NATS does not answer ({doing})")]
+    Down {
+        /// What was tried.
+        doing: String,
+        /// What the client library says.
+        #[source]
+        source: Cause,
+    },
+    /// Somebody else wrote first: the subject's last sequence is another one.
+    #[error("{subject} has moved on: its last sequence was expected to be {expected}{}", found.map_or(String::new(), |n| format!(" and is {n}")))]
+    Refused {
+        /// The subject that was written to.
+        subject: String,
+        /// The last sequence that the writer knew, 0 for none.
+        expected: u64,
+        /// What the server has, where it says so.
+        found: Option<u64>,
+    },
+    /// The server has a stream, bucket or consumer that is not as declared, or changed what was asked.
+    #[error("{what} is not as declared: {field} should be {asked}, the server has {echoed}")]
+    Differs {
+        /// Which stream or consumer.
+        what: String,
+        /// The setting, as NATS calls it.
+        field: String,
+        /// What was asked for, as JSON.
+        asked: String,
+        /// What the server has, as JSON.
+        echoed: String,
+    },
+    /// nats-server before 2.10.23: 2.9 ignores `filter_subjects` in silence and breaks KV.
+    #[error("nats-server {version} is too old: 2.10.23 or newer is needed")]
+    TooOld {
+        /// What the server says of itself.
+        version: String,
+    },
+    /// JetStream refused the request.
+    #[error("JetStream refused it ({doing})")]
+    Server {
+        /// What was tried.
+        doing: String,
+        /// What the server says.
+        #[source]
+        source: jetstream::Error,
+    },
+    /// The configured address is none.
+    #[error("{url:?} is not an address of a NATS server: use nats://host:port")]
+    Address {
+        /// What was given.
+        url: String,
+        /// Why it does not parse.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A key that NATS cannot hold.
+    #[error("{key:?} cannot be a key: use a-z, 0-9, '-', '_' and single dots")]
+    Key {
+        /// What was given.
+        key: String,
+    },
+}
+
+impl LogError {
+    /// What the caller should do. After [`LogError::Refused`] the same write never succeeds: read again first.
+    pub fn reaction(&self) -> Reaction {
+        match self {
+            Self::Down { .. } => Reaction::Retry,
+            Self::Refused { .. }
+            | Self::Differs { .. }
+            | Self::TooOld { .. }
+            | Self::Server { .. }
+            | Self::Address { .. }
+            | Self::Key { .. } => Reaction::Halt,
+        }
+    }
+
+    pub(super) fn down(doing: impl Into<String>, source: impl Into<Cause>) -> Self {
+        Self::Down {
+            doing: doing.into(),
+            source: source.into(),
+        }
+    }
+
+    /// Sorts what JetStream says: 5xx is a state that passes (no leader, restarting), the rest is not.
+    pub(super) fn server(doing: impl Into<String>, source: jetstream::Error) -> Self {
+        if source.code() >= 500 {
+            Self::down(doing, source)
+        } else {
+            Self::Server {
+                doing: doing.into(),
+                source,
+            }
+        }
+    }
+}

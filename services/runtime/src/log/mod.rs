@@ -1,0 +1,545 @@
+//! The log: NATS JetStream, as mirrorlog uses it. Bytes in, bytes out: what they mean is `wire`'s.
+//!
+//! What is read here heals by itself: a lost connection, consumer or stream is found again, and a reader's
+//! `next` never ends and never fails. What is written is answered by the server before it returns.
+
+mod declare;
+mod error;
+mod events;
+mod kv;
+mod reader;
+pub mod supervise;
+mod trace;
+
+use std::time::Duration;
+
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::{self, stream};
+use async_nats::{Client, ConnectOptions, HeaderMap, ServerAddr};
+use bytes::Bytes;
+use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
+use tokio::sync::watch;
+
+pub use error::LogError;
+pub use events::{AckHandle, Delivery, Event, Events};
+pub use kv::{Bucket, KvChange, Watch};
+pub use reader::{Message, Messages};
+
+use reader::{Reader, Start};
+
+/// How long a lost connection is retried: for ever, from 100 ms doubling to this.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for an answer of the server.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// An event that is neither acked nor kept alive with [`AckHandle::progress`] for this long is delivered again.
+pub const ACK_WAIT: Duration = Duration::from_secs(30);
+
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// A silent connection is noticed after two of these.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// `[nats]` of every service's configuration.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NatsConfig {
+    /// `nats://host:port`, also `tls://` and `wss://`; several servers of a cluster with commas between.
+    pub url: String,
+}
+
+/// A connection: reconnects for ever with backoff. Cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    client: Client,
+    jetstream: jetstream::Context,
+    /// Counts established connections; 0 before the first.
+    connections: watch::Sender<u64>,
+}
+
+/// When this stream was created, as the server says (nanoseconds since 1970): a recreated stream has another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StreamIdentity(pub i128);
+
+/// Where an event lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The stream that was read or written.
+    pub stream: StreamIdentity,
+    /// The event's number in that stream, from 1 on.
+    pub sequence: u64,
+}
+
+impl Log {
+    /// Connects. `name` is shown by the server (`mirrorlog-mirror nz1`). Waits for the first connection
+    /// for ever when `patient`.
+    ///
+    /// # Errors
+    /// [`LogError::Address`] for an URL that is none; [`LogError::Down`] when not `patient` and no server
+    /// answers for 5 s.
+    pub async fn connect(config: &NatsConfig, name: &str, patient: bool) -> Result<Self, LogError> {
+        let address = |source| LogError::Address {
+            url: config.url.clone(),
+            source,
+        };
+        let servers: Vec<ServerAddr> = config
+            .url
+            .split(',')
+            .map(|url| url.trim().parse())
+            .collect::<Result<_, _>>()
+            .map_err(address)?;
+        let connections = watch::Sender::new(0);
+        let options = || options(name, connections.clone());
+        let client = if patient {
+            let client = options()
+                .retry_on_initial_connect()
+                .connect(&servers[..])
+                .await;
+            let client = client.map_err(|error| LogError::down("connecting", error))?;
+            let mut first = connections.subscribe();
+            first
+                .wait_for(|n| *n > 0)
+                .await
+                .map_err(|error| LogError::down("connecting", error))?;
+            client
+        } else {
+            let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
+            loop {
+                match options().connect(&servers[..]).await {
+                    Ok(client) => break client,
+                    Err(error) if tokio::time::Instant::now() + BACKOFF_MIN > deadline => {
+                        return Err(LogError::down(
+                            format!("connecting to {}", config.url),
+                            error,
+                        ));
+                    }
+                    Err(_) => tokio::time::sleep(BACKOFF_MIN).await,
+                }
+            }
+        };
+        let jetstream = jetstream::context::ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .ack_timeout(REQUEST_TIMEOUT)
+            .build(client.clone());
+        Ok(Self {
+            client,
+            jetstream,
+            connections,
+        })
+    }
+
+    /// True while connected.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Creates streams and buckets as declared where they are missing, and compares those that are there.
+    ///
+    /// # Errors
+    /// [`LogError::TooOld`], [`LogError::Differs`], [`LogError::Server`]: an operator has to act.
+    /// [`LogError::Down`]: try again.
+    pub async fn ensure(&self) -> Result<(), LogError> {
+        let buckets = declare::BUCKETS.map(declare::bucket_stream);
+        for config in declare::streams().iter().chain(&buckets) {
+            self.ensure_stream(config).await?;
+        }
+        Ok(())
+    }
+
+    /// When the stream of events was created.
+    ///
+    /// # Errors
+    /// As [`Log::ensure`].
+    pub async fn identity(&self) -> Result<StreamIdentity, LogError> {
+        Ok(identity(
+            &self
+                .ensure_stream(&declare::stream_named(declare::LOG))
+                .await?,
+        ))
+    }
+
+    /// Appends to `mirrorlog.log.<lane>.<channel>` and waits until the server has it; the current span's trace
+    /// context goes with it. `expected_last` is the subject's last sequence (0: none). A message id that the
+    /// server still knows makes no second event: the position is that of the first.
+    ///
+    /// # Errors
+    /// [`LogError::Refused`] when the subject's last sequence is another one; [`LogError::Down`] when it is
+    /// unknown whether the event was stored (the same call may be repeated); else as [`Log::ensure`].
+    pub async fn publish_event(
+        &self,
+        lane: Lane,
+        channel: &ChannelId,
+        message_id: &str,
+        expected_last: u64,
+        payload: Bytes,
+    ) -> Result<Position, LogError> {
+        let stream = self.identity().await?;
+        let subject = event_subject(lane, Some(channel));
+        let mut headers = trace::headers();
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, message_id);
+        let sequence = self
+            .append(declare::LOG, subject, headers, Some(expected_last), payload)
+            .await?;
+        Ok(Position { stream, sequence })
+    }
+
+    /// Newest event on a subject: sequence and payload.
+    ///
+    /// # Errors
+    /// As [`Log::ensure`].
+    pub async fn last_event(
+        &self,
+        lane: Lane,
+        channel: &ChannelId,
+    ) -> Result<Option<(u64, Bytes)>, LogError> {
+        let last = self
+            .last(declare::LOG, &event_subject(lane, Some(channel)))
+            .await?;
+        Ok(last.map(|message| (message.sequence, message.payload)))
+    }
+
+    /// Events of a lane through the durable pull consumer `<mirror>-<lane>`, from `floor + 1` (or from the start),
+    /// of `channels` (empty: all). A `floor` of another stream gives [`Delivery::StreamChanged`] first.
+    ///
+    /// # Errors
+    /// [`LogError::TooOld`], [`LogError::Differs`], [`LogError::Server`]. A server that is down is no error:
+    /// the events come when it is back.
+    pub async fn consume(
+        &self,
+        mirror: &MirrorId,
+        lane: Lane,
+        channels: &[ChannelId],
+        floor: Option<Position>,
+    ) -> Result<Events, LogError> {
+        Events::durable(self.clone(), mirror, lane, channels, floor).await
+    }
+
+    /// All events from a sequence or the start (0), without a durable consumer and without acks.
+    ///
+    /// # Errors
+    /// As [`Log::consume`].
+    pub async fn follow(&self, from: u64) -> Result<Events, LogError> {
+        let start = if from <= 1 {
+            Start::All
+        } else {
+            Start::Sequence(from)
+        };
+        let mut reader = Reader::new(self.clone(), declare::LOG, "mirrorlog.log.>".into(), start);
+        reader.try_open().await?;
+        Ok(Events::follow(reader))
+    }
+
+    /// Stores a mirror's report about a channel.
+    ///
+    /// # Errors
+    /// As [`Log::ensure`].
+    pub async fn publish_report(
+        &self,
+        mirror: &MirrorId,
+        channel: &ChannelId,
+        payload: Bytes,
+    ) -> Result<(), LogError> {
+        let subject = format!("mirrorlog.report.{mirror}.{channel}");
+        self.append(declare::REPORT, subject, trace::headers(), None, payload)
+            .await
+            .map(drop)
+    }
+
+    /// Last report of every (mirror, channel), then new ones.
+    ///
+    /// # Errors
+    /// As [`Log::consume`].
+    pub async fn reports(&self) -> Result<Messages, LogError> {
+        self.messages(
+            declare::REPORT,
+            "mirrorlog.report.>".into(),
+            Start::LastPerSubject,
+        )
+        .await
+    }
+
+    /// Stores a verdict about a mirror's copy of a channel.
+    ///
+    /// # Errors
+    /// As [`Log::ensure`].
+    pub async fn publish_verdict(
+        &self,
+        channel: &ChannelId,
+        mirror: &MirrorId,
+        payload: Bytes,
+    ) -> Result<(), LogError> {
+        let subject = format!("mirrorlog.verdict.{channel}.{mirror}");
+        self.append(declare::VERDICT, subject, trace::headers(), None, payload)
+            .await
+            .map(drop)
+    }
+
+    /// All retained verdicts, oldest first, then new ones.
+    ///
+    /// # Errors
+    /// As [`Log::consume`].
+    pub async fn verdicts(&self) -> Result<Messages, LogError> {
+        self.messages(declare::VERDICT, "mirrorlog.verdict.>".into(), Start::All)
+            .await
+    }
+
+    /// Stores an operator's order to a mirror; a message id that the server still knows makes no second one.
+    ///
+    /// # Errors
+    /// As [`Log::ensure`].
+    pub async fn publish_order(
+        &self,
+        mirror: &MirrorId,
+        message_id: &str,
+        payload: Bytes,
+    ) -> Result<(), LogError> {
+        let mut headers = trace::headers();
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, message_id);
+        let subject = format!("mirrorlog.order.{mirror}");
+        self.append(declare::ORDER, subject, headers, None, payload)
+            .await
+            .map(drop)
+    }
+
+    /// Retained orders to a mirror after a sequence (or all of them), then new ones.
+    ///
+    /// # Errors
+    /// As [`Log::consume`].
+    pub async fn orders(
+        &self,
+        mirror: &MirrorId,
+        after: Option<u64>,
+    ) -> Result<Messages, LogError> {
+        let start = after.map_or(Start::All, |sequence| Start::Sequence(sequence + 1));
+        self.messages(declare::ORDER, format!("mirrorlog.order.{mirror}"), start)
+            .await
+    }
+
+    /// KV bucket `mirrorlog_<name>`; made when it is missing.
+    ///
+    /// # Errors
+    /// As [`Log::ensure`].
+    pub async fn bucket(&self, name: &str) -> Result<Bucket, LogError> {
+        Bucket::open(self.clone(), name).await
+    }
+
+    async fn messages(
+        &self,
+        stream: &str,
+        filter: String,
+        start: Start,
+    ) -> Result<Messages, LogError> {
+        let mut reader = Reader::new(self.clone(), stream, filter, start);
+        reader.try_open().await?;
+        Ok(Messages::new(reader))
+    }
+
+    /// Makes the stream when it is missing, compares it when it is there.
+    async fn ensure_stream(&self, config: &stream::Config) -> Result<stream::Info, LogError> {
+        let name = &config.name;
+        let found = self.stream_info(name).await?;
+        let info = match found {
+            Some(info) => info,
+            None => {
+                tracing::info!(stream = %name, "creating stream");
+                match self
+                    .request(format!("STREAM.CREATE.{name}"), config)
+                    .await?
+                {
+                    Response::Ok::<stream::Info>(info) => info,
+                    // Somebody made it in between: what they made is compared.
+                    Response::Err { error }
+                        if error.error_code() == jetstream::ErrorCode::STREAM_NAME_EXIST =>
+                    {
+                        self.stream_info(name).await?.ok_or_else(|| {
+                            LogError::server(format!("creating stream {name}"), error)
+                        })?
+                    }
+                    Response::Err { error } => {
+                        return Err(LogError::server(format!("creating stream {name}"), error));
+                    }
+                }
+            }
+        };
+        declare::same_stream(config, &info.config)?;
+        Ok(info)
+    }
+
+    async fn stream_info(&self, name: &str) -> Result<Option<stream::Info>, LogError> {
+        declare::check_version(&self.client.server_info().version)?;
+        match self
+            .request(format!("STREAM.INFO.{name}"), &serde_json::json!({}))
+            .await?
+        {
+            Response::Ok(info) => Ok(Some(info)),
+            Response::Err { error }
+                if error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND =>
+            {
+                Ok(None)
+            }
+            Response::Err { error } => {
+                Err(LogError::server(format!("asking for stream {name}"), error))
+            }
+        }
+    }
+
+    async fn request<T: serde::Serialize, V: serde::de::DeserializeOwned>(
+        &self,
+        subject: String,
+        payload: &T,
+    ) -> Result<V, LogError> {
+        let answer = self.jetstream.request(subject.clone(), payload).await;
+        answer.map_err(|error| LogError::down(subject, error))
+    }
+
+    /// Publishes and waits for the answer; makes a missing stream first.
+    async fn append(
+        &self,
+        stream: &str,
+        subject: String,
+        mut headers: HeaderMap,
+        expected_last: Option<u64>,
+        payload: Bytes,
+    ) -> Result<u64, LogError> {
+        if let Some(expected) = expected_last {
+            headers.insert(
+                async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+                expected.to_string().as_str(),
+            );
+        }
+        headers.insert(async_nats::header::NATS_EXPECTED_STREAM, stream);
+        let send = || {
+            let request = async_nats::client::Request::new()
+                .headers(headers.clone())
+                .payload(payload.clone());
+            self.client
+                .send_request(subject.clone(), request.timeout(Some(REQUEST_TIMEOUT)))
+        };
+        let doing = || format!("publishing to {subject}");
+        let answer = match send().await {
+            // Nobody listens on the subject: the stream is gone, or was never there.
+            Err(error) if error.kind() == async_nats::client::RequestErrorKind::NoResponders => {
+                self.ensure_stream(&declare::stream_named(stream)).await?;
+                send().await
+            }
+            answer => answer,
+        };
+        let answer = answer.map_err(|error| LogError::down(doing(), error))?;
+        match serde_json::from_slice::<Response<jetstream::publish::PublishAck>>(&answer.payload) {
+            Ok(Response::Ok(ack)) => Ok(ack.sequence),
+            Ok(Response::Err { error }) => Err(refused(error, &subject, expected_last)),
+            Err(error) => Err(LogError::down(doing(), error)),
+        }
+    }
+
+    /// Newest message on a subject, as the stream's leader knows it.
+    async fn last(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<jetstream::message::StreamMessage>, LogError> {
+        use stream::LastRawMessageErrorKind as Kind;
+        let doing = || format!("reading the last message of {subject}");
+        let handle = self.jetstream.get_stream_no_info(stream).await;
+        let handle = handle.map_err(|error| LogError::down(doing(), error))?;
+        for attempt in 0.. {
+            match handle.get_last_raw_message_by_subject(subject).await {
+                Ok(message) => return Ok(Some(message)),
+                Err(error) => match error.kind() {
+                    Kind::NoMessageFound => return Ok(None),
+                    Kind::JetStream(error)
+                        if attempt == 0
+                            && error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND =>
+                    {
+                        self.ensure_stream(&declare::stream_named(stream)).await?;
+                    }
+                    Kind::JetStream(error) => return Err(LogError::server(doing(), error)),
+                    Kind::InvalidSubject | Kind::Other => {
+                        return Err(LogError::down(doing(), error));
+                    }
+                },
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log")
+            .field("connected", &self.is_connected())
+            .finish_non_exhaustive()
+    }
+}
+
+fn options(name: &str, connections: watch::Sender<u64>) -> ConnectOptions {
+    ConnectOptions::new()
+        .name(name)
+        .connection_timeout(REQUEST_TIMEOUT)
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .ping_interval(PING_INTERVAL)
+        .max_reconnects(None)
+        .reconnect_delay_callback(backoff)
+        .event_callback(move |event| {
+            match event {
+                async_nats::Event::Connected => {
+                    connections.send_modify(|n| *n += 1);
+                    tracing::info!("connected to NATS");
+                }
+                other => tracing::warn!(event = %other, "NATS connection"),
+            }
+            std::future::ready(())
+        })
+}
+
+/// 100 ms doubling to [`RECONNECT_MAX`].
+fn backoff(attempts: usize) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1))
+        .unwrap_or(u32::MAX)
+        .min(16);
+    BACKOFF_MIN
+        .saturating_mul(1 << doublings)
+        .min(RECONNECT_MAX)
+}
+
+fn refused(error: jetstream::Error, subject: &str, expected_last: Option<u64>) -> LogError {
+    if error.error_code() != jetstream::ErrorCode::STREAM_WRONG_LAST_SEQUENCE {
+        return LogError::server(format!("publishing to {subject}"), error);
+    }
+    // "wrong last sequence: 7 (code 400, …)": the number is not promised, so its absence is no fault.
+    let text = error.to_string();
+    let found = text.split("wrong last sequence: ").nth(1).and_then(|rest| {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        rest[..digits].parse().ok()
+    });
+    LogError::Refused {
+        subject: subject.into(),
+        expected: expected_last.unwrap_or_default(),
+        found,
+    }
+}
+
+fn identity(info: &stream::Info) -> StreamIdentity {
+    StreamIdentity(info.created.unix_timestamp_nanos())
+}
+
+/// The subject of a channel's events, of all channels' for `None`.
+fn event_subject(lane: Lane, channel: Option<&ChannelId>) -> String {
+    format!(
+        "mirrorlog.log.{lane}.{}",
+        channel.map_or("*", ChannelId::as_str)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_to_its_bound() {
+        let waits: Vec<u128> = [0, 1, 2, 3, 6, 7, 1000, usize::MAX]
+            .map(|n| backoff(n).as_millis())
+            .to_vec();
+        assert_eq!(waits, [100, 100, 200, 400, 3200, 5000, 5000, 5000]);
+    }
+}
