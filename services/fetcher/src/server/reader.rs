@@ -1,0 +1,269 @@
+//! Reads blobs ahead of the network and packs them into messages.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use mirrorlog_core::limits::PAGE_MAX_BYTES;
+use runtime::store::Store;
+use tokio::sync::{Semaphore, mpsc};
+use tonic::Status;
+use wire::v1::piece::{Absent, Failed, Kind};
+use wire::v1::{FetchBatch, Piece};
+
+use super::inbox::{Inbox, Next, Want};
+use crate::protocol::{MESSAGE_DATA_MAX_BYTES, MESSAGE_PIECES_MAX, PIECE_COST_BYTES};
+
+/// zstd level of pages: the fastest; pages are mostly digests, which do not compress.
+const ZSTD_LEVEL: i32 = 1;
+/// Least data worth a piece when credit runs out, in bytes; below it the account is overdrawn.
+const CUT_MIN_BYTES: u64 = 16 * 1024;
+/// A message is sent as it is when it took this long to fill (cold disks).
+const FILL_TIME_MAX: Duration = Duration::from_millis(50);
+
+/// The sending half of one stream.
+pub(super) struct Reader {
+    store: Store,
+    inbox: Arc<Inbox>,
+    readers: Arc<Semaphore>,
+}
+
+/// A blob that is half sent.
+struct Current {
+    want: Want,
+    file: File,
+    left_bytes: u64,
+}
+
+impl Reader {
+    pub(super) fn new(store: Store, inbox: Arc<Inbox>, readers: Arc<Semaphore>) -> Self {
+        Self {
+            store,
+            inbox,
+            readers,
+        }
+    }
+
+    /// Answers until the client is done or gone.
+    pub(super) async fn run(&self, sender: &mpsc::Sender<Result<FetchBatch, Status>>) {
+        let mut current = None;
+        while self.inbox.ready(current.is_some()).await == Next::Send {
+            // Room first, so that no reader is held by a client that does not read.
+            let Ok(room) = sender.reserve().await else {
+                return;
+            };
+            let Ok(permit) = Arc::clone(&self.readers).acquire_owned().await else {
+                return;
+            };
+            let (store, inbox) = (self.store.clone(), Arc::clone(&self.inbox));
+            let packed = tokio::task::spawn_blocking(move || {
+                let packed = Packer::new(&store, &inbox).pack(current);
+                drop(permit);
+                packed
+            });
+            match packed.await {
+                Ok((batch, rest)) => {
+                    current = rest;
+                    if !batch.pieces.is_empty() {
+                        room.send(Ok(batch));
+                    }
+                }
+                Err(_) => {
+                    room.send(Err(Status::internal("a reader failed")));
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// One message being filled. Data goes into one buffer that all pieces share.
+struct Packer<'a> {
+    store: &'a Store,
+    inbox: &'a Inbox,
+    pieces: Vec<(u32, Body, bool)>,
+    buffer: Vec<u8>,
+    used_bytes: usize,
+}
+
+enum Opened {
+    Blob(Current),
+    /// Absent, failed or sent whole.
+    Answered,
+    /// No wants, or no credit.
+    Nothing,
+}
+
+enum Body {
+    Data(Range<usize>),
+    Other(Kind),
+}
+
+impl<'a> Packer<'a> {
+    fn new(store: &'a Store, inbox: &'a Inbox) -> Self {
+        Self {
+            store,
+            inbox,
+            pieces: Vec::new(),
+            buffer: Vec::new(),
+            used_bytes: 0,
+        }
+    }
+
+    /// Fills the message with what is left of `current` and further wants; returns what did not fit.
+    fn pack(mut self, mut current: Option<Current>) -> (FetchBatch, Option<Current>) {
+        let start = Instant::now();
+        while self.pieces.len() < MESSAGE_PIECES_MAX && start.elapsed() < FILL_TIME_MAX {
+            let opened = current
+                .take()
+                .map_or_else(|| self.open_next(), Opened::Blob);
+            let blob = match opened {
+                Opened::Blob(blob) => blob,
+                Opened::Answered => continue,
+                Opened::Nothing => break,
+            };
+            match self.fit(blob.left_bytes) {
+                Some(room) => current = self.read(blob, room),
+                None => {
+                    current = Some(blob);
+                    break;
+                }
+            }
+        }
+        (self.finish(), current)
+    }
+
+    /// Bytes of a blob that go into this message now; `None` when it is full or the credit is used up.
+    fn fit(&self, left_bytes: u64) -> Option<u64> {
+        let credit = self.inbox.credit();
+        if credit == 0 {
+            return None;
+        }
+        let room = MESSAGE_DATA_MAX_BYTES.saturating_sub(self.used_bytes) as u64;
+        let whole = left_bytes <= MESSAGE_DATA_MAX_BYTES as u64;
+        if room == 0 || (self.used_bytes > 0 && whole && left_bytes > room) {
+            return None;
+        }
+        Some(left_bytes.min(room).min(credit.max(CUT_MIN_BYTES)))
+    }
+
+    /// Opens the next want's blob; answers on the spot what needs no reading.
+    fn open_next(&mut self) -> Opened {
+        let Some(want) = self.inbox.pop() else {
+            return Opened::Nothing;
+        };
+        let opened = match self.store.open_blob(&want.digest) {
+            Ok(Some(file)) => open_at(file, want),
+            Ok(None) => {
+                self.push(want.id, Body::Other(Kind::Absent(Absent {})), 0, true);
+                return Opened::Answered;
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        match opened.and_then(|blob| self.compress(blob).map_err(|error| error.to_string())) {
+            Ok(Some(blob)) => Opened::Blob(blob),
+            Ok(None) => Opened::Answered,
+            Err(reason) => {
+                self.fail(want, reason);
+                Opened::Answered
+            }
+        }
+    }
+
+    /// Sends a page at once if zstd makes it smaller; gives anything else back.
+    fn compress(&mut self, mut blob: Current) -> io::Result<Option<Current>> {
+        let fits = blob.left_bytes <= PAGE_MAX_BYTES as u64;
+        if !blob.want.page || blob.want.offset > 0 || !fits {
+            return Ok(Some(blob));
+        }
+        let mut page = vec![0; blob.left_bytes as usize];
+        blob.file.read_exact(&mut page)?;
+        let packed = zstd::bulk::compress(&page, ZSTD_LEVEL)?;
+        if packed.len() >= page.len() {
+            blob.file.rewind()?;
+            return Ok(Some(blob));
+        }
+        let length = packed.len();
+        self.push(
+            blob.want.id,
+            Body::Other(Kind::Zstd(packed.into())),
+            length,
+            true,
+        );
+        Ok(None)
+    }
+
+    fn read(&mut self, mut blob: Current, room: u64) -> Option<Current> {
+        let start = self.buffer.len();
+        let length = room as usize;
+        self.buffer.resize(start + length, 0);
+        if let Err(error) = blob.file.read_exact(&mut self.buffer[start..]) {
+            self.buffer.truncate(start);
+            self.fail(blob.want, error.to_string());
+            return None;
+        }
+        blob.left_bytes -= room;
+        let last = blob.left_bytes == 0;
+        self.push(
+            blob.want.id,
+            Body::Data(start..start + length),
+            length,
+            last,
+        );
+        if last { None } else { Some(blob) }
+    }
+
+    fn fail(&mut self, want: Want, reason: String) {
+        tracing::warn!(digest = %want.digest, reason, "blob could not be read");
+        self.push(
+            want.id,
+            Body::Other(Kind::Failed(Failed { reason })),
+            0,
+            true,
+        );
+    }
+
+    fn push(&mut self, id: u32, body: Body, length: usize, last: bool) {
+        self.used_bytes += length;
+        self.inbox.spend(length as u64 + PIECE_COST_BYTES);
+        self.pieces.push((id, body, last));
+    }
+
+    fn finish(self) -> FetchBatch {
+        let buffer = Bytes::from(self.buffer);
+        let piece = |(id, body, last)| {
+            let kind = match body {
+                Body::Data(range) => Kind::Data(buffer.slice(range)),
+                Body::Other(kind) => kind,
+            };
+            Piece {
+                id,
+                kind: Some(kind),
+                last,
+            }
+        };
+        FetchBatch {
+            pieces: self.pieces.into_iter().map(piece).collect(),
+        }
+    }
+}
+
+fn open_at(mut file: File, want: Want) -> Result<Current, String> {
+    let size_bytes = file.metadata().map_err(|error| error.to_string())?.len();
+    let Some(left_bytes) = size_bytes.checked_sub(want.offset) else {
+        return Err(format!(
+            "offset {} is past the end, {size_bytes}",
+            want.offset
+        ));
+    };
+    file.seek(SeekFrom::Start(want.offset))
+        .map_err(|error| error.to_string())?;
+    Ok(Current {
+        want,
+        file,
+        left_bytes,
+    })
+}
