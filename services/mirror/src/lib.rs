@@ -1,1 +1,30 @@
-//! .
+//! A mirror: follows the log, brings builds here whole, serves them.
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`config`] | what the operator sets |
+//! | [`run`] | wires everything and runs it |
+//! | `engine` | the shell around `mirrorlog_core::mirror`: step, persist, perform, ack |
+//! | `inbox` | events, heads and orders from the log, verified before the engine sees them |
+//! | `journal` | what the log did not bring, asked of the archive |
+//! | `sync` | pages and blobs of one build, until every byte is durable |
+//! | `state` | keys and values in the control database |
+//! | `serving` | what is served right now, swapped as one pointer |
+//! | `http` | the public face |
+//! | `report` | what the consistency service is told |
+//! | `scrub`, `collect` | what is lost is found, what is unused goes |
+
+pub mod config;
+pub mod run;
+
+mod collect;
+mod engine;
+mod http;
+mod inbox;
+mod journal;
+mod metrics;
+mod report;
+mod scrub;
+mod serving;
+mod state;
+mod sync;

@@ -1,0 +1,187 @@
+//! What a mirror's operator sets.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use mirrorlog_core::id::{ChannelId, MirrorId, PoolId};
+use runtime::boot::{ByteRate, ByteSize, Span, TelemetryConfig};
+use runtime::log::NatsConfig;
+use serde::Deserialize;
+
+/// A mirror's configuration file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Who it is and what it keeps.
+    pub mirror: MirrorSection,
+    /// Where content comes from.
+    pub archive: ArchiveSection,
+    /// The log.
+    pub nats: NatsConfig,
+    /// The public web server.
+    pub http: Listen,
+    /// The fetcher for neighbours.
+    pub grpc: Listen,
+    /// How content is fetched.
+    #[serde(default)]
+    pub fetch: FetchSection,
+    /// How stored content is checked.
+    #[serde(default)]
+    pub scrub: ScrubSection,
+    /// How often the mirror reports when nothing happens.
+    #[serde(default)]
+    pub report: ReportSection,
+    /// Logs and traces.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+}
+
+/// `[mirror]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MirrorSection {
+    /// Its id, as the archive's operators know it.
+    #[serde(deserialize_with = "text")]
+    pub id: MirrorId,
+    /// Its pool; starts with the country's code.
+    #[serde(deserialize_with = "text")]
+    pub pool: PoolId,
+    /// Folder for small state.
+    pub state: PathBuf,
+    /// Folder for pages and blobs.
+    pub store: PathBuf,
+    /// Secret key that signs reports.
+    pub key: PathBuf,
+    /// Channels to carry; empty: all.
+    #[serde(default, deserialize_with = "texts")]
+    pub channels: Vec<ChannelId>,
+    /// Builds to keep, the live one included.
+    #[serde(default = "three")]
+    pub retain_builds: usize,
+    /// How long a build stays after it stopped being live.
+    #[serde(default = "one_day")]
+    pub grace: Span,
+    /// Free space that is never used.
+    #[serde(default = "free_floor")]
+    pub free_floor: ByteSize,
+    /// Host name in the trace file; the id when absent.
+    #[serde(default)]
+    pub fqdn: Option<String>,
+    /// Who maintains it, for the trace file.
+    #[serde(default)]
+    pub maintainer: Option<String>,
+}
+
+/// `[archive]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArchiveSection {
+    /// `host:port` of its fetcher and journal.
+    pub fetch: String,
+    /// Its public keys; a statement signed by any of them counts.
+    pub keys: Vec<PathBuf>,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// `address:port`
+    pub listen: SocketAddr,
+}
+
+/// `[fetch]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FetchSection {
+    /// Most bytes a second, in bits (`20mbit`); absent: unlimited.
+    pub rate: Option<ByteRate>,
+}
+
+/// `[scrub]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScrubSection {
+    /// Pause between two rounds.
+    pub every: Span,
+    /// Most bytes a second that a round reads.
+    pub rate: ByteRate,
+}
+
+impl Default for ScrubSection {
+    fn default() -> Self {
+        Self {
+            every: Span(std::time::Duration::from_secs(24 * 3600)),
+            rate: ByteRate(20 * 1024 * 1024),
+        }
+    }
+}
+
+/// `[report]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ReportSection {
+    /// Pause between two reports when nothing happens.
+    pub every: Span,
+}
+
+impl Default for ReportSection {
+    fn default() -> Self {
+        Self {
+            every: Span(std::time::Duration::from_secs(30)),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file; relative paths are relative to its folder.
+    ///
+    /// # Errors
+    /// [`runtime::boot::ConfigError`] with the file, the place and what to do.
+    pub fn load(file: &Path) -> Result<Self, runtime::boot::ConfigError> {
+        let mut config: Self = runtime::boot::load_config(file)?;
+        let base = file.parent().unwrap_or(Path::new("."));
+        let mirror = &mut config.mirror;
+        for path in [&mut mirror.state, &mut mirror.store, &mut mirror.key] {
+            *path = base.join(&*path);
+        }
+        for path in &mut config.archive.keys {
+            *path = base.join(&*path);
+        }
+        Ok(config)
+    }
+}
+
+fn three() -> usize {
+    3
+}
+
+fn one_day() -> Span {
+    Span(std::time::Duration::from_secs(24 * 3600))
+}
+
+fn free_floor() -> ByteSize {
+    ByteSize(512 * 1024 * 1024)
+}
+
+fn text<'de, T, D>(input: D) -> Result<T, D::Error>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+    D: serde::Deserializer<'de>,
+{
+    String::deserialize(input)?
+        .parse()
+        .map_err(serde::de::Error::custom)
+}
+
+fn texts<'de, T, D>(input: D) -> Result<Vec<T>, D::Error>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+    D: serde::Deserializer<'de>,
+{
+    let texts = Vec::<String>::deserialize(input)?;
+    texts
+        .iter()
+        .map(|one| one.parse().map_err(serde::de::Error::custom))
+        .collect()
+}

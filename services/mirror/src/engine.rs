@@ -1,0 +1,552 @@
+//! The shell around `mirrorlog_core::mirror`.
+//!
+//! One law: receive, step, persist state and cursor in one atomic write, perform effects, ack.
+//! Effects are idempotent and derived again at each start, so a crash between any two of these
+//! costs time, never content.
+
+mod perform;
+mod slot;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mirrorlog_core::id::{Build, ChannelId, Lane};
+use mirrorlog_core::mirror::{Channel, Input, Policy, Retracted, Target};
+use mirrorlog_core::statement::{Head, Order, OrderOutcome, Snapshot, retractions_digest};
+use mirrorlog_core::time::Timestamp;
+use runtime::log::{AckHandle, StreamIdentity};
+use runtime::state::Write;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use wire::Signed;
+use wire::event::Opened;
+use wire::state::Cursor;
+
+pub(crate) use self::slot::Slot;
+use crate::inbox::Arrived;
+use crate::journal::Answer;
+use crate::run::Parts;
+use crate::state::Key;
+use crate::sync::{Missing, SyncError};
+
+/// What reaches the engine. Bounded: a slow engine slows the log's readers down, not the server.
+pub(crate) enum Message {
+    /// A verified event.
+    Event(Box<Arrived>),
+    /// An event that needs no step: before a replay's start, or parked (then with its channel).
+    Skipped {
+        lane: Lane,
+        position: runtime::log::Position,
+        ack: AckHandle,
+        channel: Option<ChannelId>,
+    },
+    /// The log was made anew: its sequences start over.
+    StreamChanged { lane: Lane, stream: StreamIdentity },
+    /// A verified head.
+    Head { signed: Signed, head: Head },
+    /// The journal's answer.
+    Journal {
+        channel: ChannelId,
+        answer: Option<Box<Answer>>,
+    },
+    /// What a build would still cost.
+    Planned {
+        channel: ChannelId,
+        lane: Lane,
+        build: Build,
+        missing_bytes: u64,
+    },
+    /// A running sync knows what it lacks.
+    Lacks {
+        channel: ChannelId,
+        build: Build,
+        missing: Missing,
+    },
+    /// A sync ended.
+    Synced {
+        channel: ChannelId,
+        lane: Lane,
+        build: Build,
+        outcome: Result<u64, SyncError>,
+    },
+    /// A scrub or an order found these entries of a held build lost.
+    Faults {
+        channel: ChannelId,
+        build: Build,
+        missing: Missing,
+    },
+    /// A held build is whole again, or could not be healed now.
+    Healed {
+        channel: ChannelId,
+        build: Build,
+        outcome: Result<u64, SyncError>,
+    },
+    /// An operator's order.
+    Order(Order),
+    /// An order was carried out.
+    OrderDone {
+        channel: Option<ChannelId>,
+        outcome: OrderOutcome,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// Messages that may wait for the engine.
+pub(crate) const INBOX_MAX: usize = 256;
+/// Pause between two ticks.
+pub(crate) const TICK: Duration = Duration::from_millis(500);
+/// Pause before a failed write of control state is tried again.
+const PERSIST_RETRY: Duration = Duration::from_secs(1);
+
+/// Owns the state of all channels.
+pub(crate) struct Engine {
+    pub(super) parts: Arc<Parts>,
+    pub(super) policy: Policy,
+    pub(super) slots: BTreeMap<ChannelId, Slot>,
+    pub(super) cursors: BTreeMap<Lane, Cursor>,
+    pub(super) acks: HashMap<(Lane, u64), AckHandle>,
+    pub(super) outcomes: Vec<OrderOutcome>,
+    pub(super) sender: mpsc::Sender<Message>,
+    pub(super) stop: CancellationToken,
+    pub(super) last_progress_ack: tokio::time::Instant,
+}
+
+impl Engine {
+    /// Takes up the state that was left.
+    pub(crate) fn load(
+        parts: Arc<Parts>,
+        sender: mpsc::Sender<Message>,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let mirror = &parts.config.mirror;
+        let policy = Policy {
+            retain_builds: mirror.retain_builds.max(1),
+            grace_ms: i64::try_from(mirror.grace.0.as_millis()).unwrap_or(i64::MAX),
+            ..Policy::default()
+        };
+        let mut engine = Self {
+            policy,
+            slots: slot::load_all(&*parts.control)?,
+            cursors: BTreeMap::new(),
+            acks: HashMap::new(),
+            outcomes: Vec::new(),
+            sender,
+            stop,
+            last_progress_ack: tokio::time::Instant::now(),
+            parts,
+        };
+        for lane in Lane::ALL {
+            if let Some(bytes) = engine.parts.control.get(&Key::Cursor(lane).encode())? {
+                engine.cursors.insert(lane, Cursor::decode(&bytes)?);
+            }
+        }
+        Ok(engine)
+    }
+
+    /// Where a lane's consumer starts: below every event that is still open, else behind the last one taken.
+    pub(crate) fn floor(&self, lane: Lane) -> Option<runtime::log::Position> {
+        let cursor = self.cursors.get(&lane)?;
+        let open = self
+            .slots
+            .values()
+            .filter_map(|slot| slot.channel.open_sequence(lane))
+            .min();
+        Some(runtime::log::Position {
+            stream: StreamIdentity(i128::from(cursor.stream_created_ns)),
+            sequence: open.map_or(cursor.delivered, |open| open.saturating_sub(1)),
+        })
+    }
+
+    /// Performs again what the state says should be under way.
+    pub(crate) async fn resume(&mut self) {
+        let now = runtime::boot::now();
+        let ids: Vec<ChannelId> = self.slots.keys().cloned().collect();
+        for id in ids {
+            let Some(slot) = self.slots.get_mut(&id) else {
+                continue;
+            };
+            let effects = slot.channel.resume(now);
+            self.persist(&id, Vec::new()).await;
+            self.perform(&id, effects).await;
+        }
+    }
+
+    /// Runs until `stop`.
+    pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let message = tokio::select! {
+                () = self.stop.cancelled() => break,
+                message = inbox.recv() => message.unwrap_or(Message::Tick),
+                _ = tick.tick() => Message::Tick,
+            };
+            self.handle(message).await;
+        }
+        for slot in self.slots.values_mut() {
+            slot.cancel_all();
+        }
+    }
+
+    async fn handle(&mut self, message: Message) {
+        match message {
+            Message::Event(arrived) => self.on_event(*arrived).await,
+            Message::Skipped {
+                lane,
+                position,
+                ack,
+                channel,
+            } => {
+                self.take_position(lane, position);
+                self.persist_cursors().await;
+                self.finish_event(&ack, channel.is_some()).await;
+                if let Some(channel) = channel {
+                    self.ask_journal(&channel, Build::FIRST);
+                }
+            }
+            Message::StreamChanged { lane, stream } => self.on_stream_changed(lane, stream).await,
+            Message::Head { signed, head } => self.on_head(signed, &head, Vec::new()).await,
+            Message::Journal { channel, answer } => self.on_journal(&channel, answer).await,
+            Message::Planned {
+                channel,
+                lane,
+                build,
+                missing_bytes,
+            } => {
+                self.step(
+                    &channel,
+                    Input::Planned {
+                        lane,
+                        build,
+                        missing_bytes,
+                    },
+                    Vec::new(),
+                )
+                .await;
+            }
+            Message::Lacks {
+                channel,
+                build,
+                missing,
+            } => {
+                if let Some(slot) = self.slots.get_mut(&channel) {
+                    slot.missing.insert(build, missing);
+                }
+                self.report(&channel);
+            }
+            Message::Synced {
+                channel,
+                lane,
+                build,
+                outcome,
+            } => {
+                self.on_synced(&channel, lane, build, outcome).await;
+            }
+            Message::Faults {
+                channel,
+                build,
+                missing,
+            } => {
+                if let Some(slot) = self.slots.get_mut(&channel) {
+                    slot.missing.insert(build, missing);
+                }
+                self.step(&channel, Input::Lost { build }, Vec::new()).await;
+            }
+            Message::Healed {
+                channel,
+                build,
+                outcome,
+            } => {
+                self.on_healed(&channel, build, outcome).await;
+            }
+            Message::Order(order) => self.on_order(order).await,
+            Message::OrderDone { channel, outcome } => self.on_order_done(channel, outcome).await,
+            Message::Tick => self.on_tick().await,
+        }
+    }
+
+    async fn on_event(&mut self, arrived: Arrived) {
+        let Arrived {
+            lane,
+            position,
+            opened,
+            signed,
+            head,
+            delta,
+            ack,
+            span,
+        } = arrived;
+        self.take_position(lane, position);
+        self.acks.insert((lane, position.sequence), ack);
+        let channel = match &opened {
+            Opened::Snapshot(snapshot) => snapshot.channel.clone(),
+            Opened::Retraction(retraction) => retraction.channel.clone(),
+        };
+        // The head first: it allows the build that comes with it to be adopted.
+        if let Some((signed, head)) = head {
+            self.on_head(signed, &head, vec![]).await;
+        }
+        match opened {
+            Opened::Snapshot(snapshot) => {
+                span.in_scope(|| tracing::info!(build = %snapshot.build, "a build was announced"));
+                let slot = self.slot(&channel);
+                slot.deltas.insert(snapshot.build, delta);
+                slot.spans.insert(snapshot.build, span);
+                self.on_snapshot(signed, &snapshot, Some((lane, position.sequence)))
+                    .await;
+            }
+            Opened::Retraction(retraction) => {
+                let event = Some((lane, position.sequence));
+                self.on_retraction(signed, &retraction, event).await;
+            }
+        }
+    }
+
+    async fn on_snapshot(
+        &mut self,
+        signed: Signed,
+        snapshot: &Snapshot,
+        event: Option<(Lane, u64)>,
+    ) {
+        let channel = snapshot.channel.clone();
+        let lane = event.map_or(snapshot.lane, |(lane, _)| lane);
+        let target = Target {
+            build: snapshot.build,
+            base: snapshot.base,
+            root: snapshot.root,
+            created: snapshot.created,
+        };
+        let key = Key::Snapshot(channel.clone(), snapshot.build).encode();
+        let write = Write::Put(key, signed.encode());
+        self.slot(&channel)
+            .snapshots
+            .insert(snapshot.build, (signed, snapshot.clone()));
+        let sequence = event.map(|(_, sequence)| sequence);
+        self.step(
+            &channel,
+            Input::Snapshot {
+                target,
+                lane,
+                sequence,
+            },
+            vec![write],
+        )
+        .await;
+    }
+
+    async fn on_retraction(
+        &mut self,
+        signed: Signed,
+        retraction: &mirrorlog_core::statement::Retraction,
+        event: Option<(Lane, u64)>,
+    ) {
+        let channel = retraction.channel.clone();
+        let key = Key::Retraction(channel.clone(), retraction.sequence).encode();
+        let write = Write::Put(key, signed.encode());
+        self.slot(&channel)
+            .retractions
+            .insert(retraction.sequence, signed.digest());
+        let input = Input::Retraction {
+            number: retraction.sequence,
+            retracted: Retracted {
+                first: retraction.first,
+                last: retraction.last,
+                reason: retraction.reason.clone(),
+            },
+            created: retraction.created,
+            event,
+        };
+        self.step(&channel, input, vec![write]).await;
+    }
+
+    async fn on_head(&mut self, signed: Signed, head: &Head, mut writes: Vec<Write>) {
+        let channel = head.channel.clone();
+        let slot = self.slot(&channel);
+        if slot
+            .channel
+            .head
+            .is_some_and(|seen| head.issued <= seen.issued)
+        {
+            return;
+        }
+        writes.push(Write::Put(
+            Key::Head(channel.clone()).encode(),
+            signed.encode(),
+        ));
+        slot.head = Some(signed);
+        let known = retractions_digest(slot.retractions.values().copied());
+        let lacks_retraction = known != head.retractions;
+        let seen = mirrorlog_core::mirror::HeadSeen {
+            build: head.build,
+            root: head.root,
+            retractions: head.retractions,
+            issued: head.issued,
+            expires: head.expires,
+        };
+        self.step(&channel, Input::Head(seen), writes).await;
+        self.serve(&channel);
+        if lacks_retraction {
+            self.ask_journal(&channel, head.build);
+        }
+    }
+
+    async fn on_journal(&mut self, channel: &ChannelId, answer: Option<Box<Answer>>) {
+        if let Some(slot) = self.slots.get_mut(channel) {
+            slot.asking = None;
+            slot.asked = Some(tokio::time::Instant::now());
+        }
+        let Some(answer) = answer else { return };
+        for (signed, retraction) in answer.retractions {
+            if !self
+                .slot(channel)
+                .retractions
+                .contains_key(&retraction.sequence)
+            {
+                self.on_retraction(signed, &retraction, None).await;
+            }
+        }
+        if let Some((signed, head)) = answer.head {
+            self.on_head(signed, &head, Vec::new()).await;
+        }
+        // The newest first: a mirror any number of builds behind goes straight to its target.
+        for (signed, snapshot) in answer.snapshots.into_iter().rev() {
+            if !self.slot(channel).snapshots.contains_key(&snapshot.build) {
+                self.on_snapshot(signed, &snapshot, None).await;
+            }
+        }
+    }
+
+    async fn on_stream_changed(&mut self, lane: Lane, stream: StreamIdentity) {
+        tracing::warn!(%lane, "the log was made anew; replaying it from its start");
+        self.reset_cursor(lane, stream);
+        self.persist_cursors().await;
+    }
+
+    fn reset_cursor(&mut self, lane: Lane, stream: StreamIdentity) {
+        let stream_created_ns = i64::try_from(stream.0).unwrap_or(i64::MAX);
+        self.cursors.insert(
+            lane,
+            Cursor {
+                stream_created_ns,
+                delivered: 0,
+            },
+        );
+        self.acks.retain(|(of, _), _| *of != lane);
+        for slot in self.slots.values_mut() {
+            slot.channel.forget_open(lane);
+        }
+    }
+
+    fn take_position(&mut self, lane: Lane, position: runtime::log::Position) {
+        let stream_created_ns = i64::try_from(position.stream.0).unwrap_or(i64::MAX);
+        let known = self
+            .cursors
+            .get(&lane)
+            .map(|cursor| cursor.stream_created_ns);
+        if known.is_some_and(|known| known != stream_created_ns) {
+            self.reset_cursor(lane, position.stream);
+        }
+        let cursor = self.cursors.entry(lane).or_default();
+        cursor.stream_created_ns = stream_created_ns;
+        cursor.delivered = cursor.delivered.max(position.sequence);
+    }
+
+    /// Receive, step, persist, perform.
+    pub(super) async fn step(&mut self, id: &ChannelId, input: Input, writes: Vec<Write>) {
+        let now = runtime::boot::now();
+        let policy = self.policy.clone();
+        let slot = self.slot(id);
+        let before = slot.channel.live;
+        let effects = slot.channel.step(&policy, input, now);
+        self.persist(id, writes).await;
+        self.note_flip(id, before, now);
+        self.perform(id, effects).await;
+    }
+
+    fn note_flip(&mut self, id: &ChannelId, before: Option<Build>, now: Timestamp) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        let live = slot.channel.live;
+        if live == before {
+            return;
+        }
+        let received_bytes = live
+            .and_then(|live| slot.received.get(&live).copied())
+            .unwrap_or(0);
+        let started = slot.sync_started.unwrap_or(now);
+        slot.flip = Some(crate::serving::Flip {
+            started,
+            finished: now,
+            received_bytes,
+        });
+        let span = live.and_then(|live| slot.spans.get(&live)).cloned();
+        let _entered = span.as_ref().map(tracing::Span::enter);
+        match live {
+            Some(live) => {
+                let from = before.map_or(0, Build::get);
+                tracing::info!(channel = %id, build = %live, from, "a build went live");
+            }
+            None => tracing::warn!(channel = %id, "nothing is live: all held builds are retracted"),
+        }
+    }
+
+    /// One atomic, durable write of a channel's state, of `writes` and of the cursors that moved.
+    async fn persist(&mut self, id: &ChannelId, mut writes: Vec<Write>) {
+        let slot = self.slot(id);
+        let bytes = wire::state::encode_channel(&slot.channel);
+        if slot.stored != bytes {
+            writes.push(Write::Put(Key::Channel(id.clone()).encode(), bytes.clone()));
+            slot.stored = bytes;
+        }
+        self.commit(writes).await;
+    }
+
+    pub(super) async fn persist_cursors(&mut self) {
+        let ids: Vec<ChannelId> = self.slots.keys().cloned().collect();
+        for id in ids {
+            self.persist(&id, Vec::new()).await;
+        }
+        self.commit(Vec::new()).await;
+    }
+
+    async fn commit(&mut self, mut writes: Vec<Write>) {
+        for (lane, cursor) in &self.cursors {
+            if self.parts.stored_cursors.lock().await.get(lane) != Some(cursor) {
+                writes.push(Write::Put(Key::Cursor(*lane).encode(), cursor.encode()));
+            }
+        }
+        if writes.is_empty() {
+            return;
+        }
+        loop {
+            let control = Arc::clone(&self.parts.control);
+            let batch = writes.clone();
+            let done = tokio::task::spawn_blocking(move || control.commit(&batch)).await;
+            match done {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => {
+                    let error = crate::inbox::chain(&error);
+                    tracing::error!(
+                        error,
+                        "control state cannot be written; nothing moves until it can"
+                    );
+                }
+                Err(error) => tracing::error!(%error, "writing control state was interrupted"),
+            }
+            if self.stop.is_cancelled() {
+                return;
+            }
+            tokio::time::sleep(PERSIST_RETRY).await;
+        }
+        *self.parts.stored_cursors.lock().await = self.cursors.clone();
+    }
+
+    pub(super) fn slot(&mut self, id: &ChannelId) -> &mut Slot {
+        self.slots
+            .entry(id.clone())
+            .or_insert_with(|| Slot::new(Channel::new(id.clone())))
+    }
+}

@@ -1,0 +1,453 @@
+//! What the core asks for, done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mirrorlog_core::id::{Build, ChannelId, Lane};
+use mirrorlog_core::mirror::{Effect, Input, Target};
+use mirrorlog_core::statement::{Order, OrderKind, OrderOutcome};
+use runtime::log::AckHandle;
+use runtime::state::Write;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+use super::slot::Task;
+use super::{Engine, Message};
+use crate::inbox::{Replay, chain};
+use crate::state::Key;
+use crate::sync::{Job, Lacks, Progress, SyncError};
+
+/// Shortest time between two questions to the journal about one channel.
+const ASK_PAUSE: Duration = Duration::from_secs(2);
+/// Open events are kept alive this often: well within the consumer's ack wait.
+const PROGRESS_ACK: Duration = Duration::from_secs(5);
+
+impl Engine {
+    pub(super) async fn perform(&mut self, id: &ChannelId, effects: Vec<Effect>) {
+        let (mut serve, mut report) = (false, false);
+        for effect in effects {
+            match effect {
+                Effect::Plan { lane, target } => self.plan(id, lane, target),
+                Effect::Start { lane, target } => self.start(id, lane, target),
+                Effect::Cancel { lane } => self.cancel(id, lane),
+                Effect::Serve => serve = true,
+                Effect::Ack { lane, sequence } => {
+                    if serve {
+                        self.serve(id);
+                        serve = false;
+                    }
+                    if let Some(ack) = self.acks.remove(&(lane, sequence)) {
+                        self.finish_event(&ack, false).await;
+                    }
+                }
+                Effect::Collect { target } => {
+                    tracing::info!(channel = %id, build = %target.build, "a build is no longer kept");
+                    self.parts.collect.notify_one();
+                }
+                Effect::Heal { target } => self.heal(id, target),
+                Effect::AskJournal { from } => self.ask_journal(id, from),
+                Effect::Report => report = true,
+            }
+        }
+        if serve {
+            self.serve(id);
+        }
+        if report {
+            self.report(id);
+        }
+    }
+
+    /// Swaps the channel's row of the serving table.
+    pub(super) fn serve(&mut self, id: &ChannelId) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        if let Some(served) = slot.served() {
+            self.parts.serving.set(id.clone(), served);
+        }
+    }
+
+    /// An event's end on the consumer. Failing is harmless: it is delivered again, and is then done already.
+    pub(super) async fn finish_event(&self, ack: &AckHandle, parked: bool) {
+        let done = if parked {
+            ack.terminate().await
+        } else {
+            ack.ack().await
+        };
+        if let Err(error) = done {
+            tracing::debug!(error = %chain(&error), "ack was not sent; the event will come again");
+        }
+    }
+
+    fn job(&mut self, id: &ChannelId, lane: Lane, target: &Target) -> Job {
+        let slot = self.slot(id);
+        let whole = slot.whole_root();
+        let base = target.base.and_then(|base| slot.channel.held.get(&base));
+        let base = base.map(|held| held.target.root);
+        let delta = slot
+            .deltas
+            .get(&target.build)
+            .filter(|_| base.is_some() || target.base.is_none());
+        Job {
+            lane,
+            root: target.root,
+            whole: whole.filter(|whole| *whole != target.root),
+            delta: delta.map(|delta| (delta.clone(), base)),
+            progress: Arc::new(Progress::default()),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn plan(&mut self, id: &ChannelId, lane: Lane, target: Target) {
+        let running = self
+            .slot(id)
+            .plans
+            .get(&lane)
+            .is_some_and(|task| !task.stop.is_cancelled());
+        if running {
+            return;
+        }
+        let job = self.job(id, lane, &target);
+        let task = Task {
+            stop: job.stop.clone(),
+            progress: Arc::clone(&job.progress),
+        };
+        self.slot(id).plans.insert(lane, task);
+        let (syncer, sender, channel) =
+            (self.parts.syncer.clone(), self.sender.clone(), id.clone());
+        let build = target.build;
+        tokio::spawn(async move {
+            let stop = job.stop.clone();
+            let planned = stop.run_until_cancelled(syncer.plan(&job)).await;
+            stop.cancel();
+            match planned {
+                Some(Ok(missing)) => {
+                    let missing_bytes = missing.bytes;
+                    let message = Message::Planned {
+                        channel,
+                        lane,
+                        build,
+                        missing_bytes,
+                    };
+                    // The engine is gone only when the process ends.
+                    sender.send(message).await.ok();
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%channel, %build, error = %chain(&error), "cannot plan a build now");
+                }
+                None => {}
+            }
+        });
+    }
+
+    fn start(&mut self, id: &ChannelId, lane: Lane, target: Target) {
+        self.cancel(id, lane);
+        let job = self.job(id, lane, &target);
+        let build = target.build;
+        let slot = self.slot(id);
+        let task = Task {
+            stop: job.stop.clone(),
+            progress: Arc::clone(&job.progress),
+        };
+        slot.syncs.insert(lane, task);
+        slot.sync_started = Some(runtime::boot::now());
+        let parent = slot
+            .spans
+            .get(&build)
+            .cloned()
+            .unwrap_or_else(tracing::Span::none);
+        let span = tracing::info_span!(parent: &parent, "sync", channel = %id, %build, %lane);
+        let (syncer, sender, channel) =
+            (self.parts.syncer.clone(), self.sender.clone(), id.clone());
+        let work = async move {
+            tracing::debug!("sync started");
+            let lacks = Lacks {
+                engine: sender.clone(),
+                channel: channel.clone(),
+                build,
+            };
+            let ran = job.stop.run_until_cancelled(syncer.run(&job, &lacks)).await;
+            let outcome = ran.unwrap_or(Err(SyncError::Stopped));
+            if job.stop.is_cancelled() {
+                return;
+            }
+            sender
+                .send(Message::Synced {
+                    channel,
+                    lane,
+                    build,
+                    outcome,
+                })
+                .await
+                .ok();
+        };
+        tokio::spawn(work.instrument(span));
+    }
+
+    fn cancel(&mut self, id: &ChannelId, lane: Lane) {
+        let slot = self.slot(id);
+        for task in [slot.syncs.remove(&lane), slot.plans.remove(&lane)]
+            .into_iter()
+            .flatten()
+        {
+            task.stop.cancel();
+        }
+    }
+
+    fn heal(&mut self, id: &ChannelId, target: Target) {
+        let build = target.build;
+        if self.slot(id).heals.contains_key(&build) {
+            return;
+        }
+        let mut job = self.job(id, Lane::Bulk, &target);
+        (job.whole, job.delta) = (None, None);
+        let task = Task {
+            stop: job.stop.clone(),
+            progress: Arc::clone(&job.progress),
+        };
+        self.slot(id).heals.insert(build, task);
+        let (syncer, sender, channel) =
+            (self.parts.syncer.clone(), self.sender.clone(), id.clone());
+        tokio::spawn(async move {
+            let lacks = Lacks {
+                engine: sender.clone(),
+                channel: channel.clone(),
+                build,
+            };
+            let ran = job.stop.run_until_cancelled(syncer.run(&job, &lacks)).await;
+            let outcome = ran.unwrap_or(Err(SyncError::Stopped));
+            sender
+                .send(Message::Healed {
+                    channel,
+                    build,
+                    outcome,
+                })
+                .await
+                .ok();
+        });
+    }
+
+    pub(super) fn ask_journal(&mut self, id: &ChannelId, from: Build) {
+        let slot = self.slot(id);
+        let recently = slot.asked.is_some_and(|asked| asked.elapsed() < ASK_PAUSE);
+        if slot.asking.is_some() || recently {
+            return;
+        }
+        let stop = CancellationToken::new();
+        slot.asking = Some(stop.clone());
+        let (journal, sender, channel) =
+            (self.parts.journal.clone(), self.sender.clone(), id.clone());
+        tokio::spawn(async move {
+            let answer = match stop.run_until_cancelled(journal.ask(&channel, from)).await {
+                Some(Ok(answer)) => Some(Box::new(answer)),
+                Some(Err(error)) => {
+                    tracing::debug!(%channel, error = %chain(&error), "journal gave no answer");
+                    None
+                }
+                None => None,
+            };
+            sender.send(Message::Journal { channel, answer }).await.ok();
+        });
+    }
+
+    pub(super) async fn on_synced(
+        &mut self,
+        id: &ChannelId,
+        lane: Lane,
+        build: Build,
+        outcome: Result<u64, SyncError>,
+    ) {
+        let slot = self.slot(id);
+        slot.syncs.remove(&lane);
+        match outcome {
+            Ok(received) => {
+                slot.trouble = None;
+                slot.missing.remove(&build);
+                slot.received.insert(build, received);
+                self.step(id, Input::Staged { lane, build }, Vec::new())
+                    .await;
+                self.forget_old(id).await;
+            }
+            Err(SyncError::Stopped) => {}
+            Err(error) => {
+                let text = chain(&error);
+                if slot.trouble.as_ref() != Some(&text) {
+                    tracing::warn!(channel = %id, %build, %lane, error = text, "sync failed; trying again");
+                }
+                slot.trouble = Some(text);
+                self.step(id, Input::Failed { lane, build }, Vec::new())
+                    .await;
+                self.report(id);
+            }
+        }
+    }
+
+    pub(super) async fn on_healed(
+        &mut self,
+        id: &ChannelId,
+        build: Build,
+        outcome: Result<u64, SyncError>,
+    ) {
+        let slot = self.slot(id);
+        slot.heals.remove(&build);
+        match outcome {
+            Ok(_) => {
+                tracing::info!(channel = %id, %build, "what was lost is here again");
+                slot.missing.remove(&build);
+                slot.trouble = None;
+                self.step(id, Input::Healed { build }, Vec::new()).await;
+            }
+            Err(SyncError::Stopped) => {}
+            Err(error) => slot.trouble = Some(chain(&error)),
+        }
+    }
+
+    async fn forget_old(&mut self, id: &ChannelId) {
+        let old = self.slot(id).forget_old();
+        if !old.is_empty() {
+            let deletes = old
+                .into_iter()
+                .map(|build| Key::Snapshot(id.clone(), build).encode());
+            self.commit(deletes.map(Write::Delete).collect()).await;
+        }
+    }
+
+    pub(super) async fn on_tick(&mut self) {
+        if self.last_progress_ack.elapsed() >= PROGRESS_ACK {
+            self.last_progress_ack = tokio::time::Instant::now();
+            for ack in self.acks.values() {
+                if let Err(error) = ack.progress().await {
+                    tracing::debug!(error = %chain(&error), "progress ack was not sent");
+                }
+            }
+        }
+        let ids: Vec<ChannelId> = self.slots.keys().cloned().collect();
+        for id in ids {
+            let slot = self.slot(&id);
+            for (lane, build, remaining_bytes) in slot.progress() {
+                let policy = self.policy.clone();
+                let input = Input::Progress {
+                    lane,
+                    build,
+                    remaining_bytes,
+                };
+                // Progress changes nothing that is stored, and has no effects.
+                self.slot(&id)
+                    .channel
+                    .step(&policy, input, runtime::boot::now());
+            }
+            let leased = self.parts.leases.of(&id);
+            self.step(&id, Input::Tick { leased }, Vec::new()).await;
+            let slot = self.slot(&id);
+            let waiting: Vec<Target> = slot
+                .channel
+                .healing
+                .iter()
+                .filter(|build| !slot.heals.contains_key(build))
+                .filter_map(|build| slot.channel.held.get(build).map(|held| held.target))
+                .collect();
+            for target in waiting {
+                self.heal(&id, target);
+            }
+            if !self.slot(&id).syncs.is_empty() {
+                self.report(&id);
+            }
+        }
+    }
+
+    pub(super) async fn on_order(&mut self, order: Order) {
+        let key = Key::Order(order.id).encode();
+        match self.parts.control.get(&key) {
+            Ok(None) => {}
+            Ok(Some(_)) => return,
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "order cannot be looked up");
+                return;
+            }
+        }
+        self.commit(vec![Write::Put(key, Vec::new())]).await;
+        tracing::info!(order = order.id, kind = ?order.kind, "carrying out an order");
+        match order.kind {
+            OrderKind::Replay {
+                channel,
+                lane,
+                from,
+            } => {
+                let replay = Replay { channel, from };
+                for of in Lane::ALL {
+                    if lane.is_none_or(|lane| lane == of) {
+                        self.parts.replay(of, replay.clone(), self.floor(of)).await;
+                    }
+                }
+                let text = "replaying the log; nothing that is here is fetched again".to_owned();
+                let outcome = OrderOutcome {
+                    id: order.id,
+                    ok: true,
+                    text,
+                };
+                self.on_order_done(replay.channel, outcome).await;
+            }
+            OrderKind::Verify { channel, build } => self.verify(order.id, channel, build),
+        }
+    }
+
+    fn verify(&self, id: u64, channel: Option<ChannelId>, build: Option<Build>) {
+        let builds: Vec<(ChannelId, Target)> = self
+            .slots
+            .values()
+            .filter(|slot| {
+                channel
+                    .as_ref()
+                    .is_none_or(|channel| *channel == slot.channel.id)
+            })
+            .flat_map(|slot| {
+                let held = slot.channel.held.values().map(|held| held.target);
+                held.filter(|target| build.is_none_or(|build| build == target.build))
+                    .map(|target| (slot.channel.id.clone(), target))
+            })
+            .collect();
+        let (parts, sender) = (Arc::clone(&self.parts), self.sender.clone());
+        tokio::spawn(async move {
+            let outcome = crate::scrub::verify(&parts, &sender, id, &builds).await;
+            sender
+                .send(Message::OrderDone { channel, outcome })
+                .await
+                .ok();
+        });
+    }
+
+    /// Tells the outcome of an order in the next report of its channel, or of all.
+    pub(super) async fn on_order_done(
+        &mut self,
+        channel: Option<ChannelId>,
+        outcome: OrderOutcome,
+    ) {
+        let ids: Vec<ChannelId> = self.slots.keys().cloned().collect();
+        for id in ids {
+            if channel.as_ref().is_none_or(|channel| *channel == id) {
+                self.outcomes.push(outcome.clone());
+                self.report(&id);
+                self.outcomes.clear();
+            }
+        }
+    }
+
+    /// Hands the channel's report over; only the newest waits.
+    pub(super) fn report(&mut self, id: &ChannelId) {
+        let outcomes = self.outcomes.clone();
+        if let Some(slot) = self.slots.get(id) {
+            self.parts.reports.send(slot, outcomes);
+        }
+    }
+}
+
+impl super::Slot {
+    fn progress(&self) -> Vec<(Lane, Build, u64)> {
+        let of = |(lane, task): (&Lane, &Task)| {
+            let sync = self.channel.lane(*lane).sync?;
+            sync.remaining_bytes?;
+            Some((*lane, sync.target.build, task.progress.remaining_bytes()))
+        };
+        self.syncs.iter().filter_map(of).collect()
+    }
+}

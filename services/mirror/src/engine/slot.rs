@@ -1,0 +1,209 @@
+//! One channel in memory: the core's state and what belongs to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mirrorlog_core::id::{Build, ChannelId, Digest, Lane};
+use mirrorlog_core::mirror::Channel;
+use mirrorlog_core::statement::{DeltaSource, Snapshot, Statement};
+use mirrorlog_core::time::Timestamp;
+use runtime::state::Control;
+use tokio_util::sync::CancellationToken;
+use wire::Signed;
+
+use crate::serving::{Flip, ServedBuild, ServedChannel};
+use crate::state::Key;
+use crate::sync::{Missing, Progress};
+
+/// Snapshots remembered for each channel beyond those that are held or wanted.
+const SNAPSHOTS_KEPT: usize = 16;
+
+/// A running task of a channel.
+pub(crate) struct Task {
+    pub(crate) stop: CancellationToken,
+    pub(crate) progress: Arc<Progress>,
+}
+
+/// One channel.
+pub(crate) struct Slot {
+    /// The core's state.
+    pub(crate) channel: Channel,
+    /// Its bytes as they were written last.
+    pub(crate) stored: Vec<u8>,
+    /// Signed snapshots by build.
+    pub(crate) snapshots: BTreeMap<Build, (Signed, Snapshot)>,
+    /// Digests of the signed retractions by their number.
+    pub(crate) retractions: BTreeMap<u64, Digest>,
+    /// The newest signed head.
+    pub(crate) head: Option<Signed>,
+    /// Deltas that came with events, until their build is held.
+    pub(crate) deltas: BTreeMap<Build, DeltaSource>,
+    /// Spans that follow a build from its publisher, until it is live.
+    pub(crate) spans: BTreeMap<Build, tracing::Span>,
+    /// What builds lack that are not whole here.
+    pub(crate) missing: BTreeMap<Build, Missing>,
+    /// Content bytes fetched for a build.
+    pub(crate) received: BTreeMap<Build, u64>,
+    /// When the newest sync began.
+    pub(crate) sync_started: Option<Timestamp>,
+    /// How live came here.
+    pub(crate) flip: Option<Flip>,
+    /// Running syncs.
+    pub(crate) syncs: BTreeMap<Lane, Task>,
+    /// Running plans for a build behind the running sync.
+    pub(crate) plans: BTreeMap<Lane, Task>,
+    /// Running repairs.
+    pub(crate) heals: BTreeMap<Build, Task>,
+    /// A question to the journal under way.
+    pub(crate) asking: Option<CancellationToken>,
+    /// When the journal answered last.
+    pub(crate) asked: Option<tokio::time::Instant>,
+    /// Why the last sync failed; cleared by the next that does not.
+    pub(crate) trouble: Option<String>,
+}
+
+impl Slot {
+    pub(crate) fn new(channel: Channel) -> Self {
+        Self {
+            channel,
+            stored: Vec::new(),
+            snapshots: BTreeMap::new(),
+            retractions: BTreeMap::new(),
+            head: None,
+            deltas: BTreeMap::new(),
+            spans: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            received: BTreeMap::new(),
+            sync_started: None,
+            flip: None,
+            syncs: BTreeMap::new(),
+            plans: BTreeMap::new(),
+            heals: BTreeMap::new(),
+            asking: None,
+            asked: None,
+            trouble: None,
+        }
+    }
+
+    /// Stops every task.
+    pub(crate) fn cancel_all(&mut self) {
+        let tasks = self
+            .syncs
+            .values()
+            .chain(self.plans.values())
+            .chain(self.heals.values());
+        for task in tasks {
+            task.stop.cancel();
+        }
+        if let Some(asking) = &self.asking {
+            asking.cancel();
+        }
+    }
+
+    /// Roots of builds that are whole here, the newest first: what a new build is compared with.
+    pub(crate) fn whole_root(&self) -> Option<Digest> {
+        let held = self.channel.held.values().rev();
+        let whole = held.filter(|held| !self.channel.healing.contains(&held.target.build));
+        whole.map(|held| held.target.root).next()
+    }
+
+    /// The table's row for this channel; `None` before any snapshot is known.
+    pub(crate) fn served(&self) -> Option<ServedChannel> {
+        let (_, newest) = self.snapshots.last_key_value()?;
+        let newest = &newest.1;
+        let builds = self.channel.held.values().filter_map(|held| {
+            let build = held.target.build;
+            let (signed, snapshot) = self.snapshots.get(&build)?;
+            let comment = format!("mirrorlog snapshot {} {build}", snapshot.channel);
+            let served = ServedBuild {
+                root: snapshot.root,
+                created: snapshot.created,
+                snapshot: signed.to_signify(&comment).into(),
+            };
+            (!self.channel.is_retracted(build)).then_some((build, served))
+        });
+        let comment = format!("mirrorlog head {}", self.channel.id);
+        let retracted = self.channel.retracted.values().map(|r| (r.first, r.last));
+        Some(ServedChannel {
+            mount: newest.mount.clone(),
+            layout: newest.layout,
+            precedence: newest.precedence,
+            live: self.channel.live,
+            builds: builds.collect(),
+            retracted: retracted.collect(),
+            newest_known: self.snapshots.keys().next_back().copied(),
+            head: self
+                .head
+                .as_ref()
+                .map(|head| head.to_signify(&comment).into()),
+            head_expires: self.channel.head.map(|head| head.expires),
+            flip: self.flip,
+        })
+    }
+
+    /// Forgets what only unheld, old builds needed; returns the snapshots to delete.
+    pub(crate) fn forget_old(&mut self) -> Vec<Build> {
+        let held: Vec<Build> = self.channel.held.keys().copied().collect();
+        let needed = |build: &Build| held.contains(build);
+        let surplus = self.snapshots.len().saturating_sub(SNAPSHOTS_KEPT);
+        let old: Vec<Build> = self
+            .snapshots
+            .keys()
+            .take(surplus)
+            .filter(|build| !needed(build))
+            .copied()
+            .collect();
+        for build in &old {
+            self.snapshots.remove(build);
+        }
+        let oldest = self.snapshots.keys().next().copied();
+        let known = |build: &Build| oldest.is_some_and(|oldest| *build >= oldest);
+        self.spans
+            .retain(|build, _| known(build) && !held.contains(build));
+        self.deltas
+            .retain(|build, _| known(build) && !held.contains(build));
+        self.received.retain(|build, _| held.contains(build));
+        self.missing.retain(|build, _| known(build));
+        old
+    }
+}
+
+/// Reads all channels from the control database.
+pub(crate) fn load_all(control: &dyn Control) -> anyhow::Result<BTreeMap<ChannelId, Slot>> {
+    let mut slots = BTreeMap::new();
+    for (key, value) in control.scan(b"channel/")? {
+        let Some(Key::Channel(id)) = Key::decode(&key) else {
+            continue;
+        };
+        let mut slot = Slot::new(wire::state::decode_channel(&value)?);
+        slot.stored = value;
+        slots.insert(id, slot);
+    }
+    for (id, slot) in &mut slots {
+        load_statements(control, id, slot)?;
+    }
+    Ok(slots)
+}
+
+/// Statements on our own disk were verified before they were written.
+fn load_statements(control: &dyn Control, id: &ChannelId, slot: &mut Slot) -> anyhow::Result<()> {
+    for (key, value) in control.scan(format!("snapshot/{id}/").as_bytes())? {
+        let Some(Key::Snapshot(_, build)) = Key::decode(&key) else {
+            continue;
+        };
+        let signed = Signed::decode(&value)?;
+        if let Statement::Snapshot(snapshot) = wire::statement::decode(&signed.statement)? {
+            slot.snapshots.insert(build, (signed, snapshot));
+        }
+    }
+    for (key, value) in control.scan(format!("retraction/{id}/").as_bytes())? {
+        let Some(Key::Retraction(_, number)) = Key::decode(&key) else {
+            continue;
+        };
+        slot.retractions
+            .insert(number, Signed::decode(&value)?.digest());
+    }
+    let head = control.get(&Key::Head(id.clone()).encode())?;
+    slot.head = head.map(|bytes| Signed::decode(&bytes)).transpose()?;
+    Ok(())
+}

@@ -1,0 +1,321 @@
+//! Events, heads and orders from the log, verified before the engine sees them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
+use mirrorlog_core::sign::TrustedKeys;
+use mirrorlog_core::statement::{DeltaSource, Head, Order, ReplayFrom};
+use runtime::log::{self, AckHandle, Delivery, Log, LogError, Position};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use wire::Signed;
+use wire::event::Opened;
+
+use crate::engine::Message;
+
+/// Pause before a failed subscription is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A verified event.
+pub(crate) struct Arrived {
+    pub(crate) lane: Lane,
+    pub(crate) position: Position,
+    pub(crate) opened: Opened,
+    pub(crate) signed: Signed,
+    pub(crate) head: Option<(Signed, Head)>,
+    pub(crate) delta: DeltaSource,
+    pub(crate) ack: AckHandle,
+    /// The span that follows the build from its publisher.
+    pub(crate) span: tracing::Span,
+}
+
+/// What every reader of the log needs.
+#[derive(Clone)]
+pub(crate) struct Inbox {
+    pub(crate) log: Log,
+    pub(crate) mirror: MirrorId,
+    pub(crate) channels: Vec<ChannelId>,
+    pub(crate) keys: Arc<TrustedKeys>,
+    pub(crate) parked: Parked,
+    pub(crate) engine: mpsc::Sender<Message>,
+}
+
+/// Where a replay asked a lane to begin.
+#[derive(Clone, Debug)]
+pub(crate) struct Replay {
+    pub(crate) channel: Option<ChannelId>,
+    pub(crate) from: ReplayFrom,
+}
+
+impl Inbox {
+    /// Follows one lane from `floor` until `stop`. Gives up only when the engine is gone.
+    pub(crate) async fn follow_lane(
+        self,
+        lane: Lane,
+        floor: Option<Position>,
+        replay: Option<Replay>,
+        stop: CancellationToken,
+    ) {
+        let work = async {
+            let mut events = self.subscribe(lane, floor).await;
+            loop {
+                let message = match events.next().await {
+                    Delivery::Event(event) => self.take(lane, event, replay.as_ref()).await,
+                    Delivery::StreamChanged(identity) => Message::StreamChanged {
+                        lane,
+                        stream: identity,
+                    },
+                };
+                if self.engine.send(message).await.is_err() {
+                    return;
+                }
+            }
+        };
+        stop.run_until_cancelled(work).await;
+    }
+
+    async fn subscribe(&self, lane: Lane, floor: Option<Position>) -> log::Events {
+        loop {
+            match self
+                .log
+                .consume(&self.mirror, lane, &self.channels, floor)
+                .await
+            {
+                Ok(events) => return events,
+                Err(error) => pause(&format!("consumer of lane {lane}"), &error).await,
+            }
+        }
+    }
+
+    async fn take(&self, lane: Lane, event: log::Event, replay: Option<&Replay>) -> Message {
+        let position = event.position;
+        let channel = event.channel.clone();
+        let ack = event.ack.clone();
+        match self.open(lane, &event) {
+            Ok(arrived) if replay.is_some_and(|replay| replay.skips(&event, &arrived.opened)) => {
+                Message::Skipped {
+                    lane,
+                    position,
+                    ack,
+                    channel: None,
+                }
+            }
+            Ok(arrived) => Message::Event(Box::new(arrived)),
+            Err(reason) => {
+                let name = format!("{lane}-{}-{}", position.stream.0, position.sequence);
+                self.parked.keep(&name, &reason, event.payload).await;
+                Message::Skipped {
+                    lane,
+                    position,
+                    ack,
+                    channel: Some(channel),
+                }
+            }
+        }
+    }
+
+    fn open(&self, lane: Lane, event: &log::Event) -> Result<Arrived, String> {
+        let decoded = wire::Event::decode(&event.payload).map_err(|e| chain(&e))?;
+        let (opened, head) = decoded.open(&self.keys).map_err(|e| chain(&e))?;
+        let channel = match &opened {
+            Opened::Snapshot(snapshot) => &snapshot.channel,
+            Opened::Retraction(retraction) => &retraction.channel,
+        };
+        if *channel != event.channel {
+            return Err(format!(
+                "statement of {channel} on the subject of {}",
+                event.channel
+            ));
+        }
+        let span =
+            tracing::info_span!("event", %channel, %lane, sequence = event.position.sequence);
+        runtime::trace::with_parent(&span, &event.trace);
+        Ok(Arrived {
+            lane,
+            position: event.position,
+            opened,
+            signed: decoded.body.signed().clone(),
+            head: decoded.head.zip(head),
+            delta: decoded.delta,
+            ack: event.ack.clone(),
+            span,
+        })
+    }
+
+    /// Follows the heads of all channels.
+    pub(crate) async fn follow_heads(self, stop: CancellationToken) {
+        let work = async {
+            loop {
+                let mut watch = match self.watch_heads().await {
+                    Ok(watch) => watch,
+                    Err(error) => {
+                        pause("heads", &error).await;
+                        continue;
+                    }
+                };
+                loop {
+                    let change = watch.next().await;
+                    let Some(value) = change.value else { continue };
+                    match self.open_head(&change.key, &value) {
+                        Ok(Some((signed, head))) => {
+                            let message = Message::Head { signed, head };
+                            if self.engine.send(message).await.is_err() {
+                                return;
+                            }
+                        }
+                        Ok(None) => {}
+                        Err(reason) => {
+                            let name = format!("head-{}-{}", change.key, change.revision);
+                            self.parked.keep(&name, &reason, value).await;
+                        }
+                    }
+                }
+            }
+        };
+        stop.run_until_cancelled(work).await;
+    }
+
+    async fn watch_heads(&self) -> Result<log::Watch, LogError> {
+        self.log.bucket("head").await?.watch().await
+    }
+
+    fn open_head(&self, key: &str, value: &Bytes) -> Result<Option<(Signed, Head)>, String> {
+        let signed = Signed::decode(value).map_err(|e| chain(&e))?;
+        let head = signed.open_head(&self.keys).map_err(|e| chain(&e))?;
+        if head.channel.as_str() != key {
+            return Err(format!("head of {} under the key {key}", head.channel));
+        }
+        let carried = self.channels.is_empty() || self.channels.contains(&head.channel);
+        Ok(carried.then_some((signed, head)))
+    }
+
+    /// Follows the orders to this mirror.
+    pub(crate) async fn follow_orders(self, stop: CancellationToken) {
+        let work = async {
+            loop {
+                let mut messages = match self.log.orders(&self.mirror, None).await {
+                    Ok(messages) => messages,
+                    Err(error) => {
+                        pause("orders", &error).await;
+                        continue;
+                    }
+                };
+                loop {
+                    let message = messages.next().await;
+                    match self.open_order(&message.payload) {
+                        Ok(order) => {
+                            if self.engine.send(Message::Order(order)).await.is_err() {
+                                return;
+                            }
+                        }
+                        Err(reason) => {
+                            let name = format!("order-{}", message.sequence);
+                            self.parked.keep(&name, &reason, message.payload).await;
+                        }
+                    }
+                }
+            }
+        };
+        stop.run_until_cancelled(work.instrument(tracing::info_span!("orders")))
+            .await;
+    }
+
+    fn open_order(&self, payload: &Bytes) -> Result<Order, String> {
+        let signed = Signed::decode(payload).map_err(|e| chain(&e))?;
+        let order = signed.open_order(&self.keys).map_err(|e| chain(&e))?;
+        if order.mirror == self.mirror {
+            Ok(order)
+        } else {
+            Err(format!(
+                "order to {} on the subject of {}",
+                order.mirror, self.mirror
+            ))
+        }
+    }
+}
+
+impl Replay {
+    fn skips(&self, event: &log::Event, opened: &Opened) -> bool {
+        if self
+            .channel
+            .as_ref()
+            .is_some_and(|channel| *channel != event.channel)
+        {
+            return true;
+        }
+        match (self.from, opened) {
+            (ReplayFrom::Build(first), Opened::Snapshot(snapshot)) => snapshot.build < first,
+            (ReplayFrom::Time(time), _) => event.published < time,
+            (ReplayFrom::Build(_), Opened::Retraction(_)) | (ReplayFrom::LastAck, _) => false,
+        }
+    }
+}
+
+/// Events that could not be decoded or verified: kept on disk, counted, never silently dropped.
+#[derive(Clone)]
+pub(crate) struct Parked {
+    dir: PathBuf,
+    count: Arc<AtomicU64>,
+}
+
+impl Parked {
+    /// Counts what earlier runs parked.
+    pub(crate) fn open(dir: PathBuf) -> std::io::Result<Self> {
+        std::fs::create_dir_all(&dir)?;
+        let found = std::fs::read_dir(&dir)?.count();
+        Ok(Self {
+            dir,
+            count: Arc::new(AtomicU64::new(found as u64)),
+        })
+    }
+
+    /// How many are parked.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    async fn keep(&self, name: &str, reason: &str, payload: Bytes) {
+        let path = self.dir.join(name);
+        tracing::error!(
+            file = %path.display(), reason,
+            "parked a message that cannot be verified; fetching through the journal instead"
+        );
+        if path.exists() {
+            return;
+        }
+        let written = tokio::task::spawn_blocking(move || {
+            let file = std::fs::File::create(&path)?;
+            std::io::Write::write_all(&mut &file, &payload)?;
+            file.sync_all()
+        });
+        match written.await {
+            Ok(Ok(())) => {
+                self.count.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(Err(error)) => tracing::error!(%error, name, "cannot keep a parked message"),
+            Err(error) => tracing::error!(%error, name, "parking was interrupted"),
+        }
+    }
+}
+
+/// An error with its causes, as one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+async fn pause(what: &str, error: &LogError) {
+    tracing::warn!(error = %chain(error), "{what} cannot be read now; trying again");
+    tokio::time::sleep(RETRY).await;
+}

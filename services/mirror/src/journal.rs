@@ -1,0 +1,114 @@
+//! What the log did not bring, asked of the archive.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mirrorlog_core::id::{Build, ChannelId};
+use mirrorlog_core::sign::TrustedKeys;
+use mirrorlog_core::statement::{Head, Retraction, Snapshot};
+use tonic::transport::{Channel, Endpoint};
+use wire::v1::journal_client::JournalClient;
+use wire::{DecodeError, OpenError, Signed, v1};
+
+/// Most snapshots asked for at once.
+const SNAPSHOTS_MAX: u32 = 1024;
+/// Longest wait for an answer.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The archive's journal.
+#[derive(Clone)]
+pub(crate) struct Journal {
+    client: JournalClient<Channel>,
+    keys: Arc<TrustedKeys>,
+}
+
+/// Why the journal gave no answer that counts.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JournalError {
+    /// The address is none.
+    #[error("archive address {0:?} is not valid")]
+    Address(String, #[source] tonic::transport::Error),
+    /// No answer, or a refusal.
+    #[error("the archive's journal does not answer")]
+    Call(#[source] Box<tonic::Status>),
+    /// An answer that is no statement.
+    #[error("the archive's journal sent a malformed statement")]
+    Decode(#[from] DecodeError),
+    /// An answer that nobody trusted signed.
+    #[error("the archive's journal sent a statement that does not verify")]
+    Open(#[from] OpenError),
+}
+
+impl From<tonic::Status> for JournalError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Call(Box::new(status))
+    }
+}
+
+/// What the journal says of a channel.
+pub(crate) struct Answer {
+    pub(crate) head: Option<(Signed, Head)>,
+    pub(crate) retractions: Vec<(Signed, Retraction)>,
+    pub(crate) snapshots: Vec<(Signed, Snapshot)>,
+}
+
+impl Journal {
+    /// Connects when first asked.
+    pub(crate) fn new(address: &str, keys: Arc<TrustedKeys>) -> Result<Self, JournalError> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| JournalError::Address(address.to_owned(), error))?
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(TIMEOUT);
+        Ok(Self {
+            client: JournalClient::new(endpoint.connect_lazy()),
+            keys,
+        })
+    }
+
+    /// Head, retractions, and snapshots from `from` on.
+    pub(crate) async fn ask(
+        &self,
+        channel: &ChannelId,
+        from: Build,
+    ) -> Result<Answer, JournalError> {
+        let mut client = self.client.clone();
+        let name = channel.to_string();
+        let head = client
+            .head(v1::HeadRequest {
+                channel: name.clone(),
+            })
+            .await?;
+        let head = Signed::from_proto(head.into_inner())?;
+        let opened = head.open_head(&self.keys)?;
+
+        let request = v1::RetractionsRequest {
+            channel: name.clone(),
+        };
+        let mut stream = client.retractions(request).await?.into_inner();
+        let mut retractions = Vec::new();
+        while let Some(proto) = stream.message().await? {
+            let signed = Signed::from_proto(proto)?;
+            let retraction = signed.open_retraction(&self.keys)?;
+            retractions.push((signed, retraction));
+        }
+
+        let limit = SNAPSHOTS_MAX;
+        let request = v1::SnapshotsRequest {
+            channel: name,
+            from: from.get(),
+            limit,
+        };
+        let mut stream = client.snapshots(request).await?.into_inner();
+        let mut snapshots = Vec::new();
+        while let Some(proto) = stream.message().await? {
+            let signed = Signed::from_proto(proto)?;
+            let snapshot = signed.open_snapshot(&self.keys)?;
+            snapshots.push((signed, snapshot));
+        }
+        Ok(Answer {
+            head: Some((head, opened)),
+            retractions,
+            snapshots,
+        })
+    }
+}

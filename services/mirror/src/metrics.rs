@@ -1,0 +1,117 @@
+//! What Prometheus sees of a mirror, and what readiness says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mirrorlog_core::time::Timestamp;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use runtime::boot::Health;
+use runtime::boot::metrics::{self, ChannelLabels};
+use runtime::log::Log;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::run::Parts;
+
+/// Pause between two looks.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// The families of a mirror.
+pub(crate) struct Metrics {
+    disk_free_bytes: Gauge,
+    last_scrub: Gauge,
+    head_expires: prometheus_client::metrics::family::Family<ChannelLabels, Gauge>,
+    live_build: prometheus_client::metrics::family::Family<ChannelLabels, Gauge>,
+    parked: Gauge,
+}
+
+impl Metrics {
+    /// Registers all families.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let live_build = prometheus_client::metrics::family::Family::default();
+        registry.register(
+            "live_build",
+            "Build served at the mount",
+            live_build.clone(),
+        );
+        let parked = Gauge::default();
+        registry.register(
+            "parked_events",
+            "Messages that could not be verified",
+            parked.clone(),
+        );
+        Self {
+            disk_free_bytes: metrics::disk_free_bytes(registry),
+            last_scrub: metrics::last_scrub_timestamp_seconds(registry),
+            head_expires: metrics::head_expires_timestamp_seconds(registry),
+            live_build,
+            parked,
+        }
+    }
+
+    /// A scrub went through everything.
+    pub(crate) fn scrubbed(&self, now: Timestamp) {
+        self.last_scrub.set(now.as_seconds());
+    }
+
+    fn look(&self, parts: &Parts) {
+        if let Ok(free) = parts.syncer.pages.store().free_bytes() {
+            self.disk_free_bytes
+                .set(i64::try_from(free).unwrap_or(i64::MAX));
+        }
+        self.parked
+            .set(i64::try_from(parts.parked.count()).unwrap_or(i64::MAX));
+        for (channel, served) in &parts.serving_reader.current().channels {
+            let labels = ChannelLabels {
+                channel: channel.to_string(),
+            };
+            if let Some(expires) = served.head_expires {
+                self.head_expires
+                    .get_or_create(&labels)
+                    .set(expires.as_seconds());
+            }
+            let live = served.live.map_or(0, mirrorlog_core::id::Build::get);
+            self.live_build
+                .get_or_create(&labels)
+                .set(i64::try_from(live).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// Keeps gauges and readiness up to date.
+pub(crate) async fn watch(
+    parts: Arc<Parts>,
+    health: Health,
+    log: watch::Receiver<Option<Log>>,
+    stop: CancellationToken,
+) {
+    loop {
+        parts.metrics.look(&parts);
+        let connected = log.borrow().as_ref().is_some_and(Log::is_connected);
+        if connected {
+            health.recover("log");
+        } else {
+            health.degrade("log", "the log cannot be reached; serving what is here");
+        }
+        let now = runtime::boot::now();
+        let table = parts.serving_reader.current();
+        let expired = table
+            .channels
+            .iter()
+            .find(|(_, served)| served.head_expires.is_some_and(|expires| expires < now));
+        match expired {
+            Some((channel, _)) => {
+                health.degrade("expired", format!("the head of {channel} has expired"))
+            }
+            None => health.recover("expired"),
+        }
+        if stop
+            .run_until_cancelled(tokio::time::sleep(EVERY))
+            .await
+            .is_none()
+        {
+            return;
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Wires a mirror and runs it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use fetcher::limit::RateLimiter;
+use mirrorlog_core::id::Lane;
+use mirrorlog_core::sign::TrustedKeys;
+use runtime::boot::{GrpcLimits, Health};
+use runtime::log::{Log, Position};
+use runtime::state::{Control, Opened, SledState};
+use runtime::store::{Pages, Store};
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wire::state::Cursor;
+
+use crate::collect::{self, Leases};
+use crate::config::Config;
+use crate::engine::{Engine, INBOX_MAX};
+use crate::inbox::{Inbox, Parked, Replay};
+use crate::journal::Journal;
+use crate::metrics::Metrics;
+use crate::report::Reports;
+use crate::serving::{ServingReader, ServingWriter};
+use crate::sync::Syncer;
+use crate::{http, scrub};
+
+/// Decoded manifest pages kept in memory, in bytes.
+const PAGES_CACHED_BYTES: usize = 16 * 1024 * 1024;
+
+/// What the engine and its tasks share.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) control: Arc<dyn Control>,
+    pub(crate) journal: Journal,
+    pub(crate) syncer: Syncer,
+    pub(crate) serving: ServingWriter,
+    pub(crate) serving_reader: ServingReader,
+    pub(crate) reports: Arc<Reports>,
+    pub(crate) collect: Notify,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) metrics: Metrics,
+    pub(crate) parked: Parked,
+    pub(crate) stored_cursors: Mutex<BTreeMap<Lane, Cursor>>,
+    lanes: BTreeMap<Lane, mpsc::Sender<Begin>>,
+}
+
+/// Where a lane's consumer is to begin.
+struct Begin {
+    floor: Option<Position>,
+    replay: Option<Replay>,
+}
+
+impl Parts {
+    /// Lets a lane go through the log again.
+    pub(crate) async fn replay(&self, lane: Lane, replay: Replay, floor: Option<Position>) {
+        let from_ack = replay.from == mirrorlog_core::statement::ReplayFrom::LastAck;
+        let begin = Begin {
+            floor: floor.filter(|_| from_ack),
+            replay: Some(replay),
+        };
+        if let Some(sender) = self.lanes.get(&lane) {
+            // The lane is gone only when the process ends.
+            sender.send(begin).await.ok();
+        }
+    }
+}
+
+/// Runs a mirror until `shutdown`.
+///
+/// It serves from its own state first; the log, the archive and the consistency service may come later.
+///
+/// # Errors
+/// Keys, state, store or addresses that cannot be used, each with what to do.
+pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let http = bind(config.http.listen).await?;
+    let grpc = bind(config.grpc.listen).await?;
+    let mirror = config.mirror.clone();
+    let key = runtime::key::read_secret(&mirror.key)?;
+    let keys = config
+        .archive
+        .keys
+        .iter()
+        .map(|file| runtime::key::read_public(file));
+    let keys = Arc::new(TrustedKeys::new(keys.collect::<Result<Vec<_>, _>>()?));
+    let store = Store::open(&mirror.store)?;
+    let (control, opened) = SledState::open(&mirror.state.join("control"))?;
+    if let Opened::Rebuilt(aside) = opened {
+        let aside = aside.display();
+        tracing::error!(%aside, "control state did not open; it was moved aside and starts anew");
+    }
+    let mut registry = runtime::boot::metrics::registry("mirror");
+    let metrics = Metrics::new(&mut registry);
+    let health = Health::new();
+    let (serving, serving_reader) = ServingWriter::new();
+    let (lanes, begins): (BTreeMap<_, _>, Vec<_>) = Lane::ALL
+        .map(|lane| {
+            let (sender, receiver) = mpsc::channel(4);
+            ((lane, sender), (lane, receiver))
+        })
+        .into_iter()
+        .unzip();
+    let parts = Arc::new(Parts {
+        control: Arc::new(control),
+        journal: Journal::new(&config.archive.fetch, Arc::clone(&keys))?,
+        syncer: Syncer {
+            pages: Pages::new(store.clone(), PAGES_CACHED_BYTES),
+            sources: Syncer::sources(&[&config.archive.fetch])?,
+            rate: RateLimiter::new(config.fetch.rate),
+            free_floor_bytes: mirror.free_floor.0,
+        },
+        serving,
+        serving_reader,
+        reports: Arc::new(Reports::new(store.clone())),
+        collect: Notify::new(),
+        leases: Arc::default(),
+        metrics,
+        parked: Parked::open(mirror.state.join("parked")).context("cannot use the state folder")?,
+        stored_cursors: Mutex::default(),
+        lanes,
+        config: config.clone(),
+    });
+
+    let tasks = TaskTracker::new();
+    let (sender, inbox) = mpsc::channel(INBOX_MAX);
+    let mut engine = Engine::load(Arc::clone(&parts), sender.clone(), shutdown.clone())?;
+    engine.resume().await;
+    health.started();
+    let floors = Lane::ALL.map(|lane| engine.floor(lane));
+
+    let router = http::router(Arc::clone(&parts)).merge(health.router(Arc::new(registry)));
+    let limits = GrpcLimits::default();
+    let fetcher = fetcher::server::service(store.clone(), fetcher::server::Limits::default());
+    let routes = tonic::service::Routes::new(fetcher);
+    let (log_sender, log_receiver) = watch::channel(None);
+    tasks.spawn(engine.run(inbox));
+    for ((lane, begins), floor) in begins.into_iter().zip(floors) {
+        let follow = Follow {
+            parts: Arc::clone(&parts),
+            keys: Arc::clone(&keys),
+            engine: sender.clone(),
+            log: log_receiver.clone(),
+        };
+        tasks.spawn(follow.lane(lane, floor, begins, shutdown.clone()));
+    }
+    let follow = Follow {
+        parts: Arc::clone(&parts),
+        keys,
+        engine: sender.clone(),
+        log: log_receiver.clone(),
+    };
+    tasks.spawn(follow.heads_and_orders(shutdown.clone()));
+    let reports = Arc::clone(&parts.reports);
+    let (id, every) = (mirror.id.clone(), config.report.every.0);
+    tasks.spawn(reports.publish(id, key, log_receiver, every, shutdown.clone()));
+    tasks.spawn(scrub::run(Arc::clone(&parts), sender, shutdown.clone()));
+    tasks.spawn(collect::run(Arc::clone(&parts), shutdown.clone()));
+    tasks.spawn(crate::metrics::watch(
+        Arc::clone(&parts),
+        health.clone(),
+        log_sender.subscribe(),
+        shutdown.clone(),
+    ));
+    tasks.spawn(connect(config, log_sender, shutdown.clone()));
+    tracing::info!(mirror = %mirror.id, http = %http.local_addr()?, "mirror serves");
+    let served = tokio::try_join!(
+        runtime::boot::serve_http(http, router, shutdown.clone()),
+        runtime::boot::serve_grpc(grpc, routes, &health, &limits, shutdown.clone()),
+    );
+    shutdown.cancel();
+    tasks.close();
+    tasks.wait().await;
+    served?;
+    Ok(())
+}
+
+async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    bound.with_context(|| format!("cannot listen on {address}; is another process using it?"))
+}
+
+/// Connects to the log as long as it takes; everything else runs meanwhile.
+async fn connect(config: Config, connected: watch::Sender<Option<Log>>, stop: CancellationToken) {
+    let name = format!("mirrorlog-mirror {}", config.mirror.id);
+    let connecting = async {
+        loop {
+            match Log::connect(&config.nats, &name, true).await {
+                Ok(log) => {
+                    connected.send_replace(Some(log));
+                    return;
+                }
+                Err(error) => {
+                    let error = crate::inbox::chain(&error);
+                    tracing::error!(error, "the log cannot be used; trying again");
+                    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+                }
+            }
+        }
+    };
+    stop.run_until_cancelled(connecting).await;
+    // The sender stays alive: readers wait for a connection, they do not fail without one.
+    stop.cancelled().await;
+}
+
+/// Readers of the log, started again whenever they are told to begin elsewhere.
+struct Follow {
+    parts: Arc<Parts>,
+    keys: Arc<TrustedKeys>,
+    engine: mpsc::Sender<crate::engine::Message>,
+    log: watch::Receiver<Option<Log>>,
+}
+
+impl Follow {
+    async fn inbox(&mut self) -> Option<Inbox> {
+        let log = self.log.wait_for(Option::is_some).await.ok()?.clone()?;
+        let mirror = &self.parts.config.mirror;
+        Some(Inbox {
+            log,
+            mirror: mirror.id.clone(),
+            channels: mirror.channels.clone(),
+            keys: Arc::clone(&self.keys),
+            parked: self.parts.parked.clone(),
+            engine: self.engine.clone(),
+        })
+    }
+
+    async fn lane(
+        mut self,
+        lane: Lane,
+        floor: Option<Position>,
+        mut begins: mpsc::Receiver<Begin>,
+        stop: CancellationToken,
+    ) {
+        let Some(Some(inbox)) = stop.run_until_cancelled(self.inbox()).await else {
+            return;
+        };
+        let mut begin = Begin {
+            floor,
+            replay: None,
+        };
+        loop {
+            let reading = stop.child_token();
+            let Begin { floor, replay } = begin;
+            let work = inbox
+                .clone()
+                .follow_lane(lane, floor, replay, reading.clone());
+            let reader = tokio::spawn(work);
+            let next = stop.run_until_cancelled(begins.recv()).await;
+            reading.cancel();
+            if let Err(error) = reader.await {
+                tracing::error!(%error, %lane, "reader of the log ended badly");
+            }
+            match next {
+                Some(Some(again)) => begin = again,
+                Some(None) | None => return,
+            }
+        }
+    }
+
+    async fn heads_and_orders(mut self, stop: CancellationToken) {
+        let Some(Some(inbox)) = stop.run_until_cancelled(self.inbox()).await else {
+            return;
+        };
+        tokio::join!(
+            inbox.clone().follow_heads(stop.clone()),
+            inbox.follow_orders(stop.clone())
+        );
+    }
+}

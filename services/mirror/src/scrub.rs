@@ -1,0 +1,258 @@
+//! Re-hashes what is stored: all the time at a set rate, and at once when an operator orders it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mirrorlog_core::id::{ChannelId, Digest};
+use mirrorlog_core::manifest::{self, ManifestError, PageRead as _};
+use mirrorlog_core::mirror::Target;
+use mirrorlog_core::statement::OrderOutcome;
+use runtime::store::{Pages, StoreError};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::Message;
+use crate::run::Parts;
+use crate::sync::Missing;
+
+/// Faults that an outcome names; the rest is counted.
+const FAULTS_NAMED: usize = 20;
+/// A rate is kept over pieces of this length.
+const RATE_SLICE: Duration = Duration::from_millis(100);
+
+/// What a round over one build found.
+#[derive(Debug, Default)]
+struct Found {
+    checked_files: u64,
+    missing: Missing,
+    faults: Vec<String>,
+    fault_count: u64,
+}
+
+/// Why a round ended early.
+#[derive(Debug, thiserror::Error)]
+enum ScrubError {
+    #[error("manifest could not be read")]
+    Manifest(#[source] Box<ManifestError<StoreError>>),
+    #[error("store failed")]
+    Store(#[from] StoreError),
+    #[error("the round was interrupted")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Goes through all held builds again and again, `every` apart.
+pub(crate) async fn run(parts: Arc<Parts>, engine: mpsc::Sender<Message>, stop: CancellationToken) {
+    let every = parts.config.scrub.every.0;
+    let rate = Some(parts.config.scrub.rate.0.max(1));
+    loop {
+        if stop
+            .run_until_cancelled(tokio::time::sleep(every))
+            .await
+            .is_none()
+        {
+            return;
+        }
+        let table = parts.serving_reader.current();
+        let mut known = None;
+        for (channel, served) in &table.channels {
+            for (build, row) in &served.builds {
+                let work = examine(
+                    parts.syncer.pages.clone(),
+                    known,
+                    row.root,
+                    rate,
+                    stop.clone(),
+                );
+                match work.await {
+                    Ok(found) => {
+                        known = Some(row.root).filter(|_| found.fault_count == 0);
+                        tell(&engine, channel, *build, found).await;
+                    }
+                    Err(error) => {
+                        let error = crate::inbox::chain(&error);
+                        tracing::error!(%channel, %build, error, "scrub cannot read the build");
+                        let missing = Missing::default();
+                        let (channel, build) = (channel.clone(), *build);
+                        engine
+                            .send(Message::Faults {
+                                channel,
+                                build,
+                                missing,
+                            })
+                            .await
+                            .ok();
+                    }
+                }
+                if stop.is_cancelled() {
+                    return;
+                }
+            }
+        }
+        parts.metrics.scrubbed(runtime::boot::now());
+    }
+}
+
+/// Carries out an operator's order.
+pub(crate) async fn verify(
+    parts: &Parts,
+    engine: &mpsc::Sender<Message>,
+    id: u64,
+    builds: &[(ChannelId, Target)],
+) -> OrderOutcome {
+    let (mut checked, mut faults, mut lines) = (0, 0, Vec::new());
+    let mut known = None;
+    for (channel, target) in builds {
+        let pages = parts.syncer.pages.clone();
+        match examine(pages, known, target.root, None, CancellationToken::new()).await {
+            Ok(found) => {
+                checked += found.checked_files;
+                faults += found.fault_count;
+                known = Some(target.root).filter(|_| found.fault_count == 0);
+                let named = found
+                    .faults
+                    .iter()
+                    .map(|f| format!("{channel}@{}: {f}", target.build));
+                lines.extend(named);
+                tell(engine, channel, target.build, found).await;
+            }
+            Err(error) => {
+                faults += 1;
+                lines.push(format!(
+                    "{channel}@{}: {}",
+                    target.build,
+                    crate::inbox::chain(&error)
+                ));
+                let (channel, build) = (channel.clone(), target.build);
+                let missing = Missing::default();
+                engine
+                    .send(Message::Faults {
+                        channel,
+                        build,
+                        missing,
+                    })
+                    .await
+                    .ok();
+            }
+        }
+    }
+    lines.truncate(FAULTS_NAMED);
+    let mut text = format!(
+        "{checked} files checked in {} builds, {faults} faults",
+        builds.len()
+    );
+    for line in lines {
+        if text.len() + line.len() + 2 > mirrorlog_core::limits::TEXT_MAX_BYTES {
+            break;
+        }
+        text.push_str("; ");
+        text.push_str(&line);
+    }
+    OrderOutcome {
+        id,
+        ok: faults == 0,
+        text,
+    }
+}
+
+async fn tell(
+    engine: &mpsc::Sender<Message>,
+    channel: &ChannelId,
+    build: mirrorlog_core::id::Build,
+    found: Found,
+) {
+    if found.fault_count == 0 {
+        return;
+    }
+    tracing::error!(%channel, %build, faults = found.fault_count, first = ?found.faults.first(),
+        "stored content is lost or corrupt; fetching it again");
+    let (channel, missing) = (channel.clone(), found.missing);
+    engine
+        .send(Message::Faults {
+            channel,
+            build,
+            missing,
+        })
+        .await
+        .ok();
+}
+
+/// Re-hashes the blobs of `root` that `known` (already examined) has not. Corrupt ones are moved aside.
+async fn examine(
+    pages: Pages,
+    known: Option<Digest>,
+    root: Digest,
+    rate: Option<u64>,
+    stop: CancellationToken,
+) -> Result<Found, ScrubError> {
+    tokio::task::spawn_blocking(move || {
+        let top = pages.page(&root)?;
+        let mut found = Found {
+            missing: Missing {
+                entries: top.entries(),
+                ..Missing::default()
+            },
+            ..Found::default()
+        };
+        let mut pace = Pace::new(rate);
+        for difference in manifest::diff(&pages, known.as_ref(), Some(&root)) {
+            let difference = difference.map_err(|error| ScrubError::Manifest(Box::new(error)))?;
+            let Some((ordinal, entry)) = difference.new else {
+                continue;
+            };
+            let Some(file) = entry.file() else { continue };
+            if stop.is_cancelled() {
+                break;
+            }
+            pace.take(file.size_bytes);
+            found.checked_files += 1;
+            let what = match pages.store().check(&file.digest)? {
+                Some(true) => continue,
+                Some(false) => {
+                    pages.store().quarantine(&file.digest)?;
+                    "content differs from its digest"
+                }
+                None => "content is not there",
+            };
+            found.missing.ordinals.insert(ordinal.0);
+            found.missing.bytes += file.size_bytes;
+            found.fault_count += 1;
+            if found.faults.len() < FAULTS_NAMED {
+                found
+                    .faults
+                    .push(format!("{}: {what} ({})", difference.path, file.digest));
+            }
+        }
+        Ok(found)
+    })
+    .await?
+}
+
+/// Keeps reading below a rate by resting on its blocking thread.
+struct Pace {
+    bytes_per_s: Option<u64>,
+    owed: Duration,
+}
+
+impl Pace {
+    fn new(bytes_per_s: Option<u64>) -> Self {
+        Self {
+            bytes_per_s,
+            owed: Duration::ZERO,
+        }
+    }
+
+    fn take(&mut self, bytes: u64) {
+        let Some(bytes_per_s) = self.bytes_per_s else {
+            return;
+        };
+        let ms = bytes
+            .saturating_mul(1000)
+            .checked_div(bytes_per_s)
+            .unwrap_or(0);
+        self.owed += Duration::from_millis(ms);
+        if self.owed >= RATE_SLICE {
+            std::thread::sleep(self.owed);
+            self.owed = Duration::ZERO;
+        }
+    }
+}

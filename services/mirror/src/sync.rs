@@ -1,0 +1,371 @@
+//! Pages and blobs of one build, until every byte of it is durable here.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fetcher::client::{
+    FetchError, FetchOptions, Fetched, Kind, Present, Source, SourceError, Wanted,
+};
+use fetcher::limit::RateLimiter;
+use mirrorlog_core::id::{Build, ChannelId, Digest, Lane};
+use mirrorlog_core::manifest::{self, PageRead as _};
+use mirrorlog_core::statement::{Delta, DeltaSource};
+use roaring::RoaringBitmap;
+use runtime::store::{Pages, Store, StoreError};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::Message;
+
+/// Wants that may wait between the walk over the manifest and the fetcher.
+const WANTS_QUEUED: usize = 4096;
+/// Rounds of "look what is missing, fetch it" before a sync counts as failed.
+const ROUNDS_MAX: usize = 4;
+
+/// Why a build did not become whole.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SyncError {
+    /// Stopped on purpose.
+    #[error("stopped")]
+    Stopped,
+    /// The disk would run full.
+    #[error(
+        "disk-full: {needed_bytes} bytes are needed, {free_bytes} are free above the floor of {floor_bytes}"
+    )]
+    DiskFull {
+        needed_bytes: u64,
+        free_bytes: u64,
+        floor_bytes: u64,
+    },
+    /// Sources lack content.
+    #[error("no source has {count} of the wanted blobs, {example} among them")]
+    Absent { count: usize, example: Digest },
+    /// Sources could not deliver content now.
+    #[error("{count} blobs could not be fetched, {example} among them: {reason}")]
+    Failed {
+        count: usize,
+        example: Digest,
+        reason: String,
+    },
+    /// Content keeps vanishing while it is fetched.
+    #[error("still incomplete after {ROUNDS_MAX} rounds")]
+    Unstable,
+    /// The fetch ended.
+    #[error("content could not be fetched")]
+    Fetch(#[source] FetchError),
+    /// The manifest could not be read.
+    #[error("manifest could not be read")]
+    Manifest(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The store failed.
+    #[error("store failed")]
+    Store(#[from] StoreError),
+    /// A task was interrupted.
+    #[error("a task of the sync was interrupted")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// What a build lacks here.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Missing {
+    /// Entries of the manifest.
+    pub(crate) entries: u64,
+    /// Ordinals of the entries that are not here.
+    pub(crate) ordinals: RoaringBitmap,
+    /// Their bytes, each content counted once.
+    pub(crate) bytes: u64,
+}
+
+/// Counters that reports read while a sync runs.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    fetch: Arc<fetcher::client::Progress>,
+    planned_bytes: AtomicU64,
+}
+
+impl Progress {
+    /// Bytes received, for rates.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.fetch.received_bytes()
+    }
+
+    /// Bytes still to come.
+    pub(crate) fn remaining_bytes(&self) -> u64 {
+        self.planned_bytes
+            .load(Ordering::Relaxed)
+            .saturating_sub(self.fetch.stored_bytes())
+    }
+
+    /// Files stored.
+    pub(crate) fn stored_files(&self) -> u64 {
+        self.fetch.stored_files()
+    }
+}
+
+/// Tells the engine what a build lacks.
+pub(crate) struct Lacks {
+    pub(crate) engine: mpsc::Sender<Message>,
+    pub(crate) channel: ChannelId,
+    pub(crate) build: Build,
+}
+
+impl Lacks {
+    async fn tell(&self, missing: Missing) {
+        let (channel, build) = (self.channel.clone(), self.build);
+        // The engine is gone only when the process ends.
+        self.engine
+            .send(Message::Lacks {
+                channel,
+                build,
+                missing,
+            })
+            .await
+            .ok();
+    }
+}
+
+/// Brings builds here.
+#[derive(Clone)]
+pub(crate) struct Syncer {
+    pub(crate) pages: Pages,
+    pub(crate) sources: Vec<Source>,
+    pub(crate) rate: Arc<RateLimiter>,
+    pub(crate) free_floor_bytes: u64,
+}
+
+/// One build to bring here.
+#[derive(Clone)]
+pub(crate) struct Job {
+    pub(crate) lane: Lane,
+    pub(crate) root: Digest,
+    /// A root that is whole here: what it has is not looked at again.
+    pub(crate) whole: Option<Digest>,
+    /// The event's delta and the root that it starts from, if that is here.
+    pub(crate) delta: Option<(DeltaSource, Option<Digest>)>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Syncer {
+    /// Sources from an address each.
+    pub(crate) fn sources(addresses: &[&str]) -> Result<Vec<Source>, SourceError> {
+        addresses
+            .iter()
+            .map(|address| Source::new(address))
+            .collect()
+    }
+
+    fn store(&self) -> &Store {
+        self.pages.store()
+    }
+
+    /// Finds out what a build lacks: fetches its pages, compares it with what is whole.
+    pub(crate) async fn plan(&self, job: &Job) -> Result<Missing, SyncError> {
+        if !self.applied_delta(job).await {
+            self.fetch_pages(job, Present::Whole).await?;
+        }
+        match self.look(job).await {
+            Err(SyncError::Manifest(_) | SyncError::Store(StoreError::Absent { .. })) => {
+                // Pages above without pages below: a crash or a loss. Look at every page.
+                self.fetch_pages(job, Present::Unknown).await?;
+                self.look(job).await
+            }
+            looked => looked,
+        }
+    }
+
+    /// Makes a build whole. Returns the bytes received; every entry is durable then.
+    ///
+    /// The engine hears what is missing before each round of fetching.
+    pub(crate) async fn run(&self, job: &Job, lacks: &Lacks) -> Result<u64, SyncError> {
+        let _pin = self.store().pin()?;
+        for _round in 0..ROUNDS_MAX {
+            let missing = self.plan(job).await?;
+            if missing.ordinals.is_empty() {
+                return Ok(job.progress.received_bytes());
+            }
+            self.check_space(missing.bytes)?;
+            let stored = job.progress.fetch.stored_bytes();
+            job.progress
+                .planned_bytes
+                .store(stored + missing.bytes, Ordering::Relaxed);
+            lacks.tell(missing).await;
+            self.fetch_blobs(job).await?;
+        }
+        Err(SyncError::Unstable)
+    }
+
+    fn check_space(&self, needed_bytes: u64) -> Result<(), SyncError> {
+        let free_bytes = self.store().free_bytes()?;
+        let floor_bytes = self.free_floor_bytes;
+        if free_bytes.saturating_sub(floor_bytes) < needed_bytes {
+            return Err(SyncError::DiskFull {
+                needed_bytes,
+                free_bytes,
+                floor_bytes,
+            });
+        }
+        Ok(())
+    }
+
+    fn options(&self, job: &Job) -> FetchOptions {
+        FetchOptions {
+            lane: job.lane,
+            rate: Arc::clone(&self.rate),
+            cancel: job.stop.clone(),
+            progress: Arc::clone(&job.progress.fetch),
+            ..FetchOptions::default()
+        }
+    }
+
+    /// The fast path: the event's delta, applied to its base, must give the signed root.
+    async fn applied_delta(&self, job: &Job) -> bool {
+        let Some((DeltaSource::Inline(delta), base)) = job.delta.clone() else {
+            return false;
+        };
+        let (pages, root) = (self.pages.clone(), job.root);
+        let applied = tokio::task::spawn_blocking(move || apply(&pages, base, &delta, root)).await;
+        match applied {
+            Ok(Ok(applied)) => applied,
+            Ok(Err(error)) => {
+                let error = crate::inbox::chain(&error);
+                tracing::debug!(error, "delta does not apply here; fetching pages instead");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(%error, "applying a delta was interrupted");
+                false
+            }
+        }
+    }
+
+    async fn fetch_pages(&self, job: &Job, present: Present) -> Result<(), SyncError> {
+        let options = self.options(job);
+        let fetched = fetcher::client::fetch_manifest(
+            &self.sources,
+            job.root,
+            self.store(),
+            present,
+            &options,
+        )
+        .await;
+        whole(fetched?)
+    }
+
+    async fn fetch_blobs(&self, job: &Job) -> Result<(), SyncError> {
+        let (sender, receiver) = mpsc::channel(WANTS_QUEUED);
+        let (pages, root, known) = (self.pages.clone(), job.root, job.whole);
+        let walk = tokio::task::spawn_blocking(move || {
+            let mut named = HashSet::new();
+            lacking(&pages, known.as_ref(), &root, |_, file| {
+                let wanted = Wanted {
+                    digest: file.digest,
+                    size_bytes: file.size_bytes,
+                    kind: Kind::Blob,
+                };
+                // The fetcher is gone when it was cancelled: then nothing more is wanted.
+                !named.insert(short(&file.digest)) || sender.blocking_send(wanted).is_ok()
+            })
+        });
+        let wants = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let options = self.options(job);
+        let fetched = fetcher::client::fetch(&self.sources, wants, self.store(), &options).await;
+        whole(fetched?)?;
+        walk.await?
+    }
+
+    async fn look(&self, job: &Job) -> Result<Missing, SyncError> {
+        let (pages, root, known) = (self.pages.clone(), job.root, job.whole);
+        tokio::task::spawn_blocking(move || {
+            let top = pages.page(&root)?;
+            let mut missing = Missing {
+                entries: top.entries(),
+                ..Missing::default()
+            };
+            let mut named = HashSet::new();
+            lacking(&pages, known.as_ref(), &root, |ordinal, file| {
+                missing.ordinals.insert(ordinal.0);
+                if named.insert(short(&file.digest)) {
+                    missing.bytes += file.size_bytes;
+                }
+                true
+            })?;
+            Ok(missing)
+        })
+        .await?
+    }
+}
+
+impl From<FetchError> for SyncError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Cancelled => Self::Stopped,
+            other => Self::Fetch(other),
+        }
+    }
+}
+
+fn whole(fetched: Fetched) -> Result<(), SyncError> {
+    if let Some(example) = fetched.absent.first() {
+        return Err(SyncError::Absent {
+            count: fetched.absent.len(),
+            example: *example,
+        });
+    }
+    if let Some(failure) = fetched.failed.first() {
+        let (count, example) = (fetched.failed.len(), failure.digest);
+        return Err(SyncError::Failed {
+            count,
+            example,
+            reason: failure.reason.clone(),
+        });
+    }
+    Ok(())
+}
+
+/// Tells apart contents of one build in little memory. Two contents that share it are fetched one
+/// round after the other.
+fn short(digest: &Digest) -> u64 {
+    digest
+        .as_bytes()
+        .first_chunk()
+        .copied()
+        .map_or(0, u64::from_le_bytes)
+}
+
+fn apply(
+    pages: &Pages,
+    base: Option<Digest>,
+    delta: &Delta,
+    root: Digest,
+) -> Result<bool, SyncError> {
+    let batch = pages.store().batch();
+    let summary = manifest::apply(pages, &batch, base.as_ref(), delta)
+        .map_err(|error| SyncError::Manifest(Box::new(error)))?;
+    if summary.root != root {
+        tracing::warn!(expected = %root, found = %summary.root, "delta gives another root");
+        return Ok(false);
+    }
+    batch.commit()?;
+    Ok(true)
+}
+
+/// Calls `each` for every file of `root` that `known` has not and the store lacks, until it says stop.
+fn lacking(
+    pages: &Pages,
+    known: Option<&Digest>,
+    root: &Digest,
+    mut each: impl FnMut(mirrorlog_core::id::Ordinal, &manifest::FileEntry) -> bool,
+) -> Result<(), SyncError> {
+    for difference in manifest::diff(pages, known, Some(root)) {
+        let difference = difference.map_err(|error| SyncError::Manifest(Box::new(error)))?;
+        let Some((ordinal, entry)) = difference.new else {
+            continue;
+        };
+        let Some(file) = entry.file() else { continue };
+        if pages.store().size(&file.digest)?.is_none() && !each(ordinal, file) {
+            break;
+        }
+    }
+    Ok(())
+}
