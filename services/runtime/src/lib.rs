@@ -1,0 +1,34 @@
+//! IO that every service shares: the log, the store, small control state, start-up.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`log`] | NATS JetStream as mirrorlog uses it |
+//! | [`store`] | pages and blobs as content-addressed files |
+//! | [`state`] | small control state in sled |
+//! | [`key`] | key files in signify's format |
+//! | [`boot`] | configuration, telemetry, shutdown, health, metrics, the clock |
+//! | [`trace`] | one trace over NATS headers and gRPC metadata |
+
+pub mod boot;
+pub mod key;
+pub mod log;
+pub mod state;
+pub mod store;
+pub mod trace;
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaction {
+    /// Wait and try again, here or elsewhere: it passes.
+    Retry,
+    /// Put the thing at fault aside and go on with others: trying it again does not help.
+    Park,
+    /// Stop this work and say so: a person or the system has to change something.
+    Halt,
+}
+
+/// An error with its causes on one line, `a: b: c`, for logs.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,91 @@
+//! Manifest pages behind a cache.
+
+use std::sync::Arc;
+
+use mirrorlog_core::id::Digest;
+use mirrorlog_core::limits::PAGE_MAX_BYTES;
+use mirrorlog_core::manifest::{Page, PageRead};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::{Store, StoreError};
+
+/// Memory of a decoded page for each byte of its encoding, at most: paths and vectors of their own.
+const DECODED_FACTOR: u64 = 4;
+/// Encoded size of a usual page, in bytes; only sizes the cache's tables.
+const USUAL_PAGE_BYTES: usize = 16 * 1024;
+
+/// Pages of a store behind a cache of bounded bytes. Cheap to clone.
+///
+/// The eviction is S3-FIFO's kin, not plain LRU: one walk over a whole manifest does not push out
+/// the inner pages that every look-up needs.
+#[derive(Clone, Debug)]
+pub struct Pages {
+    store: Store,
+    cache: Arc<Cache<Digest, Cached, ByBytes>>,
+}
+
+#[derive(Clone, Debug)]
+struct Cached {
+    page: Arc<Page>,
+    weight_bytes: u64,
+}
+
+#[derive(Clone, Debug)]
+struct ByBytes;
+
+impl Weighter<Digest, Cached> for ByBytes {
+    fn weight(&self, _digest: &Digest, cached: &Cached) -> u64 {
+        cached.weight_bytes
+    }
+}
+
+impl Pages {
+    /// Reads pages of `store` and keeps about `cache_bytes` of decoded ones.
+    pub fn new(store: Store, cache_bytes: usize) -> Self {
+        let usual_bytes = USUAL_PAGE_BYTES * DECODED_FACTOR as usize;
+        let items = (cache_bytes / usual_bytes).max(32);
+        Self {
+            store,
+            cache: Arc::new(Cache::with_weighter(items, cache_bytes as u64, ByBytes)),
+        }
+    }
+
+    /// The store behind it.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Estimated bytes in the cache.
+    pub fn cached_bytes(&self) -> u64 {
+        self.cache.weight()
+    }
+
+    fn load(&self, digest: &Digest) -> Result<Cached, StoreError> {
+        let bytes = self
+            .store
+            .read(digest, PAGE_MAX_BYTES)?
+            .ok_or(StoreError::Absent(*digest))?;
+        let page = Page::decode(&bytes).map_err(|source| StoreError::Page {
+            digest: *digest,
+            source,
+        })?;
+        let weight_bytes = (bytes.len() as u64 + 64) * DECODED_FACTOR;
+        Ok(Cached {
+            page: Arc::new(page),
+            weight_bytes,
+        })
+    }
+}
+
+impl PageRead for Pages {
+    type Error = StoreError;
+
+    /// Reads a page; its digest is checked when it comes from the disk.
+    fn page(&self, digest: &Digest) -> Result<Arc<Page>, StoreError> {
+        let cached = self
+            .cache
+            .get_or_insert_with(digest, || self.load(digest))?;
+        Ok(cached.page)
+    }
+}
