@@ -2,23 +2,37 @@
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use prost::Message as _;
 
 const DIRECTORY: &str = "mirrorlog/v1";
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match generate() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // As text, not as a quoted and escaped string.
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn generate() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     // A directory is watched with all its files, so that a new proto is seen too.
     println!("cargo:rerun-if-changed={DIRECTORY}");
     let files = protos()?;
-    // protox's own message names file, line and column.
+    // With {:?} protox names file, line and column.
     let descriptors = protox::compile(&files, ["."])
         .map_err(|error| format!("protos in {DIRECTORY} do not compile: {error:?}"))?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?).join("descriptors.bin");
     std::fs::write(&out, descriptors.encode_to_vec())
         .map_err(|error| format!("cannot write {}: {error}", out.display()))?;
-    tonic_prost_build::configure().bytes(".mirrorlog.v1").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".mirrorlog.v1")
+        .compile_fds(descriptors)?;
     Ok(())
 }
 
@@ -27,7 +41,10 @@ fn protos() -> Result<Vec<PathBuf>, Box<dyn Error>> {
     let mut files = Vec::new();
     for file in std::fs::read_dir(DIRECTORY)? {
         let path = file?.path();
-        if path.extension().is_some_and(|extension| extension == "proto") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "proto")
+        {
             files.push(path);
         }
     }

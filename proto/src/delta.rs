@@ -25,19 +25,30 @@ pub fn encode(delta: &[Change]) -> Vec<u8> {
 pub fn decode(bytes: &[u8]) -> Result<Delta, DecodeError> {
     DecodeError::check_size("delta", bytes.len(), INLINE_DELTA_MAX_BYTES)?;
     let decoded = v1::Delta::decode(bytes);
-    from_proto(decoded.map_err(|source| DecodeError::Malformed { what: "delta", source })?)
+    from_proto(decoded.map_err(|source| DecodeError::Malformed {
+        what: "delta",
+        source,
+    })?)
 }
 
 pub(crate) fn to_proto(delta: &[Change]) -> v1::Delta {
-    v1::Delta { changes: delta.iter().map(change_to_proto).collect() }
+    v1::Delta {
+        changes: delta.iter().map(change_to_proto).collect(),
+    }
 }
 
 pub(crate) fn from_proto(proto: v1::Delta) -> Result<Delta, DecodeError> {
     let mut delta = Delta::with_capacity(proto.changes.len());
     for change in proto.changes {
         let change = change_from_proto(change)?;
-        let after = delta.last().is_none_or(|last: &Change| last.path < change.path);
-        field::check_order("delta.changes.path", after, "a path is not after the one before it")?;
+        let after = delta
+            .last()
+            .is_none_or(|last: &Change| last.path < change.path);
+        field::check_order(
+            "delta.changes.path",
+            after,
+            "a path is not after the one before it",
+        )?;
         delta.push(change);
     }
     Ok(delta)
@@ -57,7 +68,10 @@ fn change_to_proto(change: &Change) -> v1::Change {
         Some(Entry::Symlink { target }) => New::Symlink(bytes::Bytes::copy_from_slice(target)),
         None => New::Removed(Removed {}),
     };
-    v1::Change { path: bytes::Bytes::copy_from_slice(change.path.as_bytes()), new: Some(new) }
+    v1::Change {
+        path: bytes::Bytes::copy_from_slice(change.path.as_bytes()),
+        new: Some(new),
+    }
 }
 
 fn change_from_proto(proto: v1::Change) -> Result<Change, DecodeError> {
@@ -80,7 +94,11 @@ fn file_from_proto(file: &v1::File) -> Result<FileEntry, DecodeError> {
     Ok(FileEntry {
         size_bytes: file.size_bytes,
         digest: field::digest("delta.changes.file.digest", &file.digest)?,
-        mode: if file.executable { Mode::Executable } else { Mode::Plain },
+        mode: if file.executable {
+            Mode::Executable
+        } else {
+            Mode::Plain
+        },
         mtime: Mtime::from_seconds(file.mtime_s),
     })
 }
@@ -88,5 +106,7 @@ fn file_from_proto(file: &v1::File) -> Result<FileEntry, DecodeError> {
 fn symlink_from_proto(path: &EntryPath, target: &[u8]) -> Result<Entry, DecodeError> {
     let inside = resolve_target(path, target);
     inside.map_err(|source| DecodeError::field("delta.changes.symlink", source))?;
-    Ok(Entry::Symlink { target: target.into() })
+    Ok(Entry::Symlink {
+        target: target.into(),
+    })
 }

@@ -124,7 +124,10 @@ pub enum FieldError {
 
 impl DecodeError {
     pub(crate) fn field(field: &'static str, source: impl Into<FieldError>) -> Self {
-        Self::Field { field, source: source.into() }
+        Self::Field {
+            field,
+            source: source.into(),
+        }
     }
 
     /// Refuses more than `max_bytes`.
@@ -134,7 +137,11 @@ impl DecodeError {
         max_bytes: usize,
     ) -> Result<(), Self> {
         if size_bytes > max_bytes {
-            return Err(Self::TooLarge { what, size_bytes, max_bytes });
+            return Err(Self::TooLarge {
+                what,
+                size_bytes,
+                max_bytes,
+            });
         }
         Ok(())
     }

@@ -88,7 +88,10 @@ impl Event {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         DecodeError::check_size("event", bytes.len(), EVENT_MAX_BYTES)?;
         let decoded = v1::Event::decode(bytes);
-        let proto = decoded.map_err(|source| DecodeError::Malformed { what: "event", source })?;
+        let proto = decoded.map_err(|source| DecodeError::Malformed {
+            what: "event",
+            source,
+        })?;
         let body = match proto.kind {
             Some(Kind::Snapshot(signed)) => EventBody::Snapshot(Signed::from_proto(signed)?),
             Some(Kind::Retraction(signed)) => EventBody::Retraction(Signed::from_proto(signed)?),
@@ -114,7 +117,11 @@ impl Event {
     /// An [`OpenError`] of either.
     pub fn open(&self, keys: &TrustedKeys) -> Result<(Opened, Option<Head>), OpenError> {
         let opened = self.body.open(keys)?;
-        let head = self.head.as_ref().map(|head| head.open_head(keys)).transpose()?;
+        let head = self
+            .head
+            .as_ref()
+            .map(|head| head.open_head(keys))
+            .transpose()?;
         let channel = match &opened {
             Opened::Snapshot(snapshot) => &snapshot.channel,
             Opened::Retraction(retraction) => &retraction.channel,

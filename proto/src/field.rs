@@ -30,7 +30,11 @@ pub fn channel(field: &'static str, text: &str) -> Result<ChannelId, DecodeError
 /// # Errors
 /// [`DecodeError::Field`] when it is neither.
 pub fn optional_channel(field: &'static str, text: &str) -> Result<Option<ChannelId>, DecodeError> {
-    if text.is_empty() { Ok(None) } else { channel(field, text).map(Some) }
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        channel(field, text).map(Some)
+    }
 }
 
 /// Reads a mirror's id.
@@ -79,7 +83,15 @@ pub fn optional_build(build: Option<Build>) -> u64 {
 /// [`DecodeError::Field`] for any other length.
 pub fn digest(field: &'static str, bytes: &[u8]) -> Result<Digest, DecodeError> {
     let exact = bytes.try_into().map(Digest::from_bytes);
-    exact.map_err(|_| DecodeError::field(field, FieldError::Size { expected: 32, found: bytes.len() }))
+    exact.map_err(|_| {
+        DecodeError::field(
+            field,
+            FieldError::Size {
+                expected: 32,
+                found: bytes.len(),
+            },
+        )
+    })
 }
 
 /// Reads a digest, no bytes standing for none.
@@ -87,7 +99,11 @@ pub fn digest(field: &'static str, bytes: &[u8]) -> Result<Digest, DecodeError> 
 /// # Errors
 /// [`DecodeError::Field`] when it is neither.
 pub fn optional_digest(field: &'static str, bytes: &[u8]) -> Result<Option<Digest>, DecodeError> {
-    if bytes.is_empty() { Ok(None) } else { digest(field, bytes).map(Some) }
+    if bytes.is_empty() {
+        Ok(None)
+    } else {
+        digest(field, bytes).map(Some)
+    }
 }
 
 /// Writes a digest.
@@ -183,7 +199,9 @@ pub fn view(field: &'static str, view: Option<v1::View>) -> Result<View, DecodeE
 /// Writes a view.
 pub fn view_to_proto(view: &View) -> v1::View {
     match view {
-        View::All => v1::View { kind: Some(v1::view::Kind::All(v1::view::Everything {})) },
+        View::All => v1::View {
+            kind: Some(v1::view::Kind::All(v1::view::Everything {})),
+        },
     }
 }
 
@@ -191,10 +209,7 @@ pub fn view_to_proto(view: &View) -> v1::View {
 ///
 /// # Errors
 /// [`DecodeError::Field`] when they are not.
-pub fn notices(
-    field: &'static str,
-    notices: Vec<v1::Notice>,
-) -> Result<Vec<Notice>, DecodeError> {
+pub fn notices(field: &'static str, notices: Vec<v1::Notice>) -> Result<Vec<Notice>, DecodeError> {
     check_count(field, notices.len(), NOTICES_MAX)?;
     let read = |notice: v1::Notice| {
         if notice.package.is_empty() {
@@ -225,7 +240,11 @@ pub fn order_outcome(
     outcome: v1::OrderOutcome,
 ) -> Result<OrderOutcome, DecodeError> {
     let text = text(field, outcome.text, TEXT_MAX_BYTES)?;
-    Ok(OrderOutcome { id: outcome.id, ok: outcome.ok, text })
+    Ok(OrderOutcome {
+        id: outcome.id,
+        ok: outcome.ok,
+        text,
+    })
 }
 
 /// Writes how an order ended, its text cleaned as [`clean_text`] does.
@@ -243,7 +262,11 @@ pub fn order_outcome_to_proto(outcome: &OrderOutcome) -> v1::OrderOutcome {
 pub fn clean_text(text: &str, max_bytes: usize) -> String {
     let mut clean = String::with_capacity(text.len().min(max_bytes));
     for character in text.chars() {
-        let character = if character.is_control() { ' ' } else { character };
+        let character = if character.is_control() {
+            ' '
+        } else {
+            character
+        };
         if clean.len() + character.len_utf8() > max_bytes {
             break;
         }
@@ -270,7 +293,13 @@ pub(crate) fn check_length(
     max_bytes: usize,
 ) -> Result<(), DecodeError> {
     if size_bytes > max_bytes {
-        return Err(DecodeError::field(field, FieldError::TooLong { size_bytes, max_bytes }));
+        return Err(DecodeError::field(
+            field,
+            FieldError::TooLong {
+                size_bytes,
+                max_bytes,
+            },
+        ));
     }
     Ok(())
 }
@@ -281,7 +310,10 @@ pub(crate) fn check_count(
     max: usize,
 ) -> Result<(), DecodeError> {
     if found > max {
-        return Err(DecodeError::field(field, FieldError::TooMany { found, max }));
+        return Err(DecodeError::field(
+            field,
+            FieldError::TooMany { found, max },
+        ));
     }
     Ok(())
 }
@@ -291,5 +323,9 @@ pub(crate) fn check_order(
     holds: bool,
     rule: &'static str,
 ) -> Result<(), DecodeError> {
-    if holds { Ok(()) } else { Err(DecodeError::field(field, FieldError::Order(rule))) }
+    if holds {
+        Ok(())
+    } else {
+        Err(DecodeError::field(field, FieldError::Order(rule)))
+    }
 }

@@ -35,7 +35,10 @@ impl Numbering {
         let text = utf8(name, value)?;
         let refused = || DecodeError::field(name, FieldError::Decimal(text.to_owned()));
         let (epoch, newest) = text.split_once(' ').ok_or_else(refused)?;
-        Ok(Self { epoch: decimal(name, epoch)?, newest: Build::new(decimal(name, newest)?) })
+        Ok(Self {
+            epoch: decimal(name, epoch)?,
+            newest: Build::new(decimal(name, newest)?),
+        })
     }
 }
 
@@ -64,7 +67,10 @@ pub fn wanted_key(channel: &ChannelId, pool: &PoolId) -> String {
 pub fn parse_wanted_key(key: &str) -> Result<(ChannelId, PoolId), DecodeError> {
     let missing = || DecodeError::field("wanted key", FieldError::Missing);
     let (channel, pool) = key.split_once('.').ok_or_else(missing)?;
-    Ok((field::channel("wanted key", channel)?, field::pool("wanted key", pool)?))
+    Ok((
+        field::channel("wanted key", channel)?,
+        field::pool("wanted key", pool)?,
+    ))
 }
 
 /// No value here has more: two numbers of 20 digits and a space.
@@ -77,6 +83,9 @@ fn utf8<'a>(name: &'static str, value: &'a [u8]) -> Result<&'a str, DecodeError>
 
 /// One number, one spelling: no sign, no leading zero.
 fn decimal(name: &'static str, text: &str) -> Result<u64, DecodeError> {
-    let number = text.parse::<u64>().ok().filter(|number| number.to_string() == text);
+    let number = text
+        .parse::<u64>()
+        .ok()
+        .filter(|number| number.to_string() == text);
     number.ok_or_else(|| DecodeError::field(name, FieldError::Decimal(text.to_owned())))
 }

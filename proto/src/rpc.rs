@@ -35,7 +35,12 @@ pub fn signed(field: &'static str, proto: Option<v1::Signed>) -> Result<Signed, 
 /// Asks for an order; the archive sets its id and time.
 pub fn order_request(mirror: &MirrorId, kind: &OrderKind) -> v1::OrderRequest {
     let kind = Some(statement::order_kind_to_proto(kind));
-    let order = v1::Order { id: 0, mirror: mirror.to_string(), issued_ms: 0, kind };
+    let order = v1::Order {
+        id: 0,
+        mirror: mirror.to_string(),
+        issued_ms: 0,
+        kind,
+    };
     v1::OrderRequest { order: Some(order) }
 }
 
@@ -46,7 +51,10 @@ pub fn order_request(mirror: &MirrorId, kind: &OrderKind) -> v1::OrderRequest {
 pub fn requested_order(request: v1::OrderRequest) -> Result<(MirrorId, OrderKind), DecodeError> {
     let missing = || DecodeError::field("order", FieldError::Missing);
     let order = request.order.ok_or_else(missing)?;
-    Ok((mirror("order.mirror", &order.mirror)?, statement::order_kind(order.kind)?))
+    Ok((
+        mirror("order.mirror", &order.mirror)?,
+        statement::order_kind(order.kind)?,
+    ))
 }
 
 /// A verdict's word as status shows it: `pending`, `verified`, `complete` or `revoked`.

@@ -4,9 +4,7 @@ use bytes::Bytes;
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::limits::REPORT_MAX_BYTES;
 use mirrorlog_core::sign::{SecretKey, Signature, SignatureError, TrustedKeys};
-use mirrorlog_core::statement::{
-    Head, Order, Report, Retraction, Snapshot, Statement, Verdict,
-};
+use mirrorlog_core::statement::{Head, Order, Report, Retraction, Snapshot, Statement, Verdict};
 use prost::Message as _;
 
 use crate::error::DecodeError;
@@ -70,7 +68,10 @@ impl Signed {
     pub fn sign(key: &SecretKey, statement: &Statement) -> Self {
         let statement = Bytes::from(statement::encode(statement));
         let signature = key.sign(&statement);
-        Self { statement, signature }
+        Self {
+            statement,
+            signature,
+        }
     }
 
     /// Verifies the signature, then decodes the statement.
@@ -118,7 +119,10 @@ impl Signed {
         DecodeError::check_size("statement", proto.statement.len(), REPORT_MAX_BYTES)?;
         let signature = signify::signature_from_bytes(&proto.signature);
         let signature = signature.map_err(|source| DecodeError::field("signature", source))?;
-        Ok(Self { statement: proto.statement, signature })
+        Ok(Self {
+            statement: proto.statement,
+            signature,
+        })
     }
 
     /// As protobuf bytes: reports, verdicts and orders on the log, heads in their bucket.
@@ -137,7 +141,8 @@ impl Signed {
         Self::from_proto(proto.map_err(|source| DecodeError::Malformed { what, source })?)
     }
 
-    /// As signify's embedded format: over HTTP and on disk. `signify -V -e -x FILE -m -` verifies it.
+    /// As signify's embedded format: over HTTP and on disk. `signify -V -e -q -p KEY -x FILE -m -` verifies it
+    /// and writes the statement.
     pub fn to_signify(&self, comment: &str) -> Vec<u8> {
         signify::print_embedded(&self.signature, &self.statement, comment)
     }
@@ -148,6 +153,9 @@ impl Signed {
     /// A [`SignifyError`] for any byte before the statement that is not as it must be.
     pub fn from_signify(file: &[u8]) -> Result<Self, SignifyError> {
         let (signature, message) = signify::parse_embedded(file)?;
-        Ok(Self { statement: Bytes::copy_from_slice(message), signature })
+        Ok(Self {
+            statement: Bytes::copy_from_slice(message),
+            signature,
+        })
     }
 }

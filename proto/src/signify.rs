@@ -104,7 +104,10 @@ pub fn print_public(key: &PublicKey, comment: &str) -> String {
 pub fn parse_public(file: &[u8]) -> Result<PublicKey, SignifyError> {
     let binary: [u8; PUBLIC_BYTES] = parse_alone(file)?;
     check_algorithm(&binary)?;
-    Ok(PublicKey::new(KeyNumber(slice(&binary, 2)), &slice(&binary, 10))?)
+    Ok(PublicKey::new(
+        KeyNumber(slice(&binary, 2)),
+        &slice(&binary, 10),
+    )?)
 }
 
 /// Writes a secret key's file, unencrypted: the caller sees to its mode.
@@ -161,10 +164,16 @@ pub fn signature_to_bytes(signature: &Signature) -> [u8; SIGNATURE_BYTES] {
 /// # Errors
 /// [`SignifyError::Size`] or [`SignifyError::Algorithm`].
 pub fn signature_from_bytes(bytes: &[u8]) -> Result<Signature, SignifyError> {
-    let size = |_| SignifyError::Size { expected: SIGNATURE_BYTES, found: bytes.len() };
+    let size = |_| SignifyError::Size {
+        expected: SIGNATURE_BYTES,
+        found: bytes.len(),
+    };
     let binary: [u8; SIGNATURE_BYTES] = bytes.try_into().map_err(size)?;
     check_algorithm(&binary)?;
-    Ok(Signature { key: KeyNumber(slice(&binary, 2)), bytes: slice(&binary, 10) })
+    Ok(Signature {
+        key: KeyNumber(slice(&binary, 2)),
+        bytes: slice(&binary, 10),
+    })
 }
 
 /// Writes a detached signature's file.
@@ -196,7 +205,10 @@ pub fn parse_embedded(file: &[u8]) -> Result<(Signature, &[u8]), SignifyError> {
     let (binary, message) = parse::<SIGNATURE_BYTES>(file)?;
     if message.len() > REPORT_MAX_BYTES {
         let (size_bytes, max_bytes) = (message.len(), REPORT_MAX_BYTES);
-        return Err(SignifyError::TooLarge { size_bytes, max_bytes });
+        return Err(SignifyError::TooLarge {
+            size_bytes,
+            max_bytes,
+        });
     }
     Ok((signature_from_bytes(&binary)?, message))
 }
@@ -204,14 +216,23 @@ pub fn parse_embedded(file: &[u8]) -> Result<(Signature, &[u8]), SignifyError> {
 /// Two lines. A comment that signify would refuse is mended: one line, cut to its limit, not empty.
 fn print(comment: &str, binary: &[u8]) -> String {
     let clean = clean_text(comment, COMMENT_MAX_BYTES);
-    let comment = if clean.is_empty() { DEFAULT_COMMENT } else { &clean };
+    let comment = if clean.is_empty() {
+        DEFAULT_COMMENT
+    } else {
+        &clean
+    };
     format!("{HEADER}{comment}\n{}\n", STANDARD.encode(binary))
 }
 
 /// Splits a file into the binary of its second line and what follows.
 fn parse<const N: usize>(file: &[u8]) -> Result<([u8; N], &[u8]), SignifyError> {
-    let body = file.strip_prefix(HEADER.as_bytes()).ok_or(SignifyError::Comment)?;
-    let end = body.iter().take(COMMENT_MAX_BYTES + 1).position(|&b| b == b'\n');
+    let body = file
+        .strip_prefix(HEADER.as_bytes())
+        .ok_or(SignifyError::Comment)?;
+    let end = body
+        .iter()
+        .take(COMMENT_MAX_BYTES + 1)
+        .position(|&b| b == b'\n');
     let end = end.ok_or(match body.len() {
         ..=COMMENT_MAX_BYTES => SignifyError::Comment,
         _longer => SignifyError::CommentTooLong,
@@ -222,9 +243,16 @@ fn parse<const N: usize>(file: &[u8]) -> Result<([u8; N], &[u8]), SignifyError> 
     let rest = &body[end + 1..];
     let refused = SignifyError::Base64 { expected_bytes: N };
     let encoded_bytes = N.div_ceil(3) * 4;
-    let Some((line, after)) = rest.split_at_checked(encoded_bytes) else { return Err(refused) };
-    let Some(after) = after.strip_prefix(b"\n") else { return Err(refused) };
-    let decoded = STANDARD.decode(line).ok().and_then(|bytes| bytes.try_into().ok());
+    let Some((line, after)) = rest.split_at_checked(encoded_bytes) else {
+        return Err(refused);
+    };
+    let Some(after) = after.strip_prefix(b"\n") else {
+        return Err(refused);
+    };
+    let decoded = STANDARD
+        .decode(line)
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok());
     Ok((decoded.ok_or(refused)?, after))
 }
 
@@ -237,7 +265,11 @@ fn parse_alone<const N: usize>(file: &[u8]) -> Result<[u8; N], SignifyError> {
 
 fn check_algorithm<const N: usize>(binary: &[u8; N]) -> Result<(), SignifyError> {
     let algorithm = slice(binary, 0);
-    if &algorithm == ALGORITHM { Ok(()) } else { Err(SignifyError::Algorithm(algorithm)) }
+    if &algorithm == ALGORITHM {
+        Ok(())
+    } else {
+        Err(SignifyError::Algorithm(algorithm))
+    }
 }
 
 fn checksum(pair: &[u8; 64]) -> [u8; 8] {

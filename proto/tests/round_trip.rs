@@ -16,9 +16,7 @@ use support::{
     snapshots, statements, trusted,
 };
 use wire::event::{Opened, message_id};
-use wire::kv::{
-    Numbering, decode_wanted, encode_wanted, parse_wanted_key, wanted_key,
-};
+use wire::kv::{Numbering, decode_wanted, encode_wanted, parse_wanted_key, wanted_key};
 use wire::signify;
 use wire::{Event, EventBody, Signed, delta, rpc, statement};
 
@@ -132,7 +130,9 @@ proptest! {
 fn delta_of(changes: usize) -> Vec<Change> {
     let change = |number: usize| Change {
         path: path(&format!("pool/{number:06}")),
-        new: Some(Entry::Symlink { target: vec![b'x'; 100].into() }),
+        new: Some(Entry::Symlink {
+            target: vec![b'x'; 100].into(),
+        }),
     };
     (0..changes).map(change).collect()
 }
@@ -142,11 +142,17 @@ fn a_delta_that_is_too_large_stays_out_of_its_event() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let snapshot = snapshots().new_tree(&mut runner).unwrap().current();
     let body = EventBody::Snapshot(Signed::sign(&key(1), &Statement::Snapshot(snapshot)));
-    let fits = (0..1000).rev().find(|&n| delta::encode(&delta_of(n)).len() <= INLINE_DELTA_MAX_BYTES);
+    let fits = (0..1000)
+        .rev()
+        .find(|&n| delta::encode(&delta_of(n)).len() <= INLINE_DELTA_MAX_BYTES);
     let fits = fits.unwrap();
     for (changes, is_inline) in [(fits, true), (fits + 1, false)] {
         let delta = DeltaSource::Inline(delta_of(changes));
-        let event = Event { body: body.clone(), head: None, delta: delta.clone() };
+        let event = Event {
+            body: body.clone(),
+            head: None,
+            delta: delta.clone(),
+        };
         let bytes = event.encode();
         assert!(bytes.len() <= EVENT_MAX_BYTES);
         let expected = if is_inline { delta } else { DeltaSource::Pages };
@@ -164,5 +170,8 @@ fn message_ids_name_channel_number_and_digest() {
     let expected = format!("{}/{}/{start}", snapshot.channel, snapshot.build);
     assert_eq!(message_id(&Opened::Snapshot(snapshot), &signed), expected);
     let expected = format!("{}/r{}/{start}", retraction.channel, retraction.sequence);
-    assert_eq!(message_id(&Opened::Retraction(retraction), &signed), expected);
+    assert_eq!(
+        message_id(&Opened::Retraction(retraction), &signed),
+        expected
+    );
 }

@@ -34,7 +34,10 @@ fn rewritten(file: &str, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 fn with_comment(comment: &str) -> Vec<u8> {
-    let (_, line) = public().split_once('\n').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let (_, line) = public()
+        .split_once('\n')
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .unwrap();
     format!("{comment}\n{line}").into_bytes()
 }
 
@@ -45,11 +48,27 @@ fn comments_are_checked() {
     parse_public(&with_comment(&longest)).unwrap();
     let long = parse_public(&with_comment(&format!("{longest}x")));
     assert_eq!(long, Err(SignifyError::CommentTooLong));
-    for wrong in ["", "untrusted comment:", "untrusted comment: ", "Untrusted comment: x", " untrusted comment: x"] {
-        assert_eq!(parse_public(&with_comment(wrong)), Err(SignifyError::Comment), "{wrong:?}");
+    for wrong in [
+        "",
+        "untrusted comment:",
+        "untrusted comment: ",
+        "Untrusted comment: x",
+        " untrusted comment: x",
+    ] {
+        assert_eq!(
+            parse_public(&with_comment(wrong)),
+            Err(SignifyError::Comment),
+            "{wrong:?}"
+        );
     }
-    assert_eq!(parse_public(b"untrusted comment: no newline"), Err(SignifyError::Comment));
-    assert_eq!(parse_public(b"untrusted comment: \xff\nx"), Err(SignifyError::Comment));
+    assert_eq!(
+        parse_public(b"untrusted comment: no newline"),
+        Err(SignifyError::Comment)
+    );
+    assert_eq!(
+        parse_public(b"untrusted comment: \xff\nx"),
+        Err(SignifyError::Comment)
+    );
     assert_eq!(parse_public(b""), Err(SignifyError::Comment));
 }
 
@@ -66,42 +85,87 @@ fn base64_is_checked() {
     let file = public();
     assert_eq!(parse_public(file.trim_end().as_bytes()), refused);
     assert_eq!(parse_public(file.replace('\n', "\r\n").as_bytes()), refused);
-    assert_eq!(parse_public(file.replacen("\nR", "\n R", 1).as_bytes()), refused);
-    assert_eq!(parse_public(file.replacen("\nR", "\n!", 1).as_bytes()), refused);
+    assert_eq!(
+        parse_public(file.replacen("\nR", "\n R", 1).as_bytes()),
+        refused
+    );
+    assert_eq!(
+        parse_public(file.replacen("\nR", "\n!", 1).as_bytes()),
+        refused
+    );
     assert_eq!(parse_public(secret().as_bytes()), refused);
     assert_eq!(parse_public(signature().as_bytes()), refused);
-    assert_eq!(parse_public(&rewritten(&file, |binary| binary.truncate(39))), refused);
-    assert_eq!(parse_public(&rewritten(&file, |binary| binary.push(0))), refused);
+    assert_eq!(
+        parse_public(&rewritten(&file, |binary| binary.truncate(39))),
+        refused
+    );
+    assert_eq!(
+        parse_public(&rewritten(&file, |binary| binary.push(0))),
+        refused
+    );
     // Two spellings of one signature: unused bits that are set, padding that is missing.
     let file = signature();
     let refused = Err(SignifyError::Base64 { expected_bytes: 74 });
-    let last = file.trim_end().trim_end_matches('=').chars().last().unwrap();
+    let last = file
+        .trim_end()
+        .trim_end_matches('=')
+        .chars()
+        .last()
+        .unwrap();
     let other = char::from(u8::try_from(last).unwrap() + 1);
-    assert_eq!(parse_signature(file.replace(&format!("{last}=\n"), &format!("{other}=\n")).as_bytes()), refused);
+    assert_eq!(
+        parse_signature(
+            file.replace(&format!("{last}=\n"), &format!("{other}=\n"))
+                .as_bytes()
+        ),
+        refused
+    );
     assert_eq!(parse_signature(file.replace('=', "").as_bytes()), refused);
 }
 
 #[test]
 fn nothing_follows_a_key_or_a_detached_signature() {
     let longer = |file: String| [file.as_bytes(), b"\n\n"].concat();
-    assert_eq!(parse_public(&longer(public())), Err(SignifyError::Trailing(2)));
-    assert_eq!(parse_secret(&longer(secret())).unwrap_err(), SignifyError::Trailing(2));
-    assert_eq!(parse_signature(&longer(signature())), Err(SignifyError::Trailing(2)));
+    assert_eq!(
+        parse_public(&longer(public())),
+        Err(SignifyError::Trailing(2))
+    );
+    assert_eq!(
+        parse_secret(&longer(secret())).unwrap_err(),
+        SignifyError::Trailing(2)
+    );
+    assert_eq!(
+        parse_signature(&longer(signature())),
+        Err(SignifyError::Trailing(2))
+    );
 }
 
 #[test]
 fn other_algorithms_are_refused() {
     let wrong = |binary: &mut Vec<u8>| binary[1] = b'x';
-    assert_eq!(parse_public(&rewritten(&public(), wrong)), Err(SignifyError::Algorithm(*b"Ex")));
-    assert_eq!(parse_signature(&rewritten(&signature(), wrong)), Err(SignifyError::Algorithm(*b"Ex")));
+    assert_eq!(
+        parse_public(&rewritten(&public(), wrong)),
+        Err(SignifyError::Algorithm(*b"Ex"))
+    );
+    assert_eq!(
+        parse_signature(&rewritten(&signature(), wrong)),
+        Err(SignifyError::Algorithm(*b"Ex"))
+    );
     let secret = rewritten(&secret(), wrong);
-    assert_eq!(parse_secret(&secret).unwrap_err(), SignifyError::Algorithm(*b"Ex"));
+    assert_eq!(
+        parse_secret(&secret).unwrap_err(),
+        SignifyError::Algorithm(*b"Ex")
+    );
 }
 
 #[test]
 fn secret_keys_are_checked() {
-    let refused = |change: fn(&mut Vec<u8>)| parse_secret(&rewritten(&secret(), change)).unwrap_err();
-    assert_eq!(refused(|binary| binary[2] = b'X'), SignifyError::Derivation(*b"XK"));
+    let refused =
+        |change: fn(&mut Vec<u8>)| parse_secret(&rewritten(&secret(), change)).unwrap_err();
+    assert_eq!(
+        refused(|binary| binary[2] = b'X'),
+        SignifyError::Derivation(*b"XK")
+    );
     assert_eq!(refused(|binary| binary[7] = 42), SignifyError::Encrypted);
     assert_eq!(refused(|binary| binary[24] ^= 1), SignifyError::Checksum);
     assert_eq!(refused(|binary| binary[40] ^= 1), SignifyError::Checksum);
@@ -138,7 +202,10 @@ fn embedded_messages_may_be_any_bytes() {
     }
     let huge = vec![0; 1 << 20];
     let file = print_embedded(&signature, &huge, "test");
-    assert!(matches!(parse_embedded(&file), Err(SignifyError::TooLarge { .. })));
+    assert!(matches!(
+        parse_embedded(&file),
+        Err(SignifyError::TooLarge { .. })
+    ));
 }
 
 #[test]
@@ -148,7 +215,10 @@ fn signatures_have_one_size() {
     assert_eq!(signature_from_bytes(&bytes), Ok(signature));
     assert_eq!(signature.key, KeyNumber([7; 8]));
     for found in [0, 73] {
-        let refused = Err(SignifyError::Size { expected: 74, found });
+        let refused = Err(SignifyError::Size {
+            expected: 74,
+            found,
+        });
         assert_eq!(signature_from_bytes(&bytes[..found]), refused);
     }
 }

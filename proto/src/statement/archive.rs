@@ -43,9 +43,17 @@ pub(super) fn snapshot_from_proto(proto: v1::Snapshot) -> Result<Snapshot, Decod
         notices: field::notices("snapshot.notices", proto.notices)?,
     };
     let forward = snapshot.base.is_none_or(|base| base < snapshot.build);
-    field::check_order("snapshot.base", forward, "the base is not older than the build")?;
+    field::check_order(
+        "snapshot.base",
+        forward,
+        "the base is not older than the build",
+    )?;
     let linked = snapshot.previous.is_none() || snapshot.build > Build::FIRST;
-    field::check_order("snapshot.previous", linked, "a first build has no predecessor")?;
+    field::check_order(
+        "snapshot.previous",
+        linked,
+        "a first build has no predecessor",
+    )?;
     check_highest("snapshot.entries", snapshot.entries, MANIFEST_MAX_ENTRIES)?;
     Ok(snapshot)
 }
@@ -100,17 +108,34 @@ pub(super) fn retraction_from_proto(proto: v1::Retraction) -> Result<Retraction,
     if retraction.sequence == 0 {
         return Err(DecodeError::field("retraction.sequence", FieldError::Zero));
     }
-    check_highest("retraction.sequence", retraction.sequence, RETRACTIONS_MAX as u64)?;
+    check_highest(
+        "retraction.sequence",
+        retraction.sequence,
+        RETRACTIONS_MAX as u64,
+    )?;
     let ordered = retraction.first <= retraction.last;
-    field::check_order("retraction.last", ordered, "the last build is before the first")?;
-    let good = retraction.replacement.is_none_or(|build| !retraction.covers(build));
-    field::check_order("retraction.replacement", good, "the replacement is itself retracted")?;
+    field::check_order(
+        "retraction.last",
+        ordered,
+        "the last build is before the first",
+    )?;
+    let good = retraction
+        .replacement
+        .is_none_or(|build| !retraction.covers(build));
+    field::check_order(
+        "retraction.replacement",
+        good,
+        "the replacement is itself retracted",
+    )?;
     Ok(retraction)
 }
 
 fn check_highest(field: &'static str, found: u64, max: u64) -> Result<(), DecodeError> {
     if found > max {
-        return Err(DecodeError::field(field, FieldError::TooHigh { found, max }));
+        return Err(DecodeError::field(
+            field,
+            FieldError::TooHigh { found, max },
+        ));
     }
     Ok(())
 }

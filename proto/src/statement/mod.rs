@@ -94,7 +94,11 @@ pub fn encode(statement: &Statement) -> Vec<u8> {
         Statement::Verdict(verdict) => Proto::Verdict(verdict::to_proto(verdict)),
         Statement::Order(order) => Proto::Order(order::to_proto(order)),
     };
-    v1::Statement { schema: SCHEMA, kind: Some(kind) }.encode_to_vec()
+    v1::Statement {
+        schema: SCHEMA,
+        kind: Some(kind),
+    }
+    .encode_to_vec()
 }
 
 /// Decodes a statement and checks all of it.
@@ -104,9 +108,14 @@ pub fn encode(statement: &Statement) -> Vec<u8> {
 pub fn decode(bytes: &[u8]) -> Result<Statement, DecodeError> {
     DecodeError::check_size("statement", bytes.len(), REPORT_MAX_BYTES)?;
     let decoded = v1::Statement::decode(bytes);
-    let proto = decoded.map_err(|source| DecodeError::Malformed { what: "statement", source })?;
+    let proto = decoded.map_err(|source| DecodeError::Malformed {
+        what: "statement",
+        source,
+    })?;
     if proto.schema != SCHEMA {
-        return Err(DecodeError::Schema { found: proto.schema });
+        return Err(DecodeError::Schema {
+            found: proto.schema,
+        });
     }
     let missing = || DecodeError::field("statement.kind", FieldError::Missing);
     let statement = match proto.kind.ok_or_else(missing)? {

@@ -29,8 +29,15 @@ pub(super) fn from_proto(proto: v1::Order) -> Result<Order, DecodeError> {
 
 pub(crate) fn kind_to_proto(kind: &OrderKind) -> Kind {
     match kind {
-        OrderKind::Replay { channel, lane, from } => Kind::Replay(Replay {
-            channel: channel.as_ref().map(ToString::to_string).unwrap_or_default(),
+        OrderKind::Replay {
+            channel,
+            lane,
+            from,
+        } => Kind::Replay(Replay {
+            channel: channel
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             lane: lane.map_or(v1::Lane::Unspecified.into(), field::lane_to_proto),
             from: Some(match from {
                 ReplayFrom::Build(build) => From::Build(build.get()),
@@ -39,7 +46,10 @@ pub(crate) fn kind_to_proto(kind: &OrderKind) -> Kind {
             }),
         }),
         OrderKind::Verify { channel, build } => Kind::Verify(Verify {
-            channel: channel.as_ref().map(ToString::to_string).unwrap_or_default(),
+            channel: channel
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             build: field::optional_build(*build),
         }),
     }
@@ -58,15 +68,19 @@ pub(crate) fn kind_from_proto(kind: Option<Kind>) -> Result<OrderKind, DecodeErr
 
 fn replay_from_proto(replay: Replay) -> Result<OrderKind, DecodeError> {
     let both = replay.lane == i32::from(v1::Lane::Unspecified);
-    let lane = (!both).then(|| field::lane("order.replay.lane", replay.lane)).transpose()?;
+    let lane = (!both)
+        .then(|| field::lane("order.replay.lane", replay.lane))
+        .transpose()?;
     let from = match replay.from {
-        Some(From::Build(build)) => {
-            ReplayFrom::Build(field::build("order.replay.build", build)?)
-        }
+        Some(From::Build(build)) => ReplayFrom::Build(field::build("order.replay.build", build)?),
         Some(From::TimeMs(ms)) => ReplayFrom::Time(field::time("order.replay.time_ms", ms)?),
         Some(From::LastAck(LastAck {})) => ReplayFrom::LastAck,
         None => return Err(DecodeError::field("order.replay.from", FieldError::Missing)),
     };
     let channel = field::optional_channel("order.replay.channel", &replay.channel)?;
-    Ok(OrderKind::Replay { channel, lane, from })
+    Ok(OrderKind::Replay {
+        channel,
+        lane,
+        from,
+    })
 }

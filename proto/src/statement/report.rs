@@ -31,7 +31,11 @@ pub(super) fn to_proto(report: &Report) -> v1::Report {
         fetch_bytes_per_s: report.fetch_bytes_per_s,
         disk_free_bytes: report.disk_free_bytes,
         halted: halted.map(|text| field::clean_text(text, TEXT_MAX_BYTES)),
-        orders: report.orders.iter().map(field::order_outcome_to_proto).collect(),
+        orders: report
+            .orders
+            .iter()
+            .map(field::order_outcome_to_proto)
+            .collect(),
     }
 }
 
@@ -43,7 +47,9 @@ pub(super) fn from_proto(proto: v1::Report) -> Result<Report, DecodeError> {
     let distinct: BTreeSet<Build> = builds.iter().map(|reported| reported.build).collect();
     let once = distinct.len() == builds.len();
     field::check_order("report.builds", once, "one build is reported twice")?;
-    let halted = proto.halted.map(|text| field::text("report.halted", text, TEXT_MAX_BYTES));
+    let halted = proto
+        .halted
+        .map(|text| field::text("report.halted", text, TEXT_MAX_BYTES));
     let orders = proto.orders.into_iter();
     let orders = orders.map(|outcome| field::order_outcome("report.orders.text", outcome));
     Ok(Report {
@@ -72,7 +78,9 @@ fn build_to_proto(reported: &ReportedBuild) -> v1::ReportedBuild {
         build: reported.build.get(),
         root: field::digest_to_proto(&reported.root),
         view: Some(field::view_to_proto(&reported.view)),
-        presence: Some(v1::Presence { kind: Some(presence) }),
+        presence: Some(v1::Presence {
+            kind: Some(presence),
+        }),
         missing_files: reported.missing_files,
         missing_bytes: reported.missing_bytes,
     }
@@ -82,7 +90,12 @@ fn build_from_proto(proto: v1::ReportedBuild) -> Result<ReportedBuild, DecodeErr
     let presence = match proto.presence.and_then(|presence| presence.kind) {
         Some(Kind::All(Everything {})) => Presence::All,
         Some(Kind::Ordinals(bytes)) => Presence::Some(bitmap_from_bytes(&bytes)?),
-        None => return Err(DecodeError::field("report.builds.presence", FieldError::Missing)),
+        None => {
+            return Err(DecodeError::field(
+                "report.builds.presence",
+                FieldError::Missing,
+            ));
+        }
     };
     Ok(ReportedBuild {
         build: field::build("report.builds.build", proto.build)?,
@@ -109,5 +122,9 @@ fn bitmap_from_bytes(bytes: &[u8]) -> Result<RoaringBitmap, DecodeError> {
     let refused = || DecodeError::field(ORDINALS, FieldError::Bitmap);
     let mut rest = bytes;
     let bitmap = RoaringBitmap::deserialize_from(&mut rest).map_err(|_| refused())?;
-    if rest.is_empty() { Ok(bitmap) } else { Err(refused()) }
+    if rest.is_empty() {
+        Ok(bitmap)
+    } else {
+        Err(refused())
+    }
 }

@@ -58,7 +58,10 @@ fn state_from_proto(
         Ok(State::Complete) => VerdictState::Complete,
         Ok(State::Revoked) => return reason_from_proto(reason).map(VerdictState::Revoked),
         Ok(State::Unspecified) | Err(_) => {
-            return Err(DecodeError::field("verdict.state", FieldError::Unknown(state)));
+            return Err(DecodeError::field(
+                "verdict.state",
+                FieldError::Unknown(state),
+            ));
         }
     };
     match reason {
@@ -83,17 +86,19 @@ fn reason_to_proto(reason: &RevokeReason) -> v1::RevokeReason {
 
 fn reason_from_proto(proto: Option<v1::RevokeReason>) -> Result<RevokeReason, DecodeError> {
     let missing = || DecodeError::field("verdict.reason", FieldError::Missing);
-    Ok(match proto.and_then(|reason| reason.kind).ok_or_else(missing)? {
-        Kind::DigestMismatch(path) => RevokeReason::DigestMismatch {
-            path: field::path("verdict.reason.digest_mismatch", &path)?,
+    Ok(
+        match proto.and_then(|reason| reason.kind).ok_or_else(missing)? {
+            Kind::DigestMismatch(path) => RevokeReason::DigestMismatch {
+                path: field::path("verdict.reason.digest_mismatch", &path)?,
+            },
+            Kind::Missing(path) => RevokeReason::Missing {
+                path: field::path("verdict.reason.missing", &path)?,
+            },
+            Kind::ReportedLoss(files) => RevokeReason::ReportedLoss { files },
+            Kind::Unreachable(Nothing {}) => RevokeReason::Unreachable,
+            Kind::Retracted(Nothing {}) => RevokeReason::Retracted,
+            Kind::Dropped(Nothing {}) => RevokeReason::Dropped,
+            Kind::WrongBuild(Nothing {}) => RevokeReason::WrongBuild,
         },
-        Kind::Missing(path) => {
-            RevokeReason::Missing { path: field::path("verdict.reason.missing", &path)? }
-        }
-        Kind::ReportedLoss(files) => RevokeReason::ReportedLoss { files },
-        Kind::Unreachable(Nothing {}) => RevokeReason::Unreachable,
-        Kind::Retracted(Nothing {}) => RevokeReason::Retracted,
-        Kind::Dropped(Nothing {}) => RevokeReason::Dropped,
-        Kind::WrongBuild(Nothing {}) => RevokeReason::WrongBuild,
-    })
+    )
 }

@@ -3,6 +3,9 @@
 //! Each test file uses a part of them.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub(crate) mod messages;
+pub(crate) mod said;
+
 use mirrorlog_core::id::{Build, ChannelId, Digest, Lane, MirrorId, Mount, PoolId};
 use mirrorlog_core::layout::Layout;
 use mirrorlog_core::manifest::{Entry, FileEntry, Mode};
@@ -51,8 +54,20 @@ pub(crate) fn statements() -> impl Strategy<Value = Statement> {
 }
 
 pub(crate) fn snapshots() -> impl Strategy<Value = Snapshot> {
-    let place = (channels(), 2..=u64::MAX, any::<u64>(), digests(), option::of(digests()));
-    let counts = (times(), 0..=u64::from(u32::MAX), any::<u64>(), lanes(), any::<u32>());
+    let place = (
+        channels(),
+        2..=u64::MAX,
+        any::<u64>(),
+        digests(),
+        option::of(digests()),
+    );
+    let counts = (
+        times(),
+        0..=u64::from(u32::MAX),
+        any::<u64>(),
+        lanes(),
+        any::<u32>(),
+    );
     let shape = (mounts(), layouts(), vec(notices(), 0..4));
     (place, counts, shape).prop_map(|(place, counts, shape)| {
         let (channel, number, base, root, previous) = place;
@@ -61,8 +76,19 @@ pub(crate) fn snapshots() -> impl Strategy<Value = Snapshot> {
         let base = Build::new(base % number);
         let build = build(number);
         Snapshot {
-            channel, build, base, root, previous, created, entries, bytes,
-            lane, mount, layout, precedence, notices,
+            channel,
+            build,
+            base,
+            root,
+            previous,
+            created,
+            entries,
+            bytes,
+            lane,
+            mount,
+            layout,
+            precedence,
+            notices,
         }
     })
 }
@@ -71,33 +97,86 @@ pub(crate) fn heads() -> impl Strategy<Value = Head> {
     let digests = (digests(), digests());
     (channels(), builds(), digests, times(), times()).prop_map(|(channel, build, digests, a, b)| {
         let (root, retractions) = digests;
-        Head { channel, build, root, retractions, issued: a.min(b), expires: a.max(b) }
+        Head {
+            channel,
+            build,
+            root,
+            retractions,
+            issued: a.min(b),
+            expires: a.max(b),
+        }
     })
 }
 
 pub(crate) fn retractions() -> impl Strategy<Value = Retraction> {
-    let parts = (channels(), 1..=4096_u64, builds(), builds(), texts(), any::<bool>(), times());
+    let parts = (
+        channels(),
+        1..=4096_u64,
+        builds(),
+        builds(),
+        texts(),
+        any::<bool>(),
+        times(),
+    );
     parts.prop_map(|(channel, sequence, a, b, reason, replaced, created)| {
         let (first, last) = (a.min(b), a.max(b));
         let replacement = (replaced && last.next() > last).then(|| last.next());
-        Retraction { channel, sequence, first, last, reason, replacement, created }
+        Retraction {
+            channel,
+            sequence,
+            first,
+            last,
+            reason,
+            replacement,
+            created,
+        }
     })
 }
 
 pub(crate) fn reports() -> impl Strategy<Value = Report> {
-    let who = (mirrors(), channels(), any::<u64>(), any::<u64>(), times(), times());
+    let who = (
+        mirrors(),
+        channels(),
+        any::<u64>(),
+        any::<u64>(),
+        times(),
+        times(),
+    );
     let builds = btree_map(1..=u64::MAX, reported(), 0..5);
-    let held = (option::of(self::builds()), builds, option::of(self::builds()));
-    let state = (any::<u64>(), any::<u64>(), option::of(texts()), vec(outcomes(), 0..3));
+    let held = (
+        option::of(self::builds()),
+        builds,
+        option::of(self::builds()),
+    );
+    let state = (
+        any::<u64>(),
+        any::<u64>(),
+        option::of(texts()),
+        vec(outcomes(), 0..3),
+    );
     (who, held, state).prop_map(|(who, held, state)| {
         let (mirror, channel, boot, sequence, issued, booted) = who;
         let (live, builds, target) = held;
         let (fetch_bytes_per_s, disk_free_bytes, halted, orders) = state;
-        let numbered = |(number, reported)| ReportedBuild { build: build(number), ..reported };
+        let numbered = |(number, reported)| ReportedBuild {
+            build: build(number),
+            ..reported
+        };
         let builds = builds.into_iter().map(numbered).collect();
         Report {
-            mirror, channel, boot, sequence, issued, booted, live, builds, target,
-            fetch_bytes_per_s, disk_free_bytes, halted, orders,
+            mirror,
+            channel,
+            boot,
+            sequence,
+            issued,
+            booted,
+            live,
+            builds,
+            target,
+            fetch_bytes_per_s,
+            disk_free_bytes,
+            halted,
+            orders,
         }
     })
 }
@@ -118,9 +197,8 @@ fn reported() -> impl Strategy<Value = ReportedBuild> {
 /// Sparse, dense and run-length ones.
 fn presences() -> impl Strategy<Value = Presence> {
     let sparse = vec(any::<u32>(), 0..40).prop_map(RoaringBitmap::from_iter);
-    let dense = (0..50_u32, 1..20_000_u32).prop_map(|(from, count)| {
-        RoaringBitmap::from_iter((0..count).map(|i| from + 2 * i))
-    });
+    let dense = (0..50_u32, 1..20_000_u32)
+        .prop_map(|(from, count)| RoaringBitmap::from_iter((0..count).map(|i| from + 2 * i)));
     let runs = vec((any::<u32>(), 1..70_000_u32), 1..6).prop_map(|runs| {
         let mut bitmap = RoaringBitmap::new();
         for (from, count) in runs {
@@ -146,8 +224,17 @@ pub(crate) fn verdicts() -> impl Strategy<Value = Verdict> {
         let (mirror, pool, channel, build, root) = whom;
         let (state, issued, lease_revision, audited_files, new_files) = word;
         Verdict {
-            mirror, pool, channel, build, root, view: View::All, state, issued,
-            lease_revision, audited_files, new_files,
+            mirror,
+            pool,
+            channel,
+            build,
+            root,
+            view: View::All,
+            state,
+            issued,
+            lease_revision,
+            audited_files,
+            new_files,
         }
     })
 }
@@ -171,8 +258,12 @@ fn states() -> impl Strategy<Value = VerdictState> {
 }
 
 pub(crate) fn orders() -> impl Strategy<Value = Order> {
-    (any::<u64>(), mirrors(), times(), order_kinds())
-        .prop_map(|(id, mirror, issued, kind)| Order { id, mirror, issued, kind })
+    (any::<u64>(), mirrors(), times(), order_kinds()).prop_map(|(id, mirror, issued, kind)| Order {
+        id,
+        mirror,
+        issued,
+        kind,
+    })
 }
 
 pub(crate) fn order_kinds() -> impl Strategy<Value = OrderKind> {
@@ -182,8 +273,13 @@ pub(crate) fn order_kinds() -> impl Strategy<Value = OrderKind> {
         Just(ReplayFrom::LastAck),
     ];
     prop_oneof![
-        (option::of(channels()), option::of(lanes()), from)
-            .prop_map(|(channel, lane, from)| OrderKind::Replay { channel, lane, from }),
+        (option::of(channels()), option::of(lanes()), from).prop_map(|(channel, lane, from)| {
+            OrderKind::Replay {
+                channel,
+                lane,
+                from,
+            }
+        }),
         (option::of(channels()), option::of(builds()))
             .prop_map(|(channel, build)| OrderKind::Verify { channel, build }),
     ]
@@ -191,15 +287,24 @@ pub(crate) fn order_kinds() -> impl Strategy<Value = OrderKind> {
 
 /// In byte order of path, as deltas are.
 pub(crate) fn deltas() -> impl Strategy<Value = Delta> {
-    btree_map(paths(), option::of(entries()), 0..12)
-        .prop_map(|changes| changes.into_iter().map(|(path, new)| Change { path, new }).collect())
+    btree_map(paths(), option::of(entries()), 0..12).prop_map(|changes| {
+        changes
+            .into_iter()
+            .map(|(path, new)| Change { path, new })
+            .collect()
+    })
 }
 
 fn entries() -> impl Strategy<Value = Entry> {
     let modes = prop_oneof![Just(Mode::Plain), Just(Mode::Executable)];
     let files = (0..=i64::MAX.cast_unsigned(), digests(), modes, any::<i64>());
     let files = files.prop_map(|(size_bytes, digest, mode, mtime)| {
-        Entry::File(FileEntry { size_bytes, digest, mode, mtime: Mtime::from_seconds(mtime) })
+        Entry::File(FileEntry {
+            size_bytes,
+            digest,
+            mode,
+            mtime: Mtime::from_seconds(mtime),
+        })
     });
     let links = "[a-z]{1,8}(/[a-z.]{3,5})?".prop_map(|target| Entry::Symlink {
         target: target.into_bytes().into(),
@@ -247,7 +352,11 @@ fn lanes() -> impl Strategy<Value = Lane> {
 }
 
 fn layouts() -> impl Strategy<Value = Layout> {
-    prop_oneof![Just(Layout::Plain), Just(Layout::Debian), Just(Layout::OpenBsd)]
+    prop_oneof![
+        Just(Layout::Plain),
+        Just(Layout::Debian),
+        Just(Layout::OpenBsd)
+    ]
 }
 
 fn notices() -> impl Strategy<Value = Notice> {
