@@ -15,7 +15,7 @@
 //! | file | idea |
 //! | --- | --- |
 //! | `entry` | what a path holds |
-//! | `page` | canonical bytes, strict decoding |
+//! | `page`, `decode` | canonical bytes, strict decoding |
 //! | `border` | where a page ends |
 //! | `build` | entries in order to pages |
 //! | `walk` | a place in a manifest, moving forward |
@@ -27,6 +27,7 @@
 mod apply;
 mod border;
 mod build;
+mod decode;
 mod diff;
 mod entry;
 mod level;

@@ -9,19 +9,19 @@
 //!
 //! Integers are little-endian. One page has one encoding: what decodes, encodes to the same bytes.
 
-use super::{Entry, FileEntry, Mode};
+use super::decode::Rest;
+use super::{Entry, Mode};
 use crate::id::Digest;
 use crate::limits::{
     FILE_MAX_BYTES, MANIFEST_MAX_ENTRIES, MANIFEST_MAX_LEVELS, PAGE_MAX_BYTES, PAGE_MAX_ITEMS,
     PATH_MAX_BYTES, TARGET_MAX_BYTES,
 };
 use crate::path::{EntryPath, PathError, TargetError, resolve_target};
-use crate::time::Mtime;
 
 const VERSION: u8 = 1;
-const KIND_PLAIN: u8 = 0;
-const KIND_EXECUTABLE: u8 = 1;
-const KIND_SYMLINK: u8 = 2;
+pub(super) const KIND_PLAIN: u8 = 0;
+pub(super) const KIND_EXECUTABLE: u8 = 1;
+pub(super) const KIND_SYMLINK: u8 = 2;
 
 /// Bytes of a page before its first item.
 pub(super) const HEADER_BYTES: usize = 6;
@@ -325,104 +325,4 @@ pub(super) fn encode_child(child: &Child) -> Vec<u8> {
 fn put_short(bytes: &mut Vec<u8>, text: &[u8]) {
     bytes.extend_from_slice(&u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes());
     bytes.extend_from_slice(text);
-}
-
-/// Bytes not yet decoded.
-struct Rest<'a>(&'a [u8]);
-
-impl<'a> Rest<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], PageError> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(PageError::Truncated)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], PageError> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or(PageError::Truncated)?;
-        self.0 = rest;
-        Ok(*taken)
-    }
-
-    fn u8(&mut self) -> Result<u8, PageError> {
-        self.array().map(u8::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Result<u32, PageError> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, PageError> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn short(&mut self) -> Result<&'a [u8], PageError> {
-        let length = self.array().map(u16::from_le_bytes)?;
-        self.take(usize::from(length))
-    }
-
-    fn path(&mut self) -> Result<EntryPath, PageError> {
-        EntryPath::new(self.short()?).map_err(PageError::Path)
-    }
-
-    fn digest(&mut self) -> Result<Digest, PageError> {
-        self.array().map(Digest::from_bytes)
-    }
-
-    fn items<T>(
-        &mut self,
-        count: u32,
-        one: impl Fn(&mut Self) -> Result<T, PageError>,
-        key: impl Fn(&T) -> &EntryPath,
-    ) -> Result<Vec<T>, PageError> {
-        let mut items: Vec<T> = Vec::new();
-        for _ in 0..count {
-            let item = one(self)?;
-            if items.last().is_some_and(|before| key(before) >= key(&item)) {
-                return Err(PageError::Order(key(&item).clone()));
-            }
-            items.push(item);
-        }
-        Ok(items)
-    }
-
-    fn entry(&mut self) -> Result<(EntryPath, Entry), PageError> {
-        let path = self.path()?;
-        let entry = match self.u8()? {
-            KIND_PLAIN => self.file(Mode::Plain)?,
-            KIND_EXECUTABLE => self.file(Mode::Executable)?,
-            KIND_SYMLINK => Entry::Symlink {
-                target: self.short()?.into(),
-            },
-            kind => return Err(PageError::Kind(kind)),
-        };
-        check_entry(&path, &entry)?;
-        Ok((path, entry))
-    }
-
-    fn file(&mut self, mode: Mode) -> Result<Entry, PageError> {
-        let size_bytes = self.u64()?;
-        let digest = self.digest()?;
-        let mtime = Mtime::from_seconds(self.array().map(i64::from_le_bytes)?);
-        Ok(Entry::File(FileEntry {
-            size_bytes,
-            digest,
-            mode,
-            mtime,
-        }))
-    }
-
-    fn child(&mut self) -> Result<Child, PageError> {
-        let last = self.path()?;
-        let digest = self.digest()?;
-        let (entries, bytes) = (self.u64()?, self.u64()?);
-        if entries == 0 {
-            return Err(PageError::EmptyChild(last));
-        }
-        Ok(Child {
-            last,
-            digest,
-            entries,
-            bytes,
-        })
-    }
 }
