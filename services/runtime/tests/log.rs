@@ -598,6 +598,31 @@ async fn reports_verdicts_and_orders_come_back() {
 }
 
 #[tokio::test]
+async fn what_is_too_large_is_no_outage() {
+    let net = Net::up().await;
+    let bucket = net.log.bucket("head").await.unwrap();
+    let error = bucket
+        .put("noble", vec![0; 200_000].into())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, LogError::Server { .. }), "{error}");
+    let error = bucket
+        .put("noble", vec![0; 2_000_000].into())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            LogError::TooLarge {
+                bytes: 2_000_000,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn of_two_writers_of_a_key_one_wins() {
     let net = Net::up().await;
     let other = connect(&net.server.url).await;

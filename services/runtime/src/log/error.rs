@@ -65,6 +65,16 @@ pub enum LogError {
         #[source]
         source: std::io::Error,
     },
+    /// The server's `max_payload` is smaller than the message.
+    #[error(
+        "a message of {bytes} bytes for {subject} is larger than the server's max_payload: 1 MiB is needed"
+    )]
+    TooLarge {
+        /// The subject that was written to.
+        subject: String,
+        /// The payload's size in bytes.
+        bytes: usize,
+    },
     /// A key that NATS cannot hold.
     #[error("{key:?} cannot be a key: use a-z, 0-9, '-', '_' and single dots")]
     Key {
@@ -83,6 +93,7 @@ impl LogError {
             | Self::TooOld { .. }
             | Self::Server { .. }
             | Self::Address { .. }
+            | Self::TooLarge { .. }
             | Self::Key { .. } => Reaction::Halt,
         }
     }

@@ -3,29 +3,34 @@
 //! What is read here heals by itself: a lost connection, consumer or stream is found again, and a reader's
 //! `next` never ends and never fails. What is written is answered by the server before it returns.
 
+mod ack;
 mod declare;
+mod durable;
 mod error;
 mod events;
 mod kv;
 mod reader;
+mod server;
 pub mod supervise;
 mod trace;
 
 use std::time::Duration;
 
-use async_nats::jetstream::response::Response;
-use async_nats::jetstream::{self, stream};
-use async_nats::{Client, ConnectOptions, HeaderMap, ServerAddr};
+use async_nats::jetstream;
+use async_nats::{Client, ConnectOptions, ServerAddr};
 use bytes::Bytes;
 use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use tokio::sync::watch;
 
+pub use ack::AckHandle;
 pub use error::LogError;
-pub use events::{AckHandle, Delivery, Event, Events};
+pub use events::{Delivery, Event, Events};
 pub use kv::{Bucket, KvChange, Watch};
 pub use reader::{Message, Messages};
 
+use durable::Durable;
 use reader::{Reader, Start};
+use server::identity;
 
 /// How long a lost connection is retried: for ever, from 100 ms doubling to this.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(5);
@@ -209,7 +214,8 @@ impl Log {
         channels: &[ChannelId],
         floor: Option<Position>,
     ) -> Result<Events, LogError> {
-        Events::durable(self.clone(), mirror, lane, channels, floor).await
+        let durable = Durable::new(self.clone(), mirror, lane, channels, floor).await?;
+        Ok(Events::durable(durable))
     }
 
     /// All events from a sequence or the start (0), without a durable consumer and without acks.
@@ -331,135 +337,6 @@ impl Log {
         reader.try_open().await?;
         Ok(Messages::new(reader))
     }
-
-    /// Makes the stream when it is missing, compares it when it is there.
-    async fn ensure_stream(&self, config: &stream::Config) -> Result<stream::Info, LogError> {
-        let name = &config.name;
-        let found = self.stream_info(name).await?;
-        let info = match found {
-            Some(info) => info,
-            None => {
-                tracing::info!(stream = %name, "creating stream");
-                match self
-                    .request(format!("STREAM.CREATE.{name}"), config)
-                    .await?
-                {
-                    Response::Ok::<stream::Info>(info) => info,
-                    // Somebody made it in between: what they made is compared.
-                    Response::Err { error }
-                        if error.error_code() == jetstream::ErrorCode::STREAM_NAME_EXIST =>
-                    {
-                        self.stream_info(name).await?.ok_or_else(|| {
-                            LogError::server(format!("creating stream {name}"), error)
-                        })?
-                    }
-                    Response::Err { error } => {
-                        return Err(LogError::server(format!("creating stream {name}"), error));
-                    }
-                }
-            }
-        };
-        declare::same_stream(config, &info.config)?;
-        Ok(info)
-    }
-
-    async fn stream_info(&self, name: &str) -> Result<Option<stream::Info>, LogError> {
-        declare::check_version(&self.client.server_info().version)?;
-        match self
-            .request(format!("STREAM.INFO.{name}"), &serde_json::json!({}))
-            .await?
-        {
-            Response::Ok(info) => Ok(Some(info)),
-            Response::Err { error }
-                if error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND =>
-            {
-                Ok(None)
-            }
-            Response::Err { error } => {
-                Err(LogError::server(format!("asking for stream {name}"), error))
-            }
-        }
-    }
-
-    async fn request<T: serde::Serialize, V: serde::de::DeserializeOwned>(
-        &self,
-        subject: String,
-        payload: &T,
-    ) -> Result<V, LogError> {
-        let answer = self.jetstream.request(subject.clone(), payload).await;
-        answer.map_err(|error| LogError::down(subject, error))
-    }
-
-    /// Publishes and waits for the answer; makes a missing stream first.
-    async fn append(
-        &self,
-        stream: &str,
-        subject: String,
-        mut headers: HeaderMap,
-        expected_last: Option<u64>,
-        payload: Bytes,
-    ) -> Result<u64, LogError> {
-        if let Some(expected) = expected_last {
-            headers.insert(
-                async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
-                expected.to_string().as_str(),
-            );
-        }
-        headers.insert(async_nats::header::NATS_EXPECTED_STREAM, stream);
-        let send = || {
-            let request = async_nats::client::Request::new()
-                .headers(headers.clone())
-                .payload(payload.clone());
-            self.client
-                .send_request(subject.clone(), request.timeout(Some(REQUEST_TIMEOUT)))
-        };
-        let doing = || format!("publishing to {subject}");
-        let answer = match send().await {
-            // Nobody listens on the subject: the stream is gone, or was never there.
-            Err(error) if error.kind() == async_nats::client::RequestErrorKind::NoResponders => {
-                self.ensure_stream(&declare::stream_named(stream)).await?;
-                send().await
-            }
-            answer => answer,
-        };
-        let answer = answer.map_err(|error| LogError::down(doing(), error))?;
-        match serde_json::from_slice::<Response<jetstream::publish::PublishAck>>(&answer.payload) {
-            Ok(Response::Ok(ack)) => Ok(ack.sequence),
-            Ok(Response::Err { error }) => Err(refused(error, &subject, expected_last)),
-            Err(error) => Err(LogError::down(doing(), error)),
-        }
-    }
-
-    /// Newest message on a subject, as the stream's leader knows it.
-    async fn last(
-        &self,
-        stream: &str,
-        subject: &str,
-    ) -> Result<Option<jetstream::message::StreamMessage>, LogError> {
-        use stream::LastRawMessageErrorKind as Kind;
-        let doing = || format!("reading the last message of {subject}");
-        let handle = self.jetstream.get_stream_no_info(stream).await;
-        let handle = handle.map_err(|error| LogError::down(doing(), error))?;
-        for attempt in 0.. {
-            match handle.get_last_raw_message_by_subject(subject).await {
-                Ok(message) => return Ok(Some(message)),
-                Err(error) => match error.kind() {
-                    Kind::NoMessageFound => return Ok(None),
-                    Kind::JetStream(error)
-                        if attempt == 0
-                            && error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND =>
-                    {
-                        self.ensure_stream(&declare::stream_named(stream)).await?;
-                    }
-                    Kind::JetStream(error) => return Err(LogError::server(doing(), error)),
-                    Kind::InvalidSubject | Kind::Other => {
-                        return Err(LogError::down(doing(), error));
-                    }
-                },
-            }
-        }
-        Ok(None)
-    }
 }
 
 impl std::fmt::Debug for Log {
@@ -479,12 +356,11 @@ fn options(name: &str, connections: watch::Sender<u64>) -> ConnectOptions {
         .max_reconnects(None)
         .reconnect_delay_callback(backoff)
         .event_callback(move |event| {
-            match event {
-                async_nats::Event::Connected => {
-                    connections.send_modify(|n| *n += 1);
-                    tracing::info!("connected to NATS");
-                }
-                other => tracing::warn!(event = %other, "NATS connection"),
+            if matches!(event, async_nats::Event::Connected) {
+                connections.send_modify(|n| *n += 1);
+                tracing::info!("connected to NATS");
+            } else {
+                tracing::warn!(%event, "NATS connection");
             }
             std::future::ready(())
         })
@@ -498,29 +374,6 @@ fn backoff(attempts: usize) -> Duration {
     BACKOFF_MIN
         .saturating_mul(1 << doublings)
         .min(RECONNECT_MAX)
-}
-
-fn refused(error: jetstream::Error, subject: &str, expected_last: Option<u64>) -> LogError {
-    if error.error_code() != jetstream::ErrorCode::STREAM_WRONG_LAST_SEQUENCE {
-        return LogError::server(format!("publishing to {subject}"), error);
-    }
-    // "wrong last sequence: 7 (code 400, …)": the number is not promised, so its absence is no fault.
-    let text = error.to_string();
-    let found = text.split("wrong last sequence: ").nth(1).and_then(|rest| {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        rest[..digits].parse().ok()
-    });
-    LogError::Refused {
-        subject: subject.into(),
-        expected: expected_last.unwrap_or_default(),
-        found,
-    }
-}
-
-fn identity(info: &stream::Info) -> StreamIdentity {
-    StreamIdentity(info.created.unix_timestamp_nanos())
 }
 
 /// The subject of a channel's events, of all channels' for `None`.
