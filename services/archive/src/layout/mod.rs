@@ -1,0 +1,82 @@
+//! What each layout checks of a tree before it is published.
+
+mod checksum;
+mod debian;
+mod deps;
+mod index;
+mod openpgp;
+mod release;
+mod unpack;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use mirrorlog_core::id::Digest;
+use mirrorlog_core::layout::Layout;
+use mirrorlog_core::time::Timestamp;
+
+pub(crate) use index::{IndexKind, read_index};
+pub(crate) use release::Release;
+pub(crate) use unpack::Packing;
+
+use crate::publish::{Faults, PublishError, View};
+use crate::scan::Tree;
+
+/// What the checks go by.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    pub(crate) layout: Layout,
+    /// A channel that takes what its siblings leave has no Release of its own.
+    pub(crate) needs_suites: bool,
+    pub(crate) allow_expired: bool,
+    pub(crate) deps: bool,
+    pub(crate) openpgp_keyring: Option<PathBuf>,
+    pub(crate) now: Timestamp,
+}
+
+/// How much of a manifest is to be checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Extent<'a> {
+    /// All of it.
+    Whole,
+    /// What differs from this root, which was checked when it was published.
+    Since(&'a Digest),
+}
+
+/// Checks a manifest by its layout. Content comes from the store, or from the tree in a dry run.
+///
+/// # Errors
+/// Faults of disk and store; faults of the tree go into `faults`.
+pub(crate) fn validate(
+    rules: &Rules,
+    tree: &Tree,
+    view: View<'_>,
+    extent: Extent<'_>,
+    faults: &mut Faults,
+) -> Result<(), PublishError> {
+    match rules.layout {
+        Layout::Plain => Ok(()),
+        Layout::Debian => debian::validate(rules, tree, view, extent, faults),
+        Layout::OpenBsd => Err(PublishError::LayoutUnsupported(Layout::OpenBsd)),
+    }
+}
+
+/// The layout that a tree looks like: debian when there is a `dists/*/Release` or `InRelease`.
+///
+/// # Errors
+/// When `dists` is there and cannot be read.
+pub fn detect(tree: &Path) -> io::Result<Layout> {
+    let dists = match std::fs::read_dir(tree.join("dists")) {
+        Ok(dists) => dists,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Layout::Plain),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(Layout::Plain),
+        Err(error) => return Err(error),
+    };
+    for suite in dists {
+        let suite = suite?.path();
+        if suite.join("Release").is_file() || suite.join("InRelease").is_file() {
+            return Ok(Layout::Debian);
+        }
+    }
+    Ok(Layout::Plain)
+}

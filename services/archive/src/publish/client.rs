@@ -1,0 +1,306 @@
+//! The archive daemon, as a publisher sees it: over its Unix socket, patient when it restarts.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mirrorlog_core::id::{Build, ChannelId, Digest};
+use mirrorlog_core::layout::Layout;
+use tokio::time::Instant;
+use tonic::transport::{Channel as Transport, Endpoint};
+use tonic::{Code, Status};
+use wire::v1::admin_client::AdminClient;
+use wire::v1::describe_request::Declare;
+use wire::v1::{CommitRequest, DescribeReply, DescribeRequest};
+
+use super::error::PublishError;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest a single call may take: a commit writes and syncs a few files and asks NATS twice.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a daemon that went away is waited for.
+const RETRY_FOR: Duration = Duration::from_secs(15);
+/// The same before anything was done: somebody forgot to start it.
+const FIRST_RETRY_FOR: Duration = Duration::from_secs(1);
+const RETRY_EVERY: Duration = Duration::from_millis(200);
+
+/// What a publisher must know of a channel.
+#[derive(Clone, Debug)]
+pub(crate) struct Channel {
+    pub(crate) id: ChannelId,
+    pub(crate) layout: Layout,
+    /// Newest unretracted build and its root.
+    pub(crate) head: Option<(Build, Digest)>,
+    /// Newest build, retracted ones included; 0: none.
+    pub(crate) newest: u64,
+    /// Newest build wanted in any pool, and its root.
+    pub(crate) wanted: Option<(Build, Digest)>,
+    pub(crate) retracted_roots: Vec<Digest>,
+    /// Root before and root of each retracted build.
+    pub(crate) retracted_steps: Vec<(Option<Digest>, Digest)>,
+    pub(crate) suites: Vec<String>,
+    pub(crate) catch_all: bool,
+    pub(crate) siblings: Vec<Sibling>,
+}
+
+/// Another channel of the same mount.
+#[derive(Clone, Debug)]
+pub(crate) struct Sibling {
+    pub(crate) id: ChannelId,
+    pub(crate) root: Option<Digest>,
+    pub(crate) suites: Vec<String>,
+}
+
+/// How a commit ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Committed {
+    /// These builds were made, one for each step.
+    Builds(Vec<u64>),
+    /// Another build came in between.
+    HeadMoved,
+}
+
+/// A connection that is made anew when it breaks.
+pub(crate) struct Daemon {
+    socket: PathBuf,
+    client: Option<AdminClient<Transport>>,
+}
+
+impl Daemon {
+    pub(crate) fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+            client: None,
+        }
+    }
+
+    /// Asks about a channel and its siblings. `declare`: makes a channel that is not declared, where the archive allows that.
+    pub(crate) async fn describe(
+        &mut self,
+        id: &ChannelId,
+        declare: Option<Layout>,
+        first: bool,
+    ) -> Result<Channel, PublishError> {
+        let until = Instant::now() + if first { FIRST_RETRY_FOR } else { RETRY_FOR };
+        let reply = self.ask(id, declare, until).await?;
+        let mut siblings = Vec::new();
+        for name in reply
+            .sibling_channels
+            .iter()
+            .filter(|name| name.as_str() != id.as_str())
+        {
+            let id = ChannelId::new(name).map_err(|_| PublishError::Answer("sibling channel"))?;
+            let sibling = self.ask(&id, None, Instant::now() + RETRY_FOR).await?;
+            let root = digest(&sibling.head_root, "head root of a sibling")?;
+            siblings.push(Sibling {
+                id,
+                root,
+                suites: sibling.suites,
+            });
+        }
+        channel(id, reply, siblings)
+    }
+
+    /// Commits, again and again while the daemon is away. A commit whose answer was lost is recognised
+    /// by the head that it left, so it is never made twice.
+    pub(crate) async fn commit(
+        &mut self,
+        request: CommitRequest,
+    ) -> Result<Committed, PublishError> {
+        let until = Instant::now() + RETRY_FOR;
+        let id = ChannelId::new(&request.channel).map_err(|_| PublishError::Answer("channel"))?;
+        let mut lost_answer = false;
+        loop {
+            let status = match self.try_commit(&request).await {
+                Ok(builds) => return Ok(Committed::Builds(builds)),
+                Err(error @ PublishError::Down { .. }) if Instant::now() >= until => {
+                    return Err(error);
+                }
+                Err(PublishError::Archive {
+                    code: Code::FailedPrecondition,
+                    ..
+                }) => {
+                    if lost_answer && let Some(builds) = self.made(&id, &request, until).await? {
+                        return Ok(Committed::Builds(builds));
+                    }
+                    return Ok(Committed::HeadMoved);
+                }
+                Err(error) => error,
+            };
+            if !matches!(status, PublishError::Down { .. }) {
+                return Err(status);
+            }
+            lost_answer = true;
+            tracing::debug!(error = %status, "archive went away during a commit, trying again");
+            tokio::time::sleep(RETRY_EVERY).await;
+            if let Some(builds) = self.made(&id, &request, until).await? {
+                return Ok(Committed::Builds(builds));
+            }
+        }
+    }
+
+    /// The builds of `request`, if the channel's head is what it asked for.
+    async fn made(
+        &mut self,
+        id: &ChannelId,
+        request: &CommitRequest,
+        until: Instant,
+    ) -> Result<Option<Vec<u64>>, PublishError> {
+        let reply = self.ask(id, None, until).await?;
+        let newest = request.expected_newest + request.steps.len() as u64;
+        let ours = request
+            .steps
+            .last()
+            .is_some_and(|last| last.root == reply.head_root);
+        let done = ours && reply.newest == newest && reply.head == newest;
+        Ok(done.then(|| (request.expected_newest + 1..=newest).collect()))
+    }
+
+    async fn ask(
+        &mut self,
+        id: &ChannelId,
+        declare: Option<Layout>,
+        until: Instant,
+    ) -> Result<DescribeReply, PublishError> {
+        let declare = declare.map(|layout| Declare {
+            layout: layout_to_wire(layout).into(),
+        });
+        let request = DescribeRequest {
+            channel: id.to_string(),
+            declare,
+        };
+        loop {
+            let error = match self.client().await {
+                Ok(client) => match client.describe(request.clone()).await {
+                    Ok(reply) => return Ok(reply.into_inner()),
+                    Err(status) => self.failed(id, status),
+                },
+                Err(error) => error,
+            };
+            if !matches!(error, PublishError::Down { .. }) || Instant::now() >= until {
+                return Err(error);
+            }
+            tokio::time::sleep(RETRY_EVERY).await;
+        }
+    }
+
+    async fn try_commit(&mut self, request: &CommitRequest) -> Result<Vec<u64>, PublishError> {
+        let id = ChannelId::new(&request.channel).map_err(|_| PublishError::Answer("channel"))?;
+        let reply = self.client().await?.commit(request.clone()).await;
+        match reply {
+            Ok(reply) => Ok(reply.into_inner().builds),
+            Err(status) => Err(self.failed(&id, status)),
+        }
+    }
+
+    async fn client(&mut self) -> Result<&mut AdminClient<Transport>, PublishError> {
+        if self.client.is_none() {
+            let down = |source| PublishError::Down {
+                socket: self.socket.clone(),
+                source,
+            };
+            let url = format!("unix://{}", self.socket.display());
+            let endpoint = Endpoint::from_shared(url).map_err(|e| down(e.into()))?;
+            let endpoint = endpoint
+                .connect_timeout(CONNECT_TIMEOUT)
+                .timeout(CALL_TIMEOUT);
+            let transport = endpoint.connect().await.map_err(|e| down(e.into()))?;
+            self.client = Some(AdminClient::new(transport));
+        }
+        self.client
+            .as_mut()
+            .ok_or(PublishError::Answer("connection"))
+    }
+
+    /// Sorts a failed call: a daemon that is away is asked again over a new connection.
+    fn failed(&mut self, id: &ChannelId, status: Status) -> PublishError {
+        match status.code() {
+            Code::NotFound => {
+                let reason = status.message().to_owned();
+                PublishError::NoChannel {
+                    channel: id.to_string(),
+                    reason,
+                }
+            }
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => {
+                self.client = None;
+                PublishError::Down {
+                    socket: self.socket.clone(),
+                    source: status.into(),
+                }
+            }
+            Code::Ok
+            | Code::InvalidArgument
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::DataLoss
+            | Code::Unauthenticated => PublishError::Archive {
+                code: status.code(),
+                message: status.message().to_owned(),
+            },
+        }
+    }
+}
+
+fn channel(
+    id: &ChannelId,
+    reply: DescribeReply,
+    siblings: Vec<Sibling>,
+) -> Result<Channel, PublishError> {
+    let head = digest(&reply.head_root, "head root")?;
+    let wanted = digest(&reply.wanted_root, "wanted root")?;
+    let layout = match reply.layout() {
+        wire::v1::Layout::Plain => Layout::Plain,
+        wire::v1::Layout::Debian => Layout::Debian,
+        wire::v1::Layout::Openbsd => Layout::OpenBsd,
+        wire::v1::Layout::Unspecified => return Err(PublishError::Answer("layout")),
+    };
+    let step = |step: &wire::v1::describe_reply::RetractedStep| {
+        let root =
+            digest(&step.root, "retracted root")?.ok_or(PublishError::Answer("retracted root"))?;
+        Ok((digest(&step.before, "root before a retracted build")?, root))
+    };
+    let retracted_roots: Result<Vec<Option<Digest>>, PublishError> = reply
+        .retracted_roots
+        .iter()
+        .map(|root| digest(root, "retracted root"))
+        .collect();
+    Ok(Channel {
+        id: id.clone(),
+        layout,
+        head: Build::new(reply.head).zip(head),
+        newest: reply.newest,
+        wanted: Build::new(reply.wanted).zip(wanted),
+        retracted_roots: retracted_roots?.into_iter().flatten().collect(),
+        retracted_steps: reply
+            .retracted_steps
+            .iter()
+            .map(step)
+            .collect::<Result<_, PublishError>>()?,
+        suites: reply.suites,
+        catch_all: reply.catch_all,
+        siblings,
+    })
+}
+
+/// A digest of an answer; empty: none.
+fn digest(bytes: &[u8], what: &'static str) -> Result<Option<Digest>, PublishError> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let bytes = bytes.try_into().map_err(|_| PublishError::Answer(what))?;
+    Ok(Some(Digest::from_bytes(bytes)))
+}
+
+fn layout_to_wire(layout: Layout) -> wire::v1::Layout {
+    match layout {
+        Layout::Plain => wire::v1::Layout::Plain,
+        Layout::Debian => wire::v1::Layout::Debian,
+        Layout::OpenBsd => wire::v1::Layout::Openbsd,
+    }
+}

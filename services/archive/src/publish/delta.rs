@@ -1,0 +1,216 @@
+//! `--changed`: looks at the listed paths only and makes the changes to a base manifest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mirrorlog_core::id::Digest;
+use mirrorlog_core::manifest::Entry;
+use mirrorlog_core::path::EntryPath;
+use mirrorlog_core::statement::{Change, Delta};
+use rayon::prelude::*;
+use runtime::store::Batch;
+
+use super::error::PublishError;
+use super::fault::{Fault, Faults, Rule};
+use super::workspace::{View, Workspace};
+use crate::scan::{
+    Found, Item, Kind, ScanInput, Stamp, Step, Walk, fault_or_error, means_changed, recheck_one,
+    take,
+};
+
+/// What is at the listed paths now. A listed folder, there or gone, means everything below it.
+pub(crate) struct Listed {
+    scopes: BTreeSet<EntryPath>,
+    present: BTreeMap<EntryPath, Entry>,
+    read: Vec<(EntryPath, Stamp)>,
+}
+
+impl Listed {
+    /// Looks at `paths` (relative to the tree) and reads what is there into `batch`.
+    pub(crate) fn look(
+        input: &ScanInput<'_>,
+        batch: &Batch,
+        paths: &[Vec<u8>],
+        faults: &mut Faults,
+    ) -> Result<Self, PublishError> {
+        let scopes = scopes(paths, faults);
+        let mut items = Vec::new();
+        for scope in &scopes {
+            look_at(input, scope, &mut items, faults)?;
+        }
+        let found: Result<Vec<Found>, PublishError> = items
+            .par_iter()
+            .with_min_len(8)
+            .map(|item| take(input, batch, item, None))
+            .collect();
+        let mut listed = Self {
+            scopes,
+            present: BTreeMap::new(),
+            read: Vec::new(),
+        };
+        for (item, found) in items.into_iter().zip(found?) {
+            input.counters.seen(1);
+            match found {
+                Found::Folder => listed.read.push((item.path, item.stamp)),
+                Found::Fault(fault) => faults.push(fault),
+                Found::Entry { entry, read } => {
+                    if read {
+                        listed.read.push((item.path.clone(), item.stamp));
+                    }
+                    listed.present.insert(item.path, entry);
+                }
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Looks again at what was read.
+    pub(crate) fn recheck(
+        &self,
+        input: &ScanInput<'_>,
+        faults: &mut Faults,
+    ) -> Result<(), PublishError> {
+        for (path, stamp) in &self.read {
+            if let Some(fault) = recheck_one(input.tree, path.as_bytes(), stamp)? {
+                faults.push(fault);
+            }
+        }
+        Ok(())
+    }
+
+    /// The changes that make `base` say what is on disk.
+    pub(crate) fn against(
+        &self,
+        workspace: &Workspace,
+        base: Option<&Digest>,
+    ) -> Result<Delta, PublishError> {
+        let mut old = BTreeMap::new();
+        if let Some(root) = base {
+            let view = View { workspace, root };
+            for scope in &self.scopes {
+                if let Some(entry) = view.get(scope)? {
+                    old.insert(scope.clone(), entry);
+                    continue; // a file or symlink has nothing below it
+                }
+                let prefix = [scope.as_bytes(), b"/"].concat();
+                for found in view.below(&prefix) {
+                    let (path, entry) = found?;
+                    old.insert(path, entry);
+                }
+            }
+        }
+        let mut delta = Delta::new();
+        for (path, entry) in &self.present {
+            if old.remove(path).as_ref() != Some(entry) {
+                delta.push(Change {
+                    path: path.clone(),
+                    new: Some(entry.clone()),
+                });
+            }
+        }
+        delta.extend(old.into_keys().map(|path| Change { path, new: None }));
+        delta.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(delta)
+    }
+}
+
+/// The listed paths, checked, without those that lie below another listed one.
+fn scopes(paths: &[Vec<u8>], faults: &mut Faults) -> BTreeSet<EntryPath> {
+    let mut all = BTreeSet::new();
+    for path in paths {
+        let plain = trim(path);
+        match EntryPath::new(plain) {
+            Ok(path) => {
+                all.insert(path);
+            }
+            Err(error) => {
+                faults.push(Fault::new(
+                    path,
+                    Rule::Path,
+                    "a path below the tree",
+                    error.to_string(),
+                ));
+            }
+        }
+    }
+    let below_another = |path: &EntryPath| {
+        let bytes = path.as_bytes();
+        let folders = bytes.iter().enumerate().filter(|(_, b)| **b == b'/');
+        folders
+            .filter_map(|(at, _)| EntryPath::new(&bytes[..at]).ok())
+            .any(|folder| all.contains(&folder))
+    };
+    all.iter()
+        .filter(|path| !below_another(path))
+        .cloned()
+        .collect()
+}
+
+/// Without `./` in front and slashes at the end, as find and rsync print paths.
+fn trim(mut path: &[u8]) -> &[u8] {
+    while let Some(rest) = path.strip_prefix(b"./") {
+        path = rest;
+    }
+    while let Some(rest) = path.strip_suffix(b"/") {
+        path = rest;
+    }
+    path
+}
+
+fn look_at(
+    input: &ScanInput<'_>,
+    scope: &EntryPath,
+    items: &mut Vec<Item>,
+    faults: &mut Faults,
+) -> Result<(), PublishError> {
+    let (stamp, kind) = match input.tree.look(scope.as_bytes()) {
+        Ok(found) => found,
+        Err(error) if means_changed(&error) => return Ok(()), // gone
+        Err(error) => {
+            faults.push(fault_or_error(input.tree, scope.as_bytes(), error)?);
+            return Ok(());
+        }
+    };
+    let is_folder = kind == Kind::Folder;
+    items.push(Item {
+        path: scope.clone(),
+        stamp,
+        kind,
+    });
+    if is_folder {
+        for step in Walk::below(input.tree, scope.as_bytes())? {
+            match step? {
+                Step::Item(item) => items.push(item),
+                Step::Fault(fault) => faults.push(fault),
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn nested_and_repeated_paths_are_looked_at_once() {
+        let mut faults = Faults::default();
+        let paths =
+            ["b/", "./a/x", "a/x", "b.c", "b/y/z", "a/x/deep"].map(|p| p.as_bytes().to_vec());
+        let names: Vec<String> = scopes(&paths, &mut faults)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(names, ["a/x", "b", "b.c"]);
+        assert!(faults.is_empty());
+    }
+
+    #[test]
+    fn paths_outside_are_faults() {
+        let mut faults = Faults::default();
+        let paths =
+            ["../x", "/etc/passwd", "a/../../b", ".", "", "@/x"].map(|p| p.as_bytes().to_vec());
+        assert!(scopes(&paths, &mut faults).is_empty());
+        assert_eq!(faults.count(), 6);
+    }
+}

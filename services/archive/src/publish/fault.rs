@@ -1,0 +1,164 @@
+//! Why a tree is refused: every fault with its path, what was expected and what was found.
+
+use std::fmt;
+
+/// Most faults that are kept; the rest is only counted.
+pub const FAULTS_MAX: usize = 10_000;
+
+/// Which rule a path breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rule {
+    /// The path itself cannot be in a manifest.
+    Path,
+    /// A device, socket or pipe.
+    SpecialFile,
+    /// A symlink that leads out of the tree.
+    Symlink,
+    /// It cannot be read.
+    Unreadable,
+    /// It changed while it was read.
+    Changed,
+    /// It is named and not there.
+    Missing,
+    /// Its size is another than stated.
+    Size,
+    /// Its digest is another than stated.
+    Digest,
+    /// It cannot be parsed.
+    Malformed,
+    /// Its time is over.
+    Expired,
+    /// Its signature does not verify.
+    Signature,
+    /// Two files that must say the same do not.
+    Disagree,
+    /// A file and a folder of the same name.
+    Conflict,
+    /// Another channel of the mount has other content there.
+    Shared,
+    /// Content that was retracted.
+    Retracted,
+    /// A dependency that no package meets.
+    Dependency,
+}
+
+impl Rule {
+    /// The rule's name for programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Path => "path",
+            Self::SpecialFile => "special-file",
+            Self::Symlink => "symlink",
+            Self::Unreadable => "unreadable",
+            Self::Changed => "changed-while-read",
+            Self::Missing => "missing",
+            Self::Size => "size",
+            Self::Digest => "digest",
+            Self::Malformed => "malformed",
+            Self::Expired => "expired",
+            Self::Signature => "signature",
+            Self::Disagree => "disagree",
+            Self::Conflict => "conflict",
+            Self::Shared => "shared-path",
+            Self::Retracted => "retracted",
+            Self::Dependency => "dependency",
+        }
+    }
+}
+
+/// One reason to refuse a tree.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fault {
+    /// Where, relative to the tree; bytes that are no UTF-8 are replaced.
+    pub path: String,
+    /// Which rule it breaks.
+    pub what: Rule,
+    /// What the rule asks for.
+    pub expected: String,
+    /// What is there.
+    pub found: String,
+}
+
+impl Fault {
+    /// Makes a fault.
+    pub fn new(
+        path: &[u8],
+        what: Rule,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Self {
+        Self {
+            path: String::from_utf8_lossy(path).into_owned(),
+            what,
+            expected: expected.into(),
+            found: found.into(),
+        }
+    }
+
+    /// A path that changed under the reader.
+    pub(crate) fn changed(path: &[u8], found: impl Into<String>) -> Self {
+        Self::new(
+            path,
+            Rule::Changed,
+            "a tree that stays as it is while it is read",
+            found,
+        )
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            path,
+            what,
+            expected,
+            found,
+        } = self;
+        write!(
+            f,
+            "{path}: {}: expected {expected}, found {found}",
+            what.as_str()
+        )
+    }
+}
+
+/// Faults of one tree, bounded by [`FAULTS_MAX`].
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    list: Vec<Fault>,
+    count: u64,
+}
+
+impl Faults {
+    /// Adds one; beyond the bound it is only counted.
+    pub fn push(&mut self, fault: Fault) {
+        self.count += 1;
+        if self.list.len() < FAULTS_MAX {
+            self.list.push(fault);
+        }
+    }
+
+    /// Adds what others found.
+    pub fn append(&mut self, other: Self) {
+        let uncounted = other.count - other.list.len() as u64;
+        for fault in other.list {
+            self.push(fault);
+        }
+        self.count += uncounted;
+    }
+
+    /// Those that were kept, in the order in which they were found.
+    pub fn list(&self) -> &[Fault] {
+        &self.list
+    }
+
+    /// How many there are, those that were not kept included.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// True when the tree is good so far.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}

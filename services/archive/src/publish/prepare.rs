@@ -1,0 +1,327 @@
+//! The blocking part of a publish: tree in, checked manifests out.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use mirrorlog_core::id::{Digest, Lane};
+use mirrorlog_core::layout::Layout;
+use mirrorlog_core::manifest::{self, Summary};
+use mirrorlog_core::path::EntryPath;
+
+use super::client::Channel;
+use super::delta::Listed;
+use super::error::{PublishError, manifest_error, manifest_failure};
+use super::fault::{Fault, Faults, Rule};
+use super::progress::{Counters, Phase};
+use super::workspace::{Purpose, View, Workspace};
+use super::{PublishConfig, PublishRequest, retracted, shared};
+use crate::closure::Part;
+use crate::layout::{Extent, Rules, validate};
+use crate::scan::{ScanInput, Tree, scan};
+
+/// A build to be committed.
+#[derive(Clone, Debug)]
+pub(crate) struct PreparedStep {
+    pub(crate) summary: Summary,
+    /// 0: none.
+    pub(crate) base: u64,
+    pub(crate) lane: Lane,
+}
+
+/// Differences against the head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) added: u64,
+    pub(crate) changed: u64,
+    pub(crate) removed: u64,
+}
+
+/// What a tree amounts to.
+#[derive(Clone, Debug)]
+pub(crate) struct Prepared {
+    /// One, or two for a priority publish over a head that is not yet wanted.
+    pub(crate) steps: Vec<PreparedStep>,
+    pub(crate) counts: Counts,
+    pub(crate) empty_folders: u64,
+    pub(crate) scan: Duration,
+    pub(crate) ingest: Duration,
+}
+
+/// All that the blocking part needs.
+pub(crate) struct Job<'a> {
+    pub(crate) config: &'a PublishConfig,
+    pub(crate) request: &'a PublishRequest,
+    pub(crate) channel: &'a Channel,
+    pub(crate) counters: &'a Counters,
+}
+
+/// A manifest and what it is a change of.
+struct Candidate {
+    summary: Summary,
+    /// The root that its changes were applied to.
+    base_root: Option<Digest>,
+    base: u64,
+    lane: Lane,
+}
+
+/// Scans, reads, builds and checks.
+///
+/// # Errors
+/// [`PublishError::Refused`] with every fault of the tree; faults of disk and store.
+pub(crate) fn prepare(job: &Job<'_>) -> Result<Prepared, PublishError> {
+    let begun = Instant::now();
+    let Job {
+        config,
+        request,
+        channel,
+        counters,
+    } = *job;
+    let path = &request.tree;
+    let tree = Tree::open(path).map_err(|source| PublishError::Tree {
+        path: path.clone(),
+        source,
+    })?;
+    let purpose = if request.dry_run {
+        Purpose::DryRun
+    } else {
+        Purpose::Publish
+    };
+    let workspace = Workspace::open(
+        &config.store_dir,
+        &config.state_dir.join("scratch"),
+        purpose,
+    )?;
+    counters.enter(Phase::Scan);
+    let mut faults = Faults::default();
+    let part = Part::of(channel, &tree, &mut faults)?;
+    let cache = config
+        .state_dir
+        .join("scan")
+        .join(format!("{}.cache", channel.id));
+    let select = |path: &EntryPath| part.takes(path);
+    let input = ScanInput {
+        tree: &tree,
+        workspace: &workspace,
+        select: &select,
+        cache: &cache,
+        counters,
+    };
+    // The changes of a part hang on its indexes, so a part is always scanned.
+    let listed = request.changed.as_ref().filter(|_| part.is_whole());
+    let made = match listed {
+        None => whole(&input, channel, request.lane, &mut faults)?,
+        Some(paths) => changes(&input, channel, request.lane, paths, &mut faults)?,
+    };
+    if faults
+        .list()
+        .iter()
+        .any(|fault| fault.what == Rule::Changed)
+        || made.candidates.is_empty()
+    {
+        return Err(PublishError::Refused {
+            tree: path.clone(),
+            faults,
+        });
+    }
+    counters.enter(Phase::Validate);
+    let last = made.candidates.len() - 1;
+    for (number, candidate) in made.candidates.iter().enumerate() {
+        let found = job.check(&tree, &workspace, candidate, made.incremental)?;
+        if number < last && !found.is_empty() {
+            let wanted = candidate.base;
+            return Err(PublishError::NotSeparable {
+                wanted,
+                faults: found,
+            });
+        }
+        faults.append(found);
+    }
+    if !faults.is_empty() {
+        return Err(PublishError::Refused {
+            tree: path.clone(),
+            faults,
+        });
+    }
+    let root = made.candidates[last].summary.root;
+    let counts = count(&workspace, channel.head.map(|(_, root)| root), root)?;
+    let step = |c: Candidate| PreparedStep {
+        summary: c.summary,
+        base: c.base,
+        lane: c.lane,
+    };
+    Ok(Prepared {
+        steps: made.candidates.into_iter().map(step).collect(),
+        counts,
+        empty_folders: made.empty_folders,
+        scan: begun.elapsed().saturating_sub(made.ingest),
+        ingest: made.ingest,
+    })
+}
+
+struct Made {
+    candidates: Vec<Candidate>,
+    incremental: bool,
+    empty_folders: u64,
+    ingest: Duration,
+}
+
+fn whole(
+    input: &ScanInput<'_>,
+    channel: &Channel,
+    lane: Lane,
+    faults: &mut Faults,
+) -> Result<Made, PublishError> {
+    let scanned = scan(input, faults)?;
+    let base_root = channel.head.map(|(_, root)| root);
+    let candidate = Candidate {
+        summary: scanned.summary,
+        base_root,
+        base: channel.newest,
+        lane,
+    };
+    let empty_folders = scanned.empty_folders;
+    Ok(Made {
+        candidates: vec![candidate],
+        incremental: false,
+        empty_folders,
+        ingest: scanned.ingest,
+    })
+}
+
+fn changes(
+    input: &ScanInput<'_>,
+    channel: &Channel,
+    lane: Lane,
+    paths: &[Vec<u8>],
+    faults: &mut Faults,
+) -> Result<Made, PublishError> {
+    let begun = Instant::now();
+    let batch = input.workspace.store().batch();
+    let scratch = input.workspace.page_store().batch();
+    let listed = Listed::look(input, &batch, paths, faults)?;
+    let pages = if input.workspace.keeps_content() {
+        &batch
+    } else {
+        &scratch
+    };
+    let head = channel.head.map(|(_, root)| root);
+    let mut candidates = Vec::new();
+    for (base_root, base, lane) in bases(channel, lane, head) {
+        let delta = listed.against(input.workspace, base_root.as_ref())?;
+        match manifest::apply(input.workspace, pages, base_root.as_ref(), &delta) {
+            Ok(summary) => candidates.push(Candidate {
+                summary,
+                base_root,
+                base,
+                lane,
+            }),
+            Err(error) => faults.push(manifest_failure(error)?),
+        }
+    }
+    batch.commit()?;
+    scratch.commit()?;
+    let ingest = begun.elapsed();
+    listed.recheck(input, faults)?;
+    Ok(Made {
+        candidates,
+        incremental: true,
+        empty_folders: 0,
+        ingest,
+    })
+}
+
+/// What the changes are applied to. Inside one channel a priority change does not wait for bulk that is
+/// not wanted anywhere yet: it goes on top of the wanted build first, then on top of the head.
+fn bases(channel: &Channel, lane: Lane, head: Option<Digest>) -> Vec<(Option<Digest>, u64, Lane)> {
+    let ahead = |wanted: u64| channel.head.is_some_and(|(head, _)| wanted < head.get());
+    match channel.wanted {
+        Some((wanted, root)) if lane == Lane::Priority && ahead(wanted.get()) => vec![
+            (Some(root), wanted.get(), Lane::Priority),
+            (head, channel.newest + 1, Lane::Bulk),
+        ],
+        Some(_) | None => vec![(head, channel.newest, lane)],
+    }
+}
+
+impl Job<'_> {
+    fn check(
+        &self,
+        tree: &Tree,
+        workspace: &Workspace,
+        candidate: &Candidate,
+        incremental: bool,
+    ) -> Result<Faults, PublishError> {
+        let Job {
+            config,
+            request,
+            channel,
+            ..
+        } = *self;
+        let mut faults = Faults::default();
+        let root = &candidate.summary.root;
+        if candidate.summary.entries == 0 {
+            faults.push(Fault::new(
+                b".",
+                Rule::Missing,
+                "at least one file",
+                "an empty tree",
+            ));
+            return Ok(faults);
+        }
+        let rules = Rules {
+            layout: channel.layout,
+            needs_suites: !channel.catch_all,
+            allow_expired: request.allow_expired,
+            deps: request.deps,
+            openpgp_keyring: config.openpgp_keyring.clone(),
+            now: runtime::boot::now(),
+        };
+        let extent = match &candidate.base_root {
+            Some(base) if incremental => Extent::Since(base),
+            Some(_) | None => Extent::Whole,
+        };
+        let view = View { workspace, root };
+        validate(&rules, tree, view, extent, &mut faults)?;
+        shared::check(
+            view,
+            candidate.base_root.as_ref(),
+            &channel.siblings,
+            &mut faults,
+        )?;
+        if !request.allow_retracted {
+            retracted::check(view, channel, &mut faults)?;
+        }
+        Ok(faults)
+    }
+}
+
+fn count(
+    workspace: &Workspace,
+    head: Option<Digest>,
+    root: Digest,
+) -> Result<Counts, PublishError> {
+    let mut counts = Counts::default();
+    for difference in manifest::diff(workspace, head.as_ref(), Some(&root)) {
+        let difference = difference.map_err(manifest_error)?;
+        match (difference.old, difference.new) {
+            (None, _added) => counts.added += 1,
+            (Some(_), Some(_)) => counts.changed += 1,
+            (Some(_), None) => counts.removed += 1,
+        }
+    }
+    Ok(counts)
+}
+
+/// The layout to declare a channel with, if the archive does not know it.
+pub(crate) fn layout_to_declare(request: &PublishRequest) -> Result<Layout, PublishError> {
+    let path: &PathBuf = &request.tree;
+    let failed = |source| PublishError::Tree {
+        path: path.clone(),
+        source,
+    };
+    std::fs::metadata(path).map_err(failed)?;
+    match request.layout {
+        Some(layout) => Ok(layout),
+        None => crate::layout::detect(path).map_err(failed),
+    }
+}

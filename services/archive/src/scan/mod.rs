@@ -1,0 +1,339 @@
+//! Scans a tree into a manifest: an ordered walk, joined with the stat cache; what is new is read
+//! once, in parallel, straight into the store; at the end folders and files that were read are looked
+//! at again. Memory is bounded by a window of entries, not by the tree.
+
+mod recheck;
+mod tree;
+mod walk;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mirrorlog_core::id::Digest;
+use mirrorlog_core::manifest::{Builder, Entry, FileEntry, Mode, Summary};
+use mirrorlog_core::path::{EntryPath, resolve_target};
+use mirrorlog_core::time::Mtime;
+use rayon::prelude::*;
+use runtime::store::Batch;
+
+pub(crate) use recheck::recheck_one;
+pub(crate) use tree::{Kind, Stamp, Tree, means_changed};
+pub(crate) use walk::{Item, Step, Walk, fault_or_error};
+
+use crate::publish::{Counters, Fault, Faults, PublishError, Rule, Workspace, manifest_failure};
+use crate::stat_cache::{Reader, Record, Writer};
+
+/// Entries in work at a time.
+const WINDOW: usize = 4096;
+/// New blobs after which a batch is committed: one pair of `syncfs` for so many.
+const BATCH_BLOBS: usize = 64 * 1024;
+/// Stamps this close to the scan, or later, do not prove that content stays the same.
+const RACY_NS: i64 = 2_000_000_000;
+
+/// What to scan, and with what.
+pub(crate) struct ScanInput<'a> {
+    pub(crate) tree: &'a Tree,
+    pub(crate) workspace: &'a Workspace,
+    /// Which paths belong to the channel.
+    pub(crate) select: &'a (dyn Fn(&EntryPath) -> bool + Sync),
+    /// The channel's stat cache.
+    pub(crate) cache: &'a Path,
+    pub(crate) counters: &'a Counters,
+}
+
+/// A scanned tree.
+pub(crate) struct Scanned {
+    pub(crate) summary: Summary,
+    /// Folders with nothing in them, which a manifest does not hold.
+    pub(crate) empty_folders: u64,
+    /// Part of the time that went into reading and storing content.
+    pub(crate) ingest: Duration,
+}
+
+/// Scans a tree. What breaks a rule goes into `faults`; the manifest then lacks it.
+///
+/// # Errors
+/// Faults of disk and store, never of the tree.
+pub(crate) fn scan(input: &ScanInput<'_>, faults: &mut Faults) -> Result<Scanned, PublishError> {
+    let identity = input.tree.path().as_os_str().as_encoded_bytes();
+    let cache_error = |e| PublishError::io(input.cache, "used as stat cache", e);
+    let top = input
+        .tree
+        .look_at_top()
+        .map_err(|e| PublishError::io(input.tree.path(), "read", e))?;
+    let cache_dir = input.cache.parent().unwrap_or(Path::new("."));
+    let mut run = Run {
+        input,
+        cache: Reader::open(input.cache, identity).map_err(cache_error)?,
+        records: Writer::create(cache_dir, identity).map_err(cache_error)?,
+        batch: input.workspace.store().batch(),
+        racy_from_ns: racy_from_ns(),
+        ingest: Duration::ZERO,
+    };
+    let pages = input.workspace.page_store().batch();
+    let mut builder = Builder::new(&pages);
+    let mut empty = EmptyFolders::default();
+    let mut window = Vec::with_capacity(WINDOW);
+    for step in Walk::new(input.tree)? {
+        match step? {
+            Step::Fault(fault) => faults.push(fault),
+            Step::Item(item) => {
+                empty.saw(&item);
+                window.push(item);
+            }
+        }
+        if window.len() == WINDOW {
+            run.window(&mut window, &mut builder, faults)?;
+        }
+    }
+    run.window(&mut window, &mut builder, faults)?;
+    let summary = builder.finish().map_err(|e| match manifest_failure(e) {
+        Ok(fault) => PublishError::Manifest(fault.to_string().into()),
+        Err(error) => error,
+    })?;
+    let begun = Instant::now();
+    run.batch.commit()?;
+    pages.commit()?;
+    let ingest = run.ingest + begun.elapsed();
+    let written = run.records.finish().map_err(cache_error)?;
+    recheck::recheck(
+        input.tree,
+        &top,
+        written.records().map_err(cache_error)?,
+        faults,
+    )?;
+    if faults.is_empty() && input.workspace.keeps_content() {
+        written.put(input.cache).map_err(cache_error)?;
+    }
+    Ok(Scanned {
+        summary,
+        empty_folders: empty.count(),
+        ingest,
+    })
+}
+
+/// Stamps from here on are not trusted.
+pub(crate) fn racy_from_ns() -> i64 {
+    runtime::boot::now().as_ms().saturating_mul(1_000_000) - RACY_NS
+}
+
+struct Run<'a> {
+    input: &'a ScanInput<'a>,
+    cache: Reader,
+    records: Writer,
+    batch: Batch,
+    racy_from_ns: i64,
+    ingest: Duration,
+}
+
+impl Run<'_> {
+    /// Turns a window of items into entries, reading what is new.
+    fn window(
+        &mut self,
+        window: &mut Vec<Item>,
+        builder: &mut Builder<&Batch>,
+        faults: &mut Faults,
+    ) -> Result<(), PublishError> {
+        let selected = |item: &Item| item.kind == Kind::Folder || (self.input.select)(&item.path);
+        window.retain(selected);
+        let known: Vec<Option<Digest>> = window
+            .iter()
+            .map(|item| match item.kind {
+                Kind::File(_) => self.cache.find(item.path.as_bytes(), &item.stamp),
+                Kind::Folder | Kind::Symlink(_) | Kind::Special(_) => None,
+            })
+            .collect();
+        let begun = Instant::now();
+        let found: Result<Vec<Found>, PublishError> = window
+            .par_iter()
+            .zip(known)
+            .with_max_len(16)
+            .map(|(item, known)| take(self.input, &self.batch, item, known))
+            .collect();
+        self.ingest += begun.elapsed();
+        for (item, found) in window.drain(..).zip(found?) {
+            self.record(&item, &found)?;
+            self.input.counters.seen(1);
+            let entry = match found {
+                Found::Folder => continue,
+                Found::Fault(fault) => {
+                    faults.push(fault);
+                    continue;
+                }
+                Found::Entry { entry, .. } => entry,
+            };
+            if let Err(error) = builder.push(&item.path, &entry) {
+                faults.push(manifest_failure(error)?);
+            }
+        }
+        if self.batch.len() >= BATCH_BLOBS {
+            let begun = Instant::now();
+            let full = std::mem::replace(&mut self.batch, self.input.workspace.store().batch());
+            full.commit()?;
+            self.ingest += begun.elapsed();
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, item: &Item, found: &Found) -> Result<(), PublishError> {
+        let (digest, read) = match found {
+            Found::Folder => (Digest::from_bytes([0; 32]), false),
+            Found::Entry {
+                entry: Entry::File(file),
+                read,
+            } => (file.digest, *read),
+            Found::Entry {
+                entry: Entry::Symlink { .. },
+                ..
+            }
+            | Found::Fault(_) => return Ok(()),
+        };
+        let Stamp {
+            mtime_ns, ctime_ns, ..
+        } = item.stamp;
+        let racy = mtime_ns.max(ctime_ns) >= self.racy_from_ns;
+        let record = Record {
+            key: item.key(),
+            stamp: item.stamp,
+            digest,
+            read,
+            racy,
+        };
+        let failed = |e| PublishError::io(self.input.cache, "written", e);
+        self.records.push(&record).map_err(failed)
+    }
+}
+
+/// What became of an item.
+pub(crate) enum Found {
+    Folder,
+    Entry { entry: Entry, read: bool },
+    Fault(Fault),
+}
+
+/// Makes the entry of one item; reads its content unless `known` and stored already.
+pub(crate) fn take(
+    input: &ScanInput<'_>,
+    batch: &Batch,
+    item: &Item,
+    known: Option<Digest>,
+) -> Result<Found, PublishError> {
+    match &item.kind {
+        Kind::Folder => Ok(Found::Folder),
+        Kind::Special(what) => {
+            let fault = Fault::new(
+                item.path.as_bytes(),
+                Rule::SpecialFile,
+                "a file, folder or symlink",
+                *what,
+            );
+            Ok(Found::Fault(fault))
+        }
+        Kind::Symlink(target) => Ok(symlink(&item.path, target)),
+        Kind::File(mode) => {
+            if let Some(digest) = known
+                && (!input.workspace.keeps_content() || batch.has(&digest)?)
+            {
+                return Ok(Found::Entry {
+                    entry: file(item, digest, *mode),
+                    read: false,
+                });
+            }
+            read(input, batch, item, *mode)
+        }
+    }
+}
+
+fn symlink(path: &EntryPath, target: &[u8]) -> Found {
+    match resolve_target(path, target) {
+        Ok(_inside) => Found::Entry {
+            entry: Entry::Symlink {
+                target: target.into(),
+            },
+            read: false,
+        },
+        Err(error) => {
+            let found = format!("{error}: {}", String::from_utf8_lossy(target));
+            Found::Fault(Fault::new(
+                path.as_bytes(),
+                Rule::Symlink,
+                "a relative target inside the tree",
+                found,
+            ))
+        }
+    }
+}
+
+fn read(
+    input: &ScanInput<'_>,
+    batch: &Batch,
+    item: &Item,
+    mode: Mode,
+) -> Result<Found, PublishError> {
+    let path = item.path.as_bytes();
+    let (source, stamp) = match input.tree.file(path) {
+        Ok(opened) => opened,
+        Err(error) => return fault_or_error(input.tree, path, error).map(Found::Fault),
+    };
+    if stamp != item.stamp {
+        return Ok(Found::Fault(Fault::changed(
+            path,
+            "a file with another size or time",
+        )));
+    }
+    let (digest, size_bytes) = input.workspace.take_in(batch, &source)?;
+    if size_bytes != stamp.size_bytes {
+        return Ok(Found::Fault(Fault::changed(
+            path,
+            format!("{size_bytes} bytes"),
+        )));
+    }
+    input.counters.read(size_bytes);
+    Ok(Found::Entry {
+        entry: file(item, digest, mode),
+        read: true,
+    })
+}
+
+fn file(item: &Item, digest: Digest, mode: Mode) -> Entry {
+    let mtime = Mtime::from_seconds(item.stamp.mtime_ns.div_euclid(1_000_000_000));
+    Entry::File(FileEntry {
+        size_bytes: item.stamp.size_bytes,
+        digest,
+        mode,
+        mtime,
+    })
+}
+
+/// Counts folders that have no entry below them, at any depth.
+#[derive(Default)]
+struct EmptyFolders {
+    open: Vec<Vec<u8>>,
+    count: u64,
+}
+
+impl EmptyFolders {
+    fn saw(&mut self, item: &Item) {
+        let path = &item.path;
+        while self
+            .open
+            .last()
+            .is_some_and(|folder| !path.is_below(folder))
+        {
+            self.open.pop();
+            self.count += 1;
+        }
+        if item.kind == Kind::Folder {
+            self.open.push(path.as_bytes().to_vec());
+        } else {
+            self.open.clear();
+        }
+    }
+
+    fn count(self) -> u64 {
+        self.count + self.open.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests;

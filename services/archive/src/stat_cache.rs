@@ -1,0 +1,434 @@
+//! The stat cache: what the last scan of a tree saw, so that unchanged files are not read again.
+//!
+//! A file of records in order of key, written anew by each scan and read by merge-join beside the
+//! walk: constant memory whatever the tree's size.
+//!
+//! ```text
+//! file   = magic "mlstat" version:u16 tree:block block*        (integers little-endian)
+//! block  = length:u32 check:[u8; 8] payload                    (check: first bytes of SHA-256 of the payload)
+//! record = shared:u16 rest:u16 bytes[rest] flags:u8 size:u64 mtime_ns:i64 ctime_ns:i64 inode:u64 device:u64
+//!          digest:[u8; 32]                                     (`shared`: bytes in common with the key before, 0 at a block's start)
+//! ```
+//!
+//! A block that fails its check ends the cache: what follows is read from the tree again. The keys of
+//! folders end in a slash and have no digest.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::Path;
+
+use mirrorlog_core::id::Digest;
+use mirrorlog_core::limits::PATH_MAX_BYTES;
+use tempfile::NamedTempFile;
+
+use crate::scan::Stamp;
+
+const MAGIC: &[u8; 6] = b"mlstat";
+const VERSION: u16 = 1;
+const BLOCK_BYTES: usize = 64 * 1024;
+const BLOCK_MAX_BYTES: usize = 2 * BLOCK_BYTES;
+const FIXED_BYTES: usize = 1 + 5 * 8 + 32;
+
+const FLAG_READ: u8 = 1;
+const FLAG_RACY: u8 = 2;
+
+/// One name that a scan saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// The path; a folder's ends in a slash.
+    pub(crate) key: Vec<u8>,
+    pub(crate) stamp: Stamp,
+    /// All zero for folders.
+    pub(crate) digest: Digest,
+    /// The file was read in the scan that wrote this.
+    pub(crate) read: bool,
+    /// Stamped so close to the scan that a later write may not show in its stamps.
+    pub(crate) racy: bool,
+}
+
+/// Writes a cache beside the one in place.
+pub(crate) struct Writer {
+    out: BufWriter<NamedTempFile>,
+    block: Vec<u8>,
+    last: Vec<u8>,
+}
+
+impl Writer {
+    /// Starts a cache of `tree` in `dir`, which is made.
+    pub(crate) fn create(dir: &Path, tree: &[u8]) -> io::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let mut out = BufWriter::new(NamedTempFile::new_in(dir)?);
+        out.write_all(MAGIC)?;
+        out.write_all(&VERSION.to_le_bytes())?;
+        let mut writer = Self {
+            out,
+            block: tree.to_vec(),
+            last: Vec::new(),
+        };
+        writer.end_block()?;
+        Ok(writer)
+    }
+
+    /// Adds the next record.
+    pub(crate) fn push(&mut self, record: &Record) -> io::Result<()> {
+        let common = |(a, b): &(&u8, &u8)| a == b;
+        let shared = self.last.iter().zip(&record.key).take_while(common).count();
+        let length = |n: usize| u16::try_from(n).map_err(io::Error::other);
+        self.block.extend(length(shared)?.to_le_bytes());
+        self.block
+            .extend(length(record.key.len() - shared)?.to_le_bytes());
+        self.block.extend(&record.key[shared..]);
+        let flags =
+            if record.read { FLAG_READ } else { 0 } | if record.racy { FLAG_RACY } else { 0 };
+        self.block.push(flags);
+        let Stamp {
+            size_bytes,
+            mtime_ns,
+            ctime_ns,
+            inode,
+            device,
+        } = record.stamp;
+        self.block.extend(size_bytes.to_le_bytes());
+        self.block.extend(mtime_ns.to_le_bytes());
+        self.block.extend(ctime_ns.to_le_bytes());
+        self.block.extend(inode.to_le_bytes());
+        self.block.extend(device.to_le_bytes());
+        self.block.extend(record.digest.as_bytes());
+        self.last.clone_from(&record.key);
+        if self.block.len() >= BLOCK_BYTES {
+            self.end_block()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is left; nothing is in place yet.
+    pub(crate) fn finish(mut self) -> io::Result<Written> {
+        if !self.block.is_empty() {
+            self.end_block()?;
+        }
+        let file = self
+            .out
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?;
+        Ok(Written { file })
+    }
+
+    fn end_block(&mut self) -> io::Result<()> {
+        let length = u32::try_from(self.block.len()).map_err(io::Error::other)?;
+        self.out.write_all(&length.to_le_bytes())?;
+        self.out
+            .write_all(&Digest::of(&self.block).as_bytes()[..8])?;
+        self.out.write_all(&self.block)?;
+        self.block.clear();
+        self.last.clear();
+        Ok(())
+    }
+}
+
+/// A whole cache that is not in place yet.
+pub(crate) struct Written {
+    file: NamedTempFile,
+}
+
+impl Written {
+    /// Its records.
+    pub(crate) fn records(&self) -> io::Result<Records> {
+        let (_tree, records) = open(File::open(self.file.path())?)?;
+        Ok(records)
+    }
+
+    /// Puts it in the place of the last one. Not synced: a torn cache fails its check.
+    pub(crate) fn put(self, path: &Path) -> io::Result<()> {
+        self.file.persist(path).map_err(|e| e.error)?;
+        Ok(())
+    }
+}
+
+/// Records in order.
+pub(crate) struct Records {
+    input: BufReader<File>,
+    block: io::Cursor<Vec<u8>>,
+    last: Vec<u8>,
+}
+
+fn open(file: File) -> io::Result<(Vec<u8>, Records)> {
+    let mut input = BufReader::with_capacity(BLOCK_BYTES, file);
+    let mut head = [0; 8];
+    input.read_exact(&mut head)?;
+    if &head[..6] != MAGIC || head[6..] != VERSION.to_le_bytes() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "no stat cache of this version",
+        ));
+    }
+    let block = io::Cursor::new(Vec::new());
+    let mut records = Records {
+        input,
+        block,
+        last: Vec::new(),
+    };
+    let broken = || io::Error::new(io::ErrorKind::InvalidData, "stat cache is broken");
+    let tree = records.next_block()?.ok_or_else(broken)?;
+    Ok((tree, records))
+}
+
+impl Records {
+    fn next_block(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let mut head = [0; 12];
+        match self.input.read_exact(&mut head) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let broken = || io::Error::new(io::ErrorKind::InvalidData, "stat cache is broken");
+        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        if length > BLOCK_MAX_BYTES {
+            return Err(broken());
+        }
+        let mut payload = vec![0; length];
+        self.input.read_exact(&mut payload)?;
+        if Digest::of(&payload).as_bytes()[..8] != head[4..] {
+            return Err(broken());
+        }
+        Ok(Some(payload))
+    }
+
+    fn next_record(&mut self) -> io::Result<Option<Record>> {
+        if self.block.position() as usize == self.block.get_ref().len() {
+            let Some(payload) = self.next_block()? else {
+                return Ok(None);
+            };
+            self.block = io::Cursor::new(payload);
+            self.last.clear();
+        }
+        let input = &mut self.block;
+        let shared = usize::from(u16::from_le_bytes(array(input)?));
+        let rest = usize::from(u16::from_le_bytes(array(input)?));
+        if shared > self.last.len() || shared + rest > PATH_MAX_BYTES + 1 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "stat cache is broken",
+            ));
+        }
+        self.last.truncate(shared);
+        self.last.resize(shared + rest, 0);
+        input.read_exact(&mut self.last[shared..])?;
+        let fixed: [u8; FIXED_BYTES] = array(input)?;
+        let flags = fixed[0];
+        let word = |n: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&fixed[1 + n * 8..9 + n * 8]);
+            bytes
+        };
+        let mut digest = [0; 32];
+        digest.copy_from_slice(&fixed[41..]);
+        Ok(Some(Record {
+            key: self.last.clone(),
+            stamp: Stamp {
+                size_bytes: u64::from_le_bytes(word(0)),
+                mtime_ns: i64::from_le_bytes(word(1)),
+                ctime_ns: i64::from_le_bytes(word(2)),
+                inode: u64::from_le_bytes(word(3)),
+                device: u64::from_le_bytes(word(4)),
+            },
+            digest: Digest::from_bytes(digest),
+            read: flags & FLAG_READ != 0,
+            racy: flags & FLAG_RACY != 0,
+        }))
+    }
+}
+
+impl Iterator for Records {
+    type Item = io::Result<Record>;
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_record().transpose()
+    }
+}
+
+fn array<const N: usize>(input: &mut impl Read) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    input.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The last scan's cache, asked in order of key.
+pub(crate) struct Reader {
+    records: Option<Records>,
+    next: Option<Record>,
+}
+
+impl Reader {
+    /// Opens the cache of `tree`. None there, or one of another tree or version: an empty one.
+    pub(crate) fn open(path: &Path, tree: &[u8]) -> io::Result<Self> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::empty()),
+            Err(error) => return Err(error),
+        };
+        match open(file) {
+            Ok((of, records)) if of == tree => {
+                let mut reader = Self {
+                    records: Some(records),
+                    next: None,
+                };
+                reader.advance();
+                Ok(reader)
+            }
+            Ok(_of_another_tree) => Ok(Self::empty()),
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "stat cache set aside");
+                Ok(Self::empty())
+            }
+        }
+    }
+
+    /// One that knows nothing.
+    pub(crate) fn empty() -> Self {
+        Self {
+            records: None,
+            next: None,
+        }
+    }
+
+    /// The digest of a file that is as it was; keys must come in order.
+    pub(crate) fn find(&mut self, key: &[u8], stamp: &Stamp) -> Option<Digest> {
+        while self
+            .next
+            .as_ref()
+            .is_some_and(|record| record.key.as_slice() < key)
+        {
+            self.advance();
+        }
+        let record = self.next.as_ref().filter(|record| record.key == key)?;
+        // Device numbers change when a machine starts; the four below tell enough.
+        let same = record.stamp.size_bytes == stamp.size_bytes
+            && record.stamp.mtime_ns == stamp.mtime_ns
+            && record.stamp.ctime_ns == stamp.ctime_ns
+            && record.stamp.inode == stamp.inode;
+        (same && !record.racy).then_some(record.digest)
+    }
+
+    fn advance(&mut self) {
+        self.next = match self.records.as_mut().and_then(Iterator::next) {
+            Some(Ok(record)) => Some(record),
+            Some(Err(error)) => {
+                tracing::warn!(%error, "rest of the stat cache set aside");
+                self.records = None;
+                None
+            }
+            None => None,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn stamp(n: u64) -> Stamp {
+        Stamp {
+            size_bytes: n,
+            mtime_ns: -5,
+            ctime_ns: i64::MAX,
+            inode: n,
+            device: 7,
+        }
+    }
+
+    fn record(key: &[u8], n: u64) -> Record {
+        let digest = Digest::of(key);
+        Record {
+            key: key.to_vec(),
+            stamp: stamp(n),
+            digest,
+            read: n.is_multiple_of(2),
+            racy: n.is_multiple_of(3),
+        }
+    }
+
+    fn written(dir: &Path, records: &[Record]) -> std::path::PathBuf {
+        let mut writer = Writer::create(dir, b"/tree").unwrap();
+        records.iter().for_each(|r| writer.push(r).unwrap());
+        let written = writer.finish().unwrap();
+        let back: Vec<_> = written.records().unwrap().map(Result::unwrap).collect();
+        assert_eq!(back, records);
+        let path = dir.join("c.cache");
+        written.put(&path).unwrap();
+        path
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn merge_join_finds_what_a_map_finds(
+            held in proptest::collection::btree_map("[ab/]{1,6}", 0u64..9, 0..60),
+            asked in proptest::collection::btree_map("[ab/]{1,6}", 0u64..9, 0..60),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let records: Vec<_> = held.iter().map(|(k, n)| record(k.as_bytes(), *n)).collect();
+            let path = written(dir.path(), &records);
+            let held: BTreeMap<_, _> = held.into_iter().collect();
+            let mut reader = Reader::open(&path, b"/tree").unwrap();
+            for (key, n) in asked {
+                let expected = held.get(&key) == Some(&n) && n % 3 != 0;
+                let found = reader.find(key.as_bytes(), &stamp(n));
+                prop_assert_eq!(found, expected.then(|| Digest::of(key.as_bytes())));
+            }
+        }
+    }
+
+    #[test]
+    fn many_blocks_and_a_broken_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys: BTreeSet<String> = (0..5000).map(|n| format!("pool/{n}/x.deb")).collect();
+        let records: Vec<_> = keys.iter().map(|k| record(k.as_bytes(), 1)).collect();
+        let path = written(dir.path(), &records);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let mut reader = Reader::open(&path, b"/tree").unwrap();
+        let found: Vec<bool> = keys
+            .iter()
+            .map(|k| reader.find(k.as_bytes(), &stamp(1)).is_some())
+            .collect();
+        assert!(found[0]);
+        assert!(
+            !found[found.len() - 1],
+            "nothing after the broken block counts"
+        );
+        assert!(found.is_sorted_by(|a, b| a >= b));
+    }
+
+    #[test]
+    fn another_tree_or_no_cache_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = written(dir.path(), &[record(b"a", 1)]);
+        assert_eq!(
+            Reader::open(&path, b"/other")
+                .unwrap()
+                .find(b"a", &stamp(1)),
+            None
+        );
+        assert_eq!(
+            Reader::open(&dir.path().join("no"), b"/tree")
+                .unwrap()
+                .find(b"a", &stamp(1)),
+            None
+        );
+        std::fs::write(&path, "rubbish").unwrap();
+        assert_eq!(
+            Reader::open(&path, b"/tree").unwrap().find(b"a", &stamp(1)),
+            None
+        );
+        assert!(
+            Reader::open(&path, b"/tree")
+                .unwrap()
+                .find(b"a", &stamp(1))
+                .is_none()
+        );
+    }
+}
