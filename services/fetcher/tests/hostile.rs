@@ -37,14 +37,9 @@ impl Fetcher for Scripted {
         let answer = Arc::clone(&self.0);
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
-                for want in request.wants {
-                    if sender
-                        .send(Ok(FetchBatch {
-                            pieces: answer(&want),
-                        }))
-                        .await
-                        .is_err()
-                    {
+                for piece in request.wants.iter().flat_map(|want| answer(want)) {
+                    let pieces = vec![piece];
+                    if sender.send(Ok(FetchBatch { pieces })).await.is_err() {
                         return;
                     }
                 }

@@ -137,9 +137,10 @@ async fn a_killed_server_costs_at_most_a_mebibyte() {
     assert!(fetched.is_whole());
     assert_eq!(fetched.sources[0].lost, 3);
     assert_here(&to.store, &wants);
-    // Framing is 64 bytes for each piece of 16 KiB or more: below 1 in 200.
-    let extra = progress.received_bytes() - size - size / 200;
-    assert!(extra < 3 * MIB as u64, "{extra} bytes came twice");
+    // Framing is 64 bytes for each piece, most of 16 KiB or more: below 1 in 200.
+    let most = size + size / 200 + 3 * MIB as u64;
+    let received = progress.received_bytes();
+    assert!(received < most, "{received} bytes for {size}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,7 +274,7 @@ fn manifest(store: &Store, count: u32, generation: u64) -> Digest {
     let batch = store.batch();
     let mut builder = Builder::new(&batch);
     for i in 0..count {
-        let path = EntryPath::new(format!("pool/{:02}/file-{i:06}", i % 7).as_bytes());
+        let path = EntryPath::new(format!("pool/{:03}/file-{i:06}", i / 500).as_bytes());
         let seed = if i == count / 2 { generation } else { 0 };
         let digest = Digest::of(format!("{i} {seed}").as_bytes());
         let file = FileEntry {

@@ -8,6 +8,7 @@ use futures::{Stream, StreamExt as _};
 use mirrorlog_core::limits::PAGE_MAX_BYTES;
 use runtime::store::Store;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use super::board::{Board, Job};
 use super::session::{Context, serve};
@@ -49,7 +50,7 @@ where
             index,
             options: options.clone(),
         };
-        sessions.spawn(serve(context));
+        sessions.spawn(serve(context).in_current_span());
     }
     let cancelled = tokio::select! {
         () = drive(&board, writers, wants) => false,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use mirrorlog_core::id::Lane;
 use mirrorlog_core::limits::PAGE_MAX_BYTES;
+use runtime::trace::TraceCalls;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -194,7 +195,8 @@ impl<'a> Session<'a> {
         let mut request = Request::new(ReceiverStream::new(outgoing));
         let lane = tonic::metadata::MetadataValue::from_static(options.lane.as_str());
         request.metadata_mut().insert(LANE_METADATA, lane);
-        let client = FetcherClient::new(self.context.source.channel(options.lane));
+        let client =
+            FetcherClient::with_interceptor(self.context.source.channel(options.lane), TraceCalls);
         let mut client = client.max_decoding_message_size(MESSAGE_MAX_BYTES);
         match tokio::time::timeout(options.stall, client.fetch(request)).await {
             Ok(response) => Ok(response.map_err(Box::new)?.into_inner()),

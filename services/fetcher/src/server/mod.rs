@@ -11,6 +11,7 @@ use runtime::store::Store;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 use wire::v1::fetcher_server::{Fetcher, FetcherServer};
 use wire::v1::{FetchBatch, FetchRequest};
 
@@ -68,6 +69,7 @@ pub fn builder() -> tonic::transport::Server {
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .tcp_nodelay(true)
+        .trace_fn(runtime::trace::call_span)
 }
 
 /// `mirrorlog.v1.Fetcher` over a store. Made by [`service`].
@@ -111,14 +113,15 @@ impl Fetcher for Service {
             Arc::clone(&pool.readers),
         );
         let receive = receive(request.into_inner(), Arc::clone(&inbox), self.limits.idle);
-        tokio::spawn(async move {
+        let answer = async move {
             tokio::select! {
                 status = receive => refuse(&sender, status).await,
                 () = reader.run(&sender) => {}
                 () = sender.closed() => {}
             }
             drop(stream);
-        });
+        };
+        tokio::spawn(answer.in_current_span());
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 }
@@ -155,7 +158,10 @@ async fn receive(
     loop {
         match tokio::time::timeout(idle, requests.message()).await {
             Err(_) => {
-                return Status::deadline_exceeded(format!("nothing heard for {} s", idle.as_secs()));
+                return Status::deadline_exceeded(format!(
+                    "nothing heard for {} s",
+                    idle.as_secs()
+                ));
             }
             Ok(Err(status)) => return status,
             Ok(Ok(None)) => break,

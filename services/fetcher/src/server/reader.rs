@@ -85,7 +85,10 @@ struct Packer<'a> {
     store: &'a Store,
     inbox: &'a Inbox,
     pieces: Vec<(u32, Body, bool)>,
+    /// Made when it is first needed, of full size at once.
     buffer: Vec<u8>,
+    filled_bytes: usize,
+    /// Data in the message, in the buffer or not.
     used_bytes: usize,
 }
 
@@ -109,6 +112,7 @@ impl<'a> Packer<'a> {
             inbox,
             pieces: Vec::new(),
             buffer: Vec::new(),
+            filled_bytes: 0,
             used_bytes: 0,
         }
     }
@@ -197,22 +201,20 @@ impl<'a> Packer<'a> {
     }
 
     fn read(&mut self, mut blob: Current, room: u64) -> Option<Current> {
-        let start = self.buffer.len();
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; MESSAGE_DATA_MAX_BYTES];
+        }
+        let start = self.filled_bytes;
         let length = room as usize;
-        self.buffer.resize(start + length, 0);
-        if let Err(error) = blob.file.read_exact(&mut self.buffer[start..]) {
-            self.buffer.truncate(start);
+        let end = start + length;
+        if let Err(error) = blob.file.read_exact(&mut self.buffer[start..end]) {
             self.fail(blob.want, error.to_string());
             return None;
         }
         blob.left_bytes -= room;
         let last = blob.left_bytes == 0;
-        self.push(
-            blob.want.id,
-            Body::Data(start..start + length),
-            length,
-            last,
-        );
+        self.filled_bytes = end;
+        self.push(blob.want.id, Body::Data(start..end), length, last);
         if last { None } else { Some(blob) }
     }
 

@@ -1,6 +1,7 @@
 //! Servers, stores and content for the tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code)]
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use fetcher::server::{Limits, builder, service};
 use mirrorlog_core::id::Digest;
 use runtime::store::Store;
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use wire::v1::fetcher_server::{Fetcher, FetcherServer};
 
@@ -84,7 +86,7 @@ impl Server {
             .unwrap();
         let (sender, bound) = std::sync::mpsc::channel();
         runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+            let listener = bind(address).await;
             sender.send(listener.local_addr().unwrap()).unwrap();
             builder()
                 .add_service(service)
@@ -101,6 +103,17 @@ impl Server {
 
     pub(crate) fn source(&self) -> Source {
         Source::new(&self.address.to_string()).unwrap()
+    }
+}
+
+/// A killed server's runtime gives its port back a moment later.
+async fn bind(address: SocketAddr) -> TcpListener {
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) if error.kind() == ErrorKind::AddrInUse => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 
