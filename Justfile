@@ -1,0 +1,54 @@
+# Everything one can do here; CI calls only these.
+
+nextest := `cargo nextest --version >/dev/null 2>&1 && echo yes || echo no`
+
+# list what there is
+default:
+    @just --list --unsorted
+
+# make this machine ready (Debian: packages, nats-server)
+setup:
+    deploy/setup
+
+# build the one binary, target/release/mirrorlog
+build:
+    cargo build --release --locked
+
+# run the binary: `just run status --json`
+run *args:
+    cargo run --quiet --release --locked -- {{args}}
+
+# all tests, documentation's examples apart; extra arguments go to the test runner
+test *args: _binaries
+    {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --bins --tests" } }} --workspace --locked {{args}}
+
+# the stories only: whole networks on this machine
+e2e *args: _binaries
+    {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --tests" } }} -p e2e --locked {{args}}
+
+# the documentation's examples
+doctest:
+    cargo test --workspace --locked --doc --quiet
+
+# clippy, warnings are errors
+lint:
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# format
+fmt:
+    cargo fmt --all
+
+# check the format
+fmt-check:
+    cargo fmt --all --check
+
+# the code's documentation, target/doc
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# what CI checks
+ci: fmt-check lint doctest test
+
+# the stories start the binary as its users do
+_binaries:
+    cargo build --quiet --locked -p mirrorlog
