@@ -231,7 +231,8 @@ impl History {
 
     /// The head as it would be if `first..=last` were taken back too.
     pub fn head_without(&self, first: Build, last: Build) -> Option<&Published> {
-        let stays = |build: Build| !(first <= build && build <= last) && !self.is_retracted(build);
+        let goes = |build: Build| first <= build && build <= last;
+        let stays = |build: Build| !goes(build) && !self.is_retracted(build);
         self.builds
             .values()
             .rev()

@@ -1,0 +1,334 @@
+//! `Admin`: what local commands ask of the daemon, over its Unix socket.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mirrorlog_core::archive::{History, Refusal, Step};
+use mirrorlog_core::id::{Build, ChannelId, Digest};
+use mirrorlog_core::statement::{Order, Statement};
+use runtime::Reaction;
+use runtime::log::LogError;
+use tokio::net::{UnixListener, UnixStream};
+use tonic::{Code, Request, Response, Status};
+use tracing::Instrument as _;
+use wire::v1::describe_reply::RetractedStep;
+use wire::v1::{
+    CommitReply, CommitRequest, DescribeReply, DescribeRequest, OrderReply, OrderRequest,
+    RetractReply, RetractRequest,
+};
+use wire::{Signed, rpc, v1};
+
+use crate::commit::{Asked, CommitError, Publication, Withdraw};
+use crate::daemon::{Channel, Daemon, DaemonError};
+use crate::fence::FenceError;
+use crate::journal::with_causes;
+use crate::reconcile::ReconcileError;
+
+/// Most retracted builds that a publisher is told of: the newest ones.
+const RETRACTED_MAX: usize = 1024;
+
+/// The gRPC service.
+pub struct AdminService {
+    daemon: Arc<Daemon>,
+}
+
+impl AdminService {
+    /// Makes the service.
+    pub fn new(daemon: Arc<Daemon>) -> Self {
+        Self { daemon }
+    }
+
+    fn channel(&self, name: &str) -> Result<Arc<Channel>, Status> {
+        let name = rpc::channel("channel", name)?;
+        self.daemon
+            .channel(&name)
+            .ok_or_else(|| unknown(&self.daemon, &name))
+    }
+}
+
+fn unknown(daemon: &Daemon, name: &ChannelId) -> Status {
+    let known: Vec<String> = daemon
+        .channels()
+        .iter()
+        .map(|channel| channel.declared.name.to_string())
+        .collect();
+    let known = if known.is_empty() {
+        "there are none".to_owned()
+    } else {
+        format!("there are: {}", known.join(", "))
+    };
+    Status::not_found(format!(
+        "channel {name} is not declared; {known}; declare it as [[channels]] in the archive's configuration"
+    ))
+}
+
+#[tonic::async_trait]
+impl v1::admin_server::Admin for AdminService {
+    async fn describe(
+        &self,
+        request: Request<DescribeRequest>,
+    ) -> Result<Response<DescribeReply>, Status> {
+        let request = request.into_inner();
+        let name = rpc::channel("channel", &request.channel)?;
+        let channel = match (self.daemon.channel(&name), &request.declare) {
+            (Some(channel), _) => channel,
+            (None, Some(declare)) if self.daemon.config.allow_undeclared => {
+                let layout = rpc::layout("declare.layout", declare.layout)?;
+                self.daemon
+                    .declare(&name, layout)
+                    .await
+                    .map_err(|error| not_declared(&error))?
+            }
+            (None, _) => return Err(unknown(&self.daemon, &name)),
+        };
+        Ok(Response::new(describe(&self.daemon, &channel)))
+    }
+
+    async fn commit(
+        &self,
+        request: Request<CommitRequest>,
+    ) -> Result<Response<CommitReply>, Status> {
+        let request = request.into_inner();
+        let channel = self.channel(&request.channel)?;
+        let publication = publication(request)?;
+        let span = tracing::info_span!("commit", channel = %channel.declared.name, build = tracing::field::Empty);
+        let said = async {
+            let said = self.daemon.say(&channel, Some(publication), None).await;
+            if let Some(build) = said.as_ref().ok().and_then(|said| said.builds.first()) {
+                tracing::Span::current().record("build", build.get());
+            }
+            said.map_err(status)
+        };
+        let said = said.instrument(span).await?;
+        Ok(Response::new(CommitReply {
+            builds: said.builds.into_iter().map(Build::get).collect(),
+        }))
+    }
+
+    async fn retract(
+        &self,
+        request: Request<RetractRequest>,
+    ) -> Result<Response<RetractReply>, Status> {
+        let request = request.into_inner();
+        let channel = self.channel(&request.channel)?;
+        let withdraw = Withdraw {
+            first: rpc::build("first", request.first)?,
+            last: rpc::build("last", request.last)?,
+            reason: request.reason,
+        };
+        let replacement = request.replacement.map(publication).transpose()?;
+        let (first, last) = (withdraw.first, withdraw.last);
+        let span = tracing::info_span!("retract", channel = %channel.declared.name, %first, %last);
+        let said = self
+            .daemon
+            .say(&channel, replacement, Some(withdraw))
+            .instrument(span)
+            .await
+            .map_err(status)?;
+        let replacement = said.builds.first().map_or(0, |build| build.get());
+        Ok(Response::new(RetractReply {
+            sequence: said.retraction.unwrap_or(0),
+            replacement,
+        }))
+    }
+
+    async fn order(&self, request: Request<OrderRequest>) -> Result<Response<OrderReply>, Status> {
+        let (mirror, kind) = rpc::requested_order(request.into_inner())?;
+        let link = self.daemon.link().filter(|link| link.log.is_connected());
+        let link = link
+            .ok_or_else(|| Status::unavailable("NATS is not connected: the order was not sent"))?;
+        let id = getrandom::u64()
+            .map_err(|error| Status::internal(format!("no random number: {error}")))?;
+        let order = Order {
+            id,
+            mirror: mirror.clone(),
+            issued: runtime::boot::now(),
+            kind,
+        };
+        let signed = Signed::sign(&self.daemon.key, &Statement::Order(order));
+        let sent = link
+            .log
+            .publish_order(
+                &mirror,
+                &format!("{mirror}/{id:016x}"),
+                signed.encode().into(),
+            )
+            .await;
+        sent.map_err(|error| Status::new(log_code(&error), with_causes(&error)))?;
+        tracing::info!(mirror = %mirror, order = id, "order sent");
+        Ok(Response::new(OrderReply { id }))
+    }
+}
+
+fn describe(daemon: &Daemon, channel: &Channel) -> DescribeReply {
+    let declared = &channel.declared;
+    let history = channel.journal.history();
+    let bytes = |digest: Option<Digest>| rpc::optional_digest_to_proto(digest.as_ref());
+    let wanted = channel.wanted().and_then(|wanted| history.get(wanted));
+    let mut siblings: Vec<(u32, String)> = daemon
+        .channels()
+        .iter()
+        .filter(|other| {
+            other.declared.mount == declared.mount && other.declared.name != declared.name
+        })
+        .map(|other| (other.declared.precedence, other.declared.name.to_string()))
+        .collect();
+    siblings.sort_unstable();
+    DescribeReply {
+        mount: declared.mount.to_string(),
+        layout: rpc::layout_to_proto(declared.layout),
+        precedence: declared.precedence,
+        head: history.head().map_or(0, |head| head.build.get()),
+        head_root: bytes(history.head().map(|head| head.root)),
+        newest: history.newest().map_or(0, |newest| newest.build.get()),
+        wanted: wanted.map_or(0, |wanted| wanted.build.get()),
+        wanted_root: bytes(wanted.map(|wanted| wanted.root)),
+        retracted_roots: newest_retracted(&history)
+            .map(|bad| bytes(Some(bad.root)))
+            .collect(),
+        suites: declared.suites.clone(),
+        catch_all: declared.catch_all,
+        sibling_channels: siblings.into_iter().map(|(_, name)| name).collect(),
+        retracted_steps: newest_retracted(&history)
+            .map(|bad| RetractedStep {
+                before: bytes(history.before(bad.build).map(|before| before.root)),
+                root: bytes(Some(bad.root)),
+            })
+            .collect(),
+    }
+}
+
+fn newest_retracted(
+    history: &History,
+) -> impl Iterator<Item = &mirrorlog_core::archive::Published> {
+    let count = history.retracted().count();
+    history
+        .retracted()
+        .skip(count.saturating_sub(RETRACTED_MAX))
+}
+
+fn publication(request: CommitRequest) -> Result<Publication, Status> {
+    let asked = |step: v1::commit_request::Step| -> Result<Asked, Status> {
+        let lane = rpc::lane("step.lane", step.lane)?;
+        let root = rpc::digest("step.root", &step.root)?;
+        let step_of = Step {
+            root,
+            base: Build::new(step.base),
+            lane,
+        };
+        Ok(Asked {
+            step: step_of,
+            entries: step.entries,
+            bytes: step.bytes,
+        })
+    };
+    Ok(Publication {
+        expected_newest: Build::new(request.expected_newest),
+        steps: request
+            .steps
+            .into_iter()
+            .map(asked)
+            .collect::<Result<_, _>>()?,
+        notices: rpc::notices("notices", request.notices)?,
+        allow_retracted: request.allow_retracted,
+    })
+}
+
+/// What a caller is told: `FAILED_PRECONDITION` only when another build came in between.
+fn status(error: CommitError) -> Status {
+    let code = match &error {
+        CommitError::Refused(Refusal::NewestMoved { .. }) => Code::FailedPrecondition,
+        CommitError::Refused(
+            Refusal::Retracted { .. }
+            | Refusal::Shape
+            | Refusal::Base { .. }
+            | Refusal::Range { .. }
+            | Refusal::AlreadyRetracted { .. }
+            | Refusal::NothingLeft
+            | Refusal::Text { .. }
+            | Refusal::TooManyRetractions,
+        )
+        | CommitError::Manifest { .. } => Code::InvalidArgument,
+        CommitError::NotConnected { .. } => Code::Unavailable,
+        CommitError::Halted { .. } => Code::DataLoss,
+        CommitError::Fence { source, .. } => match source {
+            FenceError::TakenOver(_) => Code::PermissionDenied,
+            FenceError::Behind(_) | FenceError::Decode { .. } | FenceError::Codec(_) => {
+                Code::DataLoss
+            }
+            FenceError::Busy(_) => Code::Aborted,
+            FenceError::Log(error) => log_code(error),
+            FenceError::State(_) => Code::Internal,
+        },
+        CommitError::Compare { source, .. } => match source {
+            ReconcileError::Log(error) => log_code(error),
+            ReconcileError::Silent => Code::Unavailable,
+            ReconcileError::Journal(_) => Code::Internal,
+        },
+        CommitError::Journal(_) => Code::Internal,
+    };
+    let text = with_causes(&error);
+    tracing::warn!(code = ?code, error = text, "refused");
+    Status::new(code, text)
+}
+
+fn log_code(error: &LogError) -> Code {
+    match error.reaction() {
+        Reaction::Retry => Code::Unavailable,
+        Reaction::Park | Reaction::Halt => Code::Internal,
+    }
+}
+
+fn not_declared(error: &DaemonError) -> Status {
+    let code = match error {
+        DaemonError::Config(_) => Code::InvalidArgument,
+        DaemonError::Journal(_)
+        | DaemonError::Outbox(_)
+        | DaemonError::Write { .. }
+        | DaemonError::Declaration { .. } => Code::Internal,
+    };
+    Status::new(code, with_causes(error))
+}
+
+/// Why the socket could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Another daemon listens.
+    #[error("another archive listens on {}; stop it first", .0.display())]
+    Busy(PathBuf),
+    /// The socket could not be made.
+    #[error("cannot {action} the socket {}", path.display())]
+    Io {
+        /// What was tried, a verb.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Binds the socket for its owner alone; one that a dead daemon left is removed.
+///
+/// # Errors
+/// [`SocketError`].
+pub async fn bind(path: &Path) -> Result<UnixListener, SocketError> {
+    let failed = |action| {
+        move |source| SocketError::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    match UnixStream::connect(path).await {
+        Ok(_somebody) => return Err(SocketError::Busy(path.to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(_nobody_listens) => std::fs::remove_file(path).map_err(failed("remove"))?,
+    }
+    let listener = UnixListener::bind(path).map_err(failed("bind"))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .map_err(failed("protect"))?;
+    Ok(listener)
+}

@@ -1,0 +1,444 @@
+//! The archive's configuration: read whole and checked before anything binds.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mirrorlog_core::id::{ChannelId, IdError, Mount};
+use mirrorlog_core::layout::{Layout, LayoutError};
+use runtime::boot::{Span, TelemetryConfig};
+use runtime::log::NatsConfig;
+use serde::{Deserialize, Serialize};
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read, or is no TOML of this shape.
+    #[error(transparent)]
+    File(#[from] runtime::boot::ConfigError),
+    /// The declaration of a channel that was made on the fly cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The declaration of a channel that was made on the fly is not valid.
+    #[error("{} is not valid", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// A channel's name or mount.
+    #[error("channel {channel:?}")]
+    Id {
+        /// The channel, as written.
+        channel: String,
+        /// What is wrong.
+        #[source]
+        source: IdError,
+    },
+    /// A channel's layout.
+    #[error("channel {channel:?}")]
+    Layout {
+        /// The channel, as written.
+        channel: String,
+        /// What is wrong.
+        #[source]
+        source: LayoutError,
+    },
+    /// Two settings that do not go together.
+    #[error("{0}")]
+    Conflict(String),
+}
+
+/// A channel as the operator, or a first publication, declared it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// Its name.
+    pub name: ChannelId,
+    /// Where it is served.
+    pub mount: Mount,
+    /// Shape of its tree.
+    pub layout: Layout,
+    /// Order among the channels of its mount: the lowest wins.
+    pub precedence: u32,
+    /// Takes only these suites of the tree, and the pool files that they name; empty: the whole tree.
+    pub suites: Vec<String>,
+    /// Takes what no other channel of its mount takes.
+    pub catch_all: bool,
+    /// The tree that it is published from, where the command line names none.
+    pub tree: Option<PathBuf>,
+    /// Keys with which its InRelease must be signed.
+    pub openpgp_keyring: Option<PathBuf>,
+}
+
+/// What an archive runs on.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Folder of journal, control state, locks and the admin socket.
+    pub state: PathBuf,
+    /// Folder of pages and blobs.
+    pub store: PathBuf,
+    /// The secret key's file.
+    pub key: PathBuf,
+    /// Public keys that signed parts of the journal before.
+    pub previous_keys: Vec<PathBuf>,
+    /// Makes a channel at its first publication.
+    pub allow_undeclared: bool,
+    /// The channels of the file; those made on the fly are kept in the state.
+    pub channels: Vec<Declared>,
+    /// Where the log is.
+    pub nats: NatsConfig,
+    /// Fetcher, Journal, health and reflection.
+    pub grpc_listen: SocketAddr,
+    /// Liveness, readiness, metrics.
+    pub http_listen: SocketAddr,
+    /// Globs of paths that may be hardlinked into the store: never rewritten in place.
+    pub immutable: Vec<String>,
+    /// How often heads are signed anew.
+    pub heads_renew: Duration,
+    /// How long a head counts.
+    pub heads_expire: Duration,
+    /// How often the log is compared with the journal.
+    pub reconcile_every: Duration,
+    /// How many statements of a lane are put on a log that lost them: the newest ones.
+    pub reconcile_keep: usize,
+    /// `host:port` of the consistency service, for the commands that ask it.
+    pub consistency_grpc: Option<String>,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+}
+
+impl Config {
+    /// Reads and checks a configuration; relative paths count from the file's folder.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the first thing that is wrong.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let written: Written = runtime::boot::load_config(file)?;
+        written.check(&runtime::boot::folder_of(file))
+    }
+
+    /// The socket on which local commands reach the daemon.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.state.join("admin.sock")
+    }
+
+    /// Folder of the channels that were made on the fly.
+    pub(crate) fn channels_dir(&self) -> PathBuf {
+        self.state.join("channels")
+    }
+
+    /// A channel of the file or of the state.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the state's declaration cannot be read.
+    pub fn channel(&self, name: &ChannelId) -> Result<Option<Declared>, ConfigError> {
+        if let Some(declared) = self.channels.iter().find(|declared| &declared.name == name) {
+            return Ok(Some(declared.clone()));
+        }
+        let file = self.channels_dir().join(format!("{name}.toml"));
+        let text = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(ConfigError::Read { path: file, source }),
+        };
+        let written: Result<WrittenChannel, _> = toml::from_str(&text);
+        let written = written.map_err(|source| ConfigError::Parse { path: file, source })?;
+        written.check(&self.state, 0).map(Some)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    archive: WrittenArchive,
+    #[serde(default)]
+    channels: Vec<WrittenChannel>,
+    nats: NatsConfig,
+    grpc: Listen,
+    http: Listen,
+    #[serde(default)]
+    ingest: Ingest,
+    #[serde(default)]
+    heads: Heads,
+    #[serde(default)]
+    reconcile: Reconcile,
+    #[serde(default)]
+    consistency: Option<Consistency>,
+    #[serde(default)]
+    telemetry: TelemetryConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenArchive {
+    state: PathBuf,
+    store: PathBuf,
+    key: PathBuf,
+    #[serde(default)]
+    previous_keys: Vec<PathBuf>,
+    #[serde(default)]
+    allow_undeclared: bool,
+}
+
+/// A channel as it stands in a file.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WrittenChannel {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mount: Option<String>,
+    layout: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    precedence: Option<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    suites: Vec<String>,
+    #[serde(default)]
+    catch_all: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tree: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    openpgp_keyring: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listen {
+    listen: SocketAddr,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Ingest {
+    immutable: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Heads {
+    renew: Span,
+    expire: Span,
+}
+
+impl Default for Heads {
+    fn default() -> Self {
+        let hours = |hours: u64| Span(Duration::from_secs(hours * 3600));
+        Self {
+            renew: hours(1),
+            expire: hours(7 * 24),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Reconcile {
+    every: Span,
+    keep: usize,
+}
+
+impl Default for Reconcile {
+    fn default() -> Self {
+        Self {
+            every: Span(Duration::from_secs(30)),
+            keep: 64,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Consistency {
+    grpc: String,
+}
+
+impl Written {
+    fn check(self, base: &Path) -> Result<Config, ConfigError> {
+        let mut channels = Vec::with_capacity(self.channels.len());
+        for (position, channel) in self.channels.into_iter().enumerate() {
+            let position = u32::try_from(position).unwrap_or(u32::MAX);
+            channels.push(channel.check(base, position)?);
+        }
+        check_together(&channels)?;
+        if self.heads.renew.0.is_zero() || self.heads.expire.0 < self.heads.renew.0 * 2 {
+            let text =
+                "heads.expire must be at least twice heads.renew, and heads.renew more than 0";
+            return Err(ConfigError::Conflict(text.to_owned()));
+        }
+        if self.reconcile.every.0.is_zero() || self.reconcile.keep == 0 {
+            let text = "reconcile.every and reconcile.keep must be more than 0";
+            return Err(ConfigError::Conflict(text.to_owned()));
+        }
+        Ok(Config {
+            state: base.join(self.archive.state),
+            store: base.join(self.archive.store),
+            key: base.join(self.archive.key),
+            previous_keys: self
+                .archive
+                .previous_keys
+                .iter()
+                .map(|key| base.join(key))
+                .collect(),
+            allow_undeclared: self.archive.allow_undeclared,
+            channels,
+            nats: self.nats,
+            grpc_listen: self.grpc.listen,
+            http_listen: self.http.listen,
+            immutable: self.ingest.immutable,
+            heads_renew: self.heads.renew.0,
+            heads_expire: self.heads.expire.0,
+            reconcile_every: self.reconcile.every.0,
+            reconcile_keep: self.reconcile.keep,
+            consistency_grpc: self.consistency.map(|consistency| consistency.grpc),
+            telemetry: self.telemetry,
+        })
+    }
+}
+
+impl WrittenChannel {
+    fn check(self, base: &Path, position: u32) -> Result<Declared, ConfigError> {
+        let id = |source| ConfigError::Id {
+            channel: self.name.clone(),
+            source,
+        };
+        let name = ChannelId::new(&self.name).map_err(id)?;
+        let mount = self.mount.unwrap_or_else(|| format!("/{name}"));
+        let mount = Mount::new(&mount).map_err(id)?;
+        let layout = self.layout.parse();
+        let layout = layout.map_err(|source| ConfigError::Layout {
+            channel: self.name,
+            source,
+        })?;
+        Ok(Declared {
+            name,
+            mount,
+            layout,
+            precedence: self.precedence.unwrap_or(position),
+            suites: self.suites,
+            catch_all: self.catch_all,
+            tree: self.tree.map(|tree| base.join(tree)),
+            openpgp_keyring: self.openpgp_keyring.map(|keyring| base.join(keyring)),
+        })
+    }
+}
+
+impl From<&Declared> for WrittenChannel {
+    fn from(declared: &Declared) -> Self {
+        Self {
+            name: declared.name.to_string(),
+            mount: Some(declared.mount.to_string()),
+            layout: declared.layout.to_string(),
+            precedence: Some(declared.precedence),
+            suites: declared.suites.clone(),
+            catch_all: declared.catch_all,
+            tree: declared.tree.clone(),
+            openpgp_keyring: declared.openpgp_keyring.clone(),
+        }
+    }
+}
+
+/// Checks what channels may not have in common.
+pub(crate) fn check_together(channels: &[Declared]) -> Result<(), ConfigError> {
+    let conflict = |text: String| Err(ConfigError::Conflict(text));
+    let mut places: BTreeMap<(&Mount, u32), &ChannelId> = BTreeMap::new();
+    let mut rests: BTreeMap<&Mount, &ChannelId> = BTreeMap::new();
+    for (index, channel) in channels.iter().enumerate() {
+        let Declared {
+            name,
+            mount,
+            precedence,
+            suites,
+            catch_all,
+            ..
+        } = channel;
+        if channels[..index].iter().any(|other| &other.name == name) {
+            return conflict(format!("channel {name} is declared twice"));
+        }
+        if let Some(other) = places.insert((mount, *precedence), name) {
+            return conflict(format!(
+                "channels {other} and {name} have the same mount {mount} and the same precedence {precedence}"
+            ));
+        }
+        if *catch_all && !suites.is_empty() {
+            return conflict(format!(
+                "channel {name} has suites and is catch_all: it can be one of them"
+            ));
+        }
+        if let Some(other) = catch_all.then(|| rests.insert(mount, name)).flatten() {
+            return conflict(format!(
+                "channels {other} and {name} are both catch_all on mount {mount}"
+            ));
+        }
+        let inside = |a: &Mount, b: &Mount| {
+            a.as_str()
+                .strip_prefix(b.as_str())
+                .is_some_and(|rest| rest.starts_with('/'))
+        };
+        let nested = channels[..index]
+            .iter()
+            .find(|other| inside(mount, &other.mount) || inside(&other.mount, mount));
+        if let Some(other) = nested {
+            return conflict(format!(
+                "mount {mount} of {name} and mount {} of {} lie inside each other",
+                other.mount, other.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn check(channels: &str) -> Result<Config, String> {
+        let text = format!(
+            "[archive]\nstate = 'state'\nstore = '/store'\nkey = 'archive.sec'\n\
+             [nats]\nurl = 'nats://127.0.0.1:4222'\n[grpc]\nlisten = '127.0.0.1:1'\n\
+             [http]\nlisten = '127.0.0.1:2'\n{channels}"
+        );
+        let written: Written = toml::from_str(&text).map_err(|error| error.to_string())?;
+        written
+            .check(Path::new("/etc/mirrorlog"))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn paths_count_from_the_file() {
+        let config = check("[[channels]]\nname = 'noble'\nlayout = 'debian'\n").unwrap();
+        assert_eq!(config.state, Path::new("/etc/mirrorlog/state"));
+        assert_eq!(config.store, Path::new("/store"));
+        assert_eq!(config.channels[0].mount.as_str(), "/noble");
+        assert_eq!(config.heads_expire, Duration::from_secs(7 * 86400));
+    }
+
+    #[test]
+    fn channels_that_cannot_live_together_are_refused() {
+        let two = |a: &str, b: &str| {
+            let one =
+                |name, rest| format!("[[channels]]\nname = '{name}'\nlayout = 'plain'\n{rest}\n");
+            check(&format!("{}{}", one("a", a), one("b", b))).unwrap_err()
+        };
+        let precedence = "mount = '/m'\nprecedence = 1";
+        assert!(two(precedence, precedence).contains("the same precedence"));
+        let rest = "mount = '/m'\ncatch_all = true";
+        assert!(two(rest, rest).contains("both catch_all"));
+        assert!(two("mount = '/m'", "mount = '/m/n'").contains("inside each other"));
+        let twice = "[[channels]]\nname = 'a'\nlayout = 'plain'\n".repeat(2);
+        assert!(check(&twice).unwrap_err().contains("declared twice"));
+        assert!(
+            check("[ingest]\nimutable = []")
+                .unwrap_err()
+                .contains("imutable")
+        );
+    }
+}

@@ -1,0 +1,35 @@
+//! The archive: scans and publishes trees, numbers and signs builds, keeps the journal, feeds the log.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`publish`] | makes a build of a tree, in the publisher's own process |
+//! | [`run`], [`config`] | the daemon: start, stop, settings |
+//! | [`commit`] | numbers, signs, journals and announces a build or a retraction |
+//! | [`journal`] | one fsynced, signed file for each of them: the truth |
+//! | [`fence`] | lets one archive give out numbers |
+//! | [`outbox`], [`reconcile`] | bring the log to what the journal says |
+//! | [`heads`] | signed heads, renewed on a timer |
+//! | [`admin`], [`journal_service`] | gRPC for local commands, and for those who missed the log |
+//! | [`state`] | layout of the control state |
+
+pub mod admin;
+mod closure;
+pub mod commit;
+pub mod config;
+pub mod daemon;
+pub mod fence;
+pub mod gauges;
+pub mod heads;
+pub mod journal;
+pub mod journal_service;
+mod layout;
+pub mod outbox;
+pub mod publish;
+pub mod reconcile;
+pub mod run;
+mod scan;
+mod stat_cache;
+pub mod state;
+
+pub use config::Config;
+pub use run::serve;

@@ -1,0 +1,296 @@
+//! `archive serve`: starts everything, keeps it going, stops it cleanly.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mirrorlog_core::sign::TrustedKeys;
+use runtime::Reaction;
+use runtime::boot::{GrpcLimits, Health, metrics, serve_grpc, serve_grpc_unix, serve_http};
+use runtime::log::{Log, StreamIdentity};
+use runtime::state::{Opened, SledState};
+use runtime::store::{Pages, Store};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use wire::v1::admin_server::AdminServer;
+use wire::v1::journal_server::JournalServer;
+
+use crate::admin::{AdminService, bind};
+use crate::config::Config;
+use crate::daemon::{Daemon, Link};
+use crate::fence::{FenceError, run_blocking};
+use crate::gauges::Gauges;
+use crate::journal::with_causes;
+use crate::journal_service::JournalService;
+
+/// Decoded manifest pages kept in memory.
+const PAGES_CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// How soon what could not be sent or opened is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Runs the archive until `shutdown`.
+///
+/// # Errors
+/// When it cannot start: keys, state, store, addresses. A log that is away is no reason.
+pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut registry = metrics::registry("archive");
+    let gauges = Gauges::register(&mut registry);
+    let health = Health::new();
+    health.degrade("log", format!("not connected to {} yet", config.nats.url));
+    let opened = config.clone();
+    let daemon = Arc::new(run_blocking(move || open(opened, gauges)).await?);
+
+    let store = daemon.pages.store().clone();
+    let public = Routes::new(fetcher::server::service(
+        store,
+        fetcher::server::Limits::default(),
+    ))
+    .add_service(JournalServer::new(JournalService::new(Arc::clone(&daemon))));
+    let local = Routes::new(AdminServer::new(AdminService::new(Arc::clone(&daemon))));
+    let grpc = TcpListener::bind(config.grpc_listen).await;
+    let grpc =
+        grpc.with_context(|| format!("cannot listen on {} (grpc.listen)", config.grpc_listen))?;
+    let http = TcpListener::bind(config.http_listen).await;
+    let http =
+        http.with_context(|| format!("cannot listen on {} (http.listen)", config.http_listen))?;
+    let socket = bind(&config.admin_socket()).await?;
+
+    let limits = GrpcLimits::default();
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let (health_of, stop) = (health.clone(), shutdown.clone());
+    tasks.spawn(async move { Ok(serve_grpc(grpc, public, &health_of, &limits, stop).await?) });
+    let (health_of, stop) = (health.clone(), shutdown.clone());
+    tasks
+        .spawn(async move { Ok(serve_grpc_unix(socket, local, &health_of, &limits, stop).await?) });
+    let (router, stop) = (health.router(Arc::new(registry)), shutdown.clone());
+    tasks.spawn(async move { Ok(serve_http(http, router, stop).await?) });
+    tasks.spawn(follow_log(
+        Arc::clone(&daemon),
+        health.clone(),
+        shutdown.clone(),
+    ));
+    tasks.spawn(renew_heads(Arc::clone(&daemon), shutdown.clone()));
+    health.started();
+    tracing::info!(
+        grpc = %config.grpc_listen, http = %config.http_listen, channels = daemon.channels().len(), "archive is up"
+    );
+
+    let ended = finish(&mut tasks, &shutdown).await;
+    // The next daemon finds out by itself when this does not work.
+    if let Err(error) = std::fs::remove_file(config.admin_socket()) {
+        tracing::debug!(error = %error, "socket not removed");
+    }
+    tracing::info!("archive is down");
+    ended
+}
+
+/// Waits for the end of all tasks; the first that fails ends the others.
+async fn finish(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        let ended = ended.context("a task of the archive died").flatten();
+        shutdown.cancel();
+        if outcome.is_ok() {
+            outcome = ended;
+        }
+    }
+    outcome
+}
+
+fn open(config: Config, gauges: Gauges) -> anyhow::Result<Daemon> {
+    let key = runtime::key::read_secret(&config.key).context("cannot read archive.key")?;
+    let mut trusted = vec![key.public()];
+    for file in &config.previous_keys {
+        trusted.push(runtime::key::read_public(file).context("cannot read archive.previous_keys")?);
+    }
+    std::fs::create_dir_all(&config.state)
+        .with_context(|| format!("cannot make {}", config.state.display()))?;
+    let (state, opened) = SledState::open(&config.state.join("control"))?;
+    match opened {
+        Opened::AsLeft => {}
+        Opened::Rebuilt(aside) => {
+            tracing::warn!(aside = %aside.display(), "control state did not open and was made anew; the journal is whole");
+        }
+    }
+    let store = Store::open(&config.store)
+        .with_context(|| format!("cannot open the store {}", config.store.display()))?;
+    let pages = Pages::new(store, PAGES_CACHE_BYTES);
+    let instance = format!("{:016x}", getrandom::u64().context("no random number")?);
+    let keys = TrustedKeys::new(trusted);
+    Ok(Daemon::open(
+        config,
+        key,
+        keys,
+        Arc::new(state),
+        pages,
+        gauges,
+        instance,
+    )?)
+}
+
+/// Keeps the link to the log: opens it, compares, sends what waits, follows wanted builds.
+async fn follow_log(
+    daemon: Arc<Daemon>,
+    health: Health,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let Some(link) = shutdown
+        .run_until_cancelled(connect(&daemon, &health))
+        .await
+    else {
+        return Ok(());
+    };
+    let mut following = JoinSet::new();
+    following.spawn(follow_wanted(Arc::clone(&daemon), link.clone()));
+    let mut identity: Option<StreamIdentity> = None;
+    loop {
+        let round = shutdown
+            .run_until_cancelled(daemon.round(&link, identity))
+            .await;
+        let Some(round) = round else { return Ok(()) };
+        identity = report(&daemon, &health, round, identity);
+        measure(&daemon).await;
+        let until = tokio::time::Instant::now() + daemon.config.reconcile_every;
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = flush_until(&daemon, &link, until) => {}
+        }
+    }
+}
+
+async fn connect(daemon: &Arc<Daemon>, health: &Health) -> Link {
+    loop {
+        let opened = async {
+            let log = Log::connect(&daemon.config.nats, "mirrorlog-archive", true).await?;
+            let link = Link::open(log).await?;
+            daemon.fence.take(&link.builds).await?;
+            Ok::<Link, FenceError>(link)
+        };
+        match opened.await {
+            Ok(link) => {
+                daemon.set_link(link.clone());
+                return link;
+            }
+            Err(error) => {
+                unhealthy(health, &error);
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+fn report(
+    daemon: &Daemon,
+    health: &Health,
+    round: Result<StreamIdentity, FenceError>,
+    before: Option<StreamIdentity>,
+) -> Option<StreamIdentity> {
+    for channel in daemon.channels() {
+        daemon
+            .gauges
+            .halted(&channel.declared.name, channel.journal.halted().is_some());
+    }
+    match round {
+        Ok(identity) => {
+            health.recover("log");
+            Some(identity)
+        }
+        Err(error) => {
+            unhealthy(health, &error);
+            before
+        }
+    }
+}
+
+/// Serving goes on without the log; only a takeover makes this archive useless for publishers.
+fn unhealthy(health: &Health, error: &FenceError) {
+    let text = with_causes(error);
+    match error {
+        FenceError::TakenOver(_) => health.fail("fence", text),
+        FenceError::Log(log) => match log.reaction() {
+            Reaction::Retry => health.degrade("log", text),
+            Reaction::Park | Reaction::Halt => health.fail("log", text),
+        },
+        FenceError::Behind(_)
+        | FenceError::Busy(_)
+        | FenceError::Decode { .. }
+        | FenceError::State(_)
+        | FenceError::Codec(_) => health.fail("fence", text),
+    }
+}
+
+/// Sends what could not be sent at once, until it is time for the next round.
+async fn flush_until(daemon: &Arc<Daemon>, link: &Link, until: tokio::time::Instant) {
+    loop {
+        let woken = tokio::time::timeout_at(until, daemon.wake.notified()).await;
+        if woken.is_err() {
+            return;
+        }
+        tokio::time::sleep_until((tokio::time::Instant::now() + RETRY).min(until)).await;
+        if !link.log.is_connected() {
+            daemon.wake.notify_one();
+            continue;
+        }
+        // What could not be sent was refused, or the server was away: look at the log before sending again.
+        daemon.reconcile(link).await;
+    }
+}
+
+/// Follows the bucket of wanted builds.
+async fn follow_wanted(daemon: Arc<Daemon>, link: Link) {
+    let mut watch = loop {
+        match link.wanted.watch().await {
+            Ok(watch) => break watch,
+            Err(error) => {
+                tracing::debug!(error = %error, "wanted builds not watched yet");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    };
+    loop {
+        let change = watch.next().await;
+        let Ok((channel, pool)) = wire::kv::parse_wanted_key(&change.key) else {
+            tracing::warn!(key = change.key, "no key of a wanted build");
+            continue;
+        };
+        let Some(channel) = daemon.channel(&channel) else {
+            continue;
+        };
+        let build = change.value.map(|value| wire::kv::decode_wanted(&value));
+        let mut wanted = channel
+            .wanted
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        match build {
+            Some(Ok(build)) => drop(wanted.insert(pool, build)),
+            Some(Err(error)) => tracing::warn!(key = change.key, error = %error, "no wanted build"),
+            None => drop(wanted.remove(&pool)),
+        }
+    }
+}
+
+async fn renew_heads(daemon: Arc<Daemon>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut timer = tokio::time::interval(daemon.config.heads_renew);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // The first tick comes at once, and heads were signed when the journals were opened.
+    timer.tick().await;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            _now = timer.tick() => daemon.renew_heads().await,
+        }
+    }
+}
+
+async fn measure(daemon: &Arc<Daemon>) {
+    let of = Arc::clone(daemon);
+    match run_blocking(move || of.pages.store().free_bytes()).await {
+        Ok(bytes) => daemon.gauges.disk_free(bytes),
+        Err(error) => tracing::warn!(error = with_causes(&error), "free space not known"),
+    }
+}

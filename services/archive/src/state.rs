@@ -1,0 +1,215 @@
+//! What the archive keeps in its control state: every key and value layout.
+//!
+//! The journal is the truth; all of this can be made anew from it, at the price of a burned build number
+//! or an event that is sent twice.
+
+use mirrorlog_core::archive::{Item, Series};
+use mirrorlog_core::id::{Build, ChannelId};
+
+/// Why a key or value was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("control state holds a {what} that is not valid: {bytes:02x?}")]
+pub struct CodecError {
+    /// Which key or value.
+    pub what: &'static str,
+    /// What was there.
+    pub bytes: Vec<u8>,
+}
+
+/// A key of the control state.
+///
+/// | key | bytes | value |
+/// | --- | --- | --- |
+/// | epoch | `e` | the newest epoch taken: u64, big-endian |
+/// | intended | `i`, `b` or `r`, channel | newest number that was to be reserved: u64, big-endian |
+/// | outbox | `o`, position (u64, big-endian) | [`Outgoing`] |
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// The epoch under which this archive last published.
+    Epoch,
+    /// The newest number of a channel for which a reservation was tried.
+    Intended(Series, ChannelId),
+    /// A statement that is journaled, or about to be, and not yet known to be on the log.
+    Outbox(u64),
+}
+
+/// All outbox keys start with it.
+pub const OUTBOX_PREFIX: &[u8] = b"o";
+
+impl Key {
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Epoch => b"e".to_vec(),
+            Self::Intended(series, channel) => {
+                let series = match series {
+                    Series::Builds => b'b',
+                    Series::Retractions => b'r',
+                };
+                [b"i", &[series][..], channel.as_str().as_bytes()].concat()
+            }
+            Self::Outbox(position) => [OUTBOX_PREFIX, &position.to_be_bytes()].concat(),
+        }
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// [`CodecError`] for anything that [`Key::encode`] does not write.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let refused = || CodecError {
+            what: "key",
+            bytes: bytes.to_vec(),
+        };
+        let channel = |text: &[u8]| {
+            let text = std::str::from_utf8(text).map_err(|_| refused())?;
+            ChannelId::new(text).map_err(|_| refused())
+        };
+        match bytes {
+            b"e" => Ok(Self::Epoch),
+            [b'i', b'b', name @ ..] => Ok(Self::Intended(Series::Builds, channel(name)?)),
+            [b'i', b'r', name @ ..] => Ok(Self::Intended(Series::Retractions, channel(name)?)),
+            [b'o', position @ ..] => {
+                let position = position.try_into().map_err(|_| refused())?;
+                Ok(Self::Outbox(u64::from_be_bytes(position)))
+            }
+            [..] => Err(refused()),
+        }
+    }
+}
+
+/// A number as a value.
+pub fn encode_number(number: u64) -> Vec<u8> {
+    number.to_be_bytes().to_vec()
+}
+
+/// Reads what [`encode_number`] writes.
+///
+/// # Errors
+/// [`CodecError`] unless there are eight bytes.
+pub fn decode_number(bytes: &[u8]) -> Result<u64, CodecError> {
+    let number = bytes.try_into();
+    let number = number.map_err(|_| CodecError {
+        what: "number",
+        bytes: bytes.to_vec(),
+    })?;
+    Ok(u64::from_be_bytes(number))
+}
+
+/// What is to be put on the log: `b` or `r`, number (u64, big-endian), channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Which of its statements.
+    pub item: Item,
+}
+
+impl Outgoing {
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let (kind, number) = match self.item {
+            Item::Snapshot(build) => (b'b', build.get()),
+            Item::Retraction(sequence) => (b'r', sequence),
+        };
+        [
+            &[kind][..],
+            &number.to_be_bytes(),
+            self.channel.as_str().as_bytes(),
+        ]
+        .concat()
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// [`CodecError`] for anything that [`Outgoing::encode`] does not write.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let refused = || CodecError {
+            what: "outbox entry",
+            bytes: bytes.to_vec(),
+        };
+        let (head, name) = bytes.split_at_checked(9).ok_or_else(refused)?;
+        let number = decode_number(&head[1..])?;
+        let item = match head[0] {
+            b'b' => Item::Snapshot(Build::new(number).ok_or_else(refused)?),
+            b'r' => Item::Retraction(number),
+            0..=u8::MAX => return Err(refused()),
+        };
+        let name = std::str::from_utf8(name).map_err(|_| refused())?;
+        Ok(Self {
+            channel: ChannelId::new(name).map_err(|_| refused())?,
+            item,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn channel() -> impl Strategy<Value = ChannelId> {
+        "[a-z0-9][a-z0-9-]{0,62}".prop_map(|text| ChannelId::new(&text).unwrap())
+    }
+
+    fn item() -> impl Strategy<Value = Item> {
+        prop_oneof![
+            (1..=u64::MAX).prop_map(|number| Item::Snapshot(Build::new(number).unwrap())),
+            any::<u64>().prop_map(Item::Retraction),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(channel in channel(), position: u64, item in item()) {
+            let keys = [
+                Key::Epoch,
+                Key::Intended(Series::Builds, channel.clone()),
+                Key::Intended(Series::Retractions, channel.clone()),
+                Key::Outbox(position),
+            ];
+            for key in keys {
+                prop_assert_eq!(Key::decode(&key.encode()).unwrap(), key);
+            }
+            let outgoing = Outgoing { channel, item };
+            prop_assert_eq!(Outgoing::decode(&outgoing.encode()).unwrap(), outgoing);
+            prop_assert_eq!(decode_number(&encode_number(position)).unwrap(), position);
+        }
+
+        #[test]
+        fn other_bytes_are_refused_or_written_the_same(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            if let Ok(key) = Key::decode(&bytes) {
+                prop_assert_eq!(key.encode(), bytes.clone());
+            }
+            if let Ok(outgoing) = Outgoing::decode(&bytes) {
+                prop_assert_eq!(outgoing.encode(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn the_layout_does_not_change() {
+        let channel = ChannelId::new("noble").unwrap();
+        assert_eq!(
+            Key::Intended(Series::Builds, channel.clone()).encode(),
+            b"ibnoble"
+        );
+        assert_eq!(Key::Outbox(258).encode(), b"o\0\0\0\0\0\0\x01\x02");
+        let outgoing = Outgoing {
+            channel,
+            item: Item::Retraction(3),
+        };
+        assert_eq!(outgoing.encode(), b"r\0\0\0\0\0\0\0\x03noble");
+        assert!(decode_number(b"short").is_err());
+    }
+
+    #[test]
+    fn the_outbox_is_in_order_of_position() {
+        let keys: Vec<_> = [0, 1, 255, 256, u64::MAX]
+            .map(|n| Key::Outbox(n).encode())
+            .into();
+        assert!(keys.is_sorted());
+    }
+}
