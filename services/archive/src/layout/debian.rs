@@ -196,3 +196,6 @@ impl Check<'_> {
         Ok(Some(bytes))
     }
 }
+
+#[cfg(test)]
+mod tests;

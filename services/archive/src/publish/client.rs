@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::layout::Layout;
+use runtime::trace::TraceCalls;
 use tokio::time::Instant;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel as Transport, Endpoint};
 use tonic::{Code, Status};
 use wire::v1::admin_client::AdminClient;
@@ -22,6 +24,25 @@ const RETRY_FOR: Duration = Duration::from_secs(15);
 /// The same before anything was done: somebody forgot to start it.
 const FIRST_RETRY_FOR: Duration = Duration::from_secs(1);
 const RETRY_EVERY: Duration = Duration::from_millis(200);
+
+type Client = AdminClient<InterceptedService<Transport, TraceCalls>>;
+
+/// Connects to the archive daemon's Unix socket.
+///
+/// # Errors
+/// [`PublishError::Down`] when nobody listens there.
+pub async fn connect(socket: &Path) -> Result<Transport, PublishError> {
+    let down = |source| PublishError::Down {
+        socket: socket.to_owned(),
+        source,
+    };
+    let url = format!("unix://{}", socket.display());
+    let endpoint = Endpoint::from_shared(url).map_err(|e| down(e.into()))?;
+    let endpoint = endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(CALL_TIMEOUT);
+    endpoint.connect().await.map_err(|e| down(e.into()))
+}
 
 /// What a publisher must know of a channel.
 #[derive(Clone, Debug)]
@@ -62,7 +83,7 @@ pub(crate) enum Committed {
 /// A connection that is made anew when it breaks.
 pub(crate) struct Daemon {
     socket: PathBuf,
-    client: Option<AdminClient<Transport>>,
+    client: Option<Client>,
 }
 
 impl Daemon {
@@ -192,19 +213,10 @@ impl Daemon {
         }
     }
 
-    async fn client(&mut self) -> Result<&mut AdminClient<Transport>, PublishError> {
+    async fn client(&mut self) -> Result<&mut Client, PublishError> {
         if self.client.is_none() {
-            let down = |source| PublishError::Down {
-                socket: self.socket.clone(),
-                source,
-            };
-            let url = format!("unix://{}", self.socket.display());
-            let endpoint = Endpoint::from_shared(url).map_err(|e| down(e.into()))?;
-            let endpoint = endpoint
-                .connect_timeout(CONNECT_TIMEOUT)
-                .timeout(CALL_TIMEOUT);
-            let transport = endpoint.connect().await.map_err(|e| down(e.into()))?;
-            self.client = Some(AdminClient::new(transport));
+            let transport = connect(&self.socket).await?;
+            self.client = Some(AdminClient::with_interceptor(transport, TraceCalls));
         }
         self.client
             .as_mut()

@@ -6,7 +6,8 @@ use std::fmt;
 pub const FAULTS_MAX: usize = 10_000;
 
 /// Which rule a path breaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(into = "&'static str")]
 pub enum Rule {
     /// The path itself cannot be in a manifest.
     Path,
@@ -66,8 +67,14 @@ impl Rule {
     }
 }
 
+impl From<Rule> for &'static str {
+    fn from(rule: Rule) -> Self {
+        rule.as_str()
+    }
+}
+
 /// One reason to refuse a tree.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Fault {
     /// Where, relative to the tree; bytes that are no UTF-8 are replaced.
     pub path: String,
@@ -122,8 +129,9 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Faults of one tree, bounded by [`FAULTS_MAX`].
-#[derive(Clone, Debug, Default)]
+/// Faults of one tree, bounded by [`FAULTS_MAX`]; in JSON a list.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+#[serde(into = "Vec<Fault>")]
 pub struct Faults {
     list: Vec<Fault>,
     count: u64,
@@ -152,6 +160,11 @@ impl Faults {
         &self.list
     }
 
+    /// The same, one by one.
+    pub fn iter(&self) -> std::slice::Iter<'_, Fault> {
+        self.list.iter()
+    }
+
     /// How many there are, those that were not kept included.
     pub fn count(&self) -> u64 {
         self.count
@@ -160,5 +173,19 @@ impl Faults {
     /// True when the tree is good so far.
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+}
+
+impl From<Faults> for Vec<Fault> {
+    fn from(faults: Faults) -> Self {
+        faults.list
+    }
+}
+
+impl<'a> IntoIterator for &'a Faults {
+    type Item = &'a Fault;
+    type IntoIter = std::slice::Iter<'a, Fault>;
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
     }
 }

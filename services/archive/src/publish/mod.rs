@@ -23,6 +23,7 @@ use mirrorlog_core::id::{ChannelId, Digest, Lane};
 use mirrorlog_core::layout::Layout;
 use mirrorlog_core::statement::Notice;
 use runtime::store::Store;
+use tracing::Instrument as _;
 use wire::v1::{CommitRequest, commit_request};
 
 pub use error::PublishError;
@@ -30,6 +31,8 @@ pub use fault::{FAULTS_MAX, Fault, Faults, Rule};
 pub use progress::{Moment, Phase, Progress};
 
 pub use crate::layout::detect as detect_layout;
+
+pub use client::connect;
 
 pub(crate) use client::Channel;
 #[cfg(test)]
@@ -159,6 +162,17 @@ pub struct Seconds {
 /// # Errors
 /// [`PublishError`]; nothing was published then. [`PublishError::exit_code`] says how a command ends.
 pub async fn publish(
+    config: &PublishConfig,
+    request: PublishRequest,
+    progress: &dyn Progress,
+) -> Result<Outcome, PublishError> {
+    let span = tracing::info_span!("publish", channel = %request.channel, lane = %request.lane);
+    publish_now(config, request, progress)
+        .instrument(span)
+        .await
+}
+
+async fn publish_now(
     config: &PublishConfig,
     request: PublishRequest,
     progress: &dyn Progress,
@@ -293,7 +307,8 @@ async fn prepare_watched(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PublishError> + Send + 'static,
 ) -> Result<T, PublishError> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let span = tracing::Span::current();
+    let done = tokio::task::spawn_blocking(move || span.in_scope(work)).await;
     done.map_err(|e| PublishError::Worker(Box::new(e)))?
 }
 
