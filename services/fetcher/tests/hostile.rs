@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use fetcher::client::{FetchError, FetchOptions, fetch_all};
 use fetcher::protocol::{MESSAGE_WANTS_MAX, OPEN_WANTS_MAX};
-use mirrorlog_core::id::Digest;
+use fetcher::server::Limits;
+use mirrorlog_core::id::{Digest, Lane};
 use support::{Server, assert_here, disk, fill, noise};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -146,6 +147,64 @@ async fn the_only_source_is_kept_for_what_it_has_right() {
     assert_eq!(fetched.failed[0].digest, wants[20].digest);
     assert!(fetched.absent.is_empty());
     assert_eq!(fetched.files, 49);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_source_cannot_read_is_failed_and_not_absent() {
+    let (from, to) = (disk(), disk());
+    let wants = fill(&from.store, (0..5).map(|i| noise(i, 1000)));
+    let broken = from.store.path_of(&wants[2].digest);
+    std::fs::remove_file(&broken).unwrap();
+    std::fs::create_dir(&broken).unwrap();
+    let server = Server::start(&from.store);
+    let options = FetchOptions::default();
+    let fetched = fetch_all(&[server.source()], wants.clone(), &to.store, &options)
+        .await
+        .unwrap();
+    assert!(fetched.absent.is_empty());
+    assert_eq!(fetched.failed.len(), 1);
+    assert_eq!(fetched.failed[0].digest, wants[2].digest);
+    assert!(!fetched.sources[0].dropped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invariant_priority_never_waits_behind_bulk_at_the_server() {
+    let (from, to) = (disk(), disk());
+    let wants = fill(&from.store, (0..5).map(|i| noise(i, 1000)));
+    let limits = Limits {
+        streams_max: 1,
+        readers: 1,
+        ..Limits::default()
+    };
+    let server = Server::start_with(&from.store, limits);
+    let mut client = FetcherClient::connect(format!("http://{}", server.address))
+        .await
+        .unwrap();
+    let idle = || futures::stream::pending::<FetchRequest>();
+    let _held = client.fetch(idle()).await.unwrap();
+    let refused = client.fetch(idle()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let options = FetchOptions {
+        lane: Lane::Priority,
+        ..FetchOptions::default()
+    };
+    let fetched = fetch_all(&[server.source()], wants.clone(), &to.store, &options)
+        .await
+        .unwrap();
+    assert!(fetched.is_whole());
+    assert_here(&to.store, &wants);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_says_nothing_is_cut_off() {
+    let from = disk();
+    let limits = Limits {
+        idle: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let server = Server::start_with(&from.store, limits);
+    let status = refused(&server, Vec::new()).await;
+    assert_eq!(status.code(), Code::DeadlineExceeded);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -348,7 +348,13 @@ impl State {
             return true;
         }
         self.close(&job);
-        match job.reason {
+        // A source that was dropped before it was asked has not said "absent".
+        let unasked =
+            self.sources.iter().enumerate().find(|(index, _)| {
+                !job.absent_at.contains(*index) && !job.failed_at.contains(*index)
+            });
+        let unasked = unasked.map(|(_, source)| format!("{}: dropped", source.stats.address));
+        match job.reason.or(unasked) {
             Some(reason) => self.result.failed.push(Failure {
                 digest: job.digest,
                 reason,

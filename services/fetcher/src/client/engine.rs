@@ -19,6 +19,7 @@ use super::{FetchError, FetchOptions, Fetched, Kind, SOURCES_MAX, Source, Wanted
 /// How often a blob that another fetch is receiving is looked for.
 const BUSY_RETRY: Duration = Duration::from_millis(200);
 
+#[tracing::instrument(name = "fetch", level = "debug", skip_all, fields(lane = %options.lane, sources = sources.len()))]
 pub(super) async fn run<W>(
     sources: &[Source],
     wants: W,
@@ -69,6 +70,14 @@ where
         return Err(error);
     }
     finished?;
+    tracing::debug!(
+        files = fetched.files,
+        bytes = fetched.bytes,
+        absent = fetched.absent.len(),
+        failed = fetched.failed.len(),
+        cancelled,
+        "fetched"
+    );
     if cancelled {
         Err(FetchError::Cancelled)
     } else {

@@ -23,6 +23,7 @@ use std::time::Duration;
 use futures::Stream;
 use mirrorlog_core::id::{Digest, Lane};
 use mirrorlog_core::manifest::PageError;
+use runtime::Reaction;
 use runtime::store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -131,7 +132,7 @@ pub struct Fetched {
     pub absent: Vec<Digest>,
     /// What no source could deliver now, though one at least did not say "absent".
     pub failed: Vec<Failure>,
-    /// In the order in which the sources were given.
+    /// In the order in which the sources were given; empty when nothing had to be asked for.
     pub sources: Vec<SourceStats>,
 }
 
@@ -200,6 +201,18 @@ pub enum FetchError {
     /// A task of the fetch ended unexpectedly: retry.
     #[error("a task of the fetch failed")]
     Task(#[from] tokio::task::JoinError),
+}
+
+impl FetchError {
+    /// What the caller best does about it.
+    pub fn reaction(&self) -> Reaction {
+        match self {
+            Self::Cancelled | Self::AllDropped { .. } | Self::Task(_) => Reaction::Retry,
+            Self::Page { .. } => Reaction::Park,
+            Self::Sources(_) => Reaction::Halt,
+            Self::Store(error) => error.reaction(),
+        }
+    }
 }
 
 /// Fetches `wants` into `store` from `sources`, which are tried in their order.

@@ -74,6 +74,13 @@ impl Server {
         Self::serve(address, service(store.clone(), Limits::default()))
     }
 
+    pub(crate) fn start_with(store: &Store, limits: Limits) -> Self {
+        Self::serve(
+            "127.0.0.1:0".parse().unwrap(),
+            service(store.clone(), limits),
+        )
+    }
+
     pub(crate) fn start_other(fetcher: impl Fetcher) -> Self {
         Self::serve("127.0.0.1:0".parse().unwrap(), FetcherServer::new(fetcher))
     }
