@@ -85,6 +85,25 @@ impl Bucket {
         }
     }
 
+    /// Removes a key; absent is fine. Leaves a mark, as NATS' own clients do.
+    ///
+    /// # Errors
+    /// As [`Bucket::put`].
+    pub async fn delete(&self, key: &str) -> Result<(), LogError> {
+        let mut headers = trace::headers();
+        headers.insert(OPERATION, "DEL");
+        self.log
+            .append(
+                &self.stream(),
+                self.subject(key)?,
+                headers,
+                None,
+                Bytes::new(),
+            )
+            .await
+            .map(drop)
+    }
+
     /// Keys that have a value, in order.
     ///
     /// # Errors

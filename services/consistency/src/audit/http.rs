@@ -1,0 +1,89 @@
+//! One mirror's URL and connections.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use reqwest::{Client, Response, redirect};
+
+use crate::config::AuditSection;
+
+/// Redirects followed, as a client would.
+const REDIRECTS_MAX: usize = 3;
+const IDLE: Duration = Duration::from_secs(30);
+
+/// A client for all mirrors: HTTP/1.1 with connections kept for the next request.
+pub(super) fn client(config: &AuditSection) -> anyhow::Result<Client> {
+    // Fails when a provider is set already, which is as good.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let client = Client::builder()
+        .user_agent(concat!("mirrorlog/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(config.timeout.0)
+        .read_timeout(config.timeout.0)
+        .pool_max_idle_per_host(config.concurrency)
+        .pool_idle_timeout(IDLE)
+        .redirect(redirect::Policy::limited(REDIRECTS_MAX))
+        .tcp_nodelay(true)
+        .no_proxy()
+        .build()?;
+    Ok(client)
+}
+
+/// One mirror.
+#[derive(Clone)]
+pub(crate) struct Http {
+    client: Client,
+    url: String,
+}
+
+impl Http {
+    pub(crate) fn new(client: Client, url: String) -> Self {
+        Self { client, url }
+    }
+
+    /// Asks for a path (encoded already, with its slash); a connection that was kept and turns out
+    /// closed is made anew once.
+    pub(super) async fn get(&self, path: &str, range: Option<&str>) -> Result<Response, reqwest::Error> {
+        let ask = || {
+            let request = self.client.get(format!("{}{path}", self.url));
+            match range {
+                Some(range) => request.header(reqwest::header::RANGE, range),
+                None => request,
+            }
+        };
+        match ask().send().await {
+            Err(error) if !error.is_timeout() => ask().send().await,
+            answer => answer,
+        }
+    }
+
+    /// True when the mirror answers at all.
+    pub(super) async fn answers(&self, path: &str) -> bool {
+        self.get(path, None).await.is_ok_and(|answer| !answer.status().is_server_error())
+    }
+
+    /// A whole small answer; none when there is no such thing, or it is larger than `max_bytes`.
+    pub(crate) async fn bytes(&self, path: &str, max_bytes: usize) -> Option<Vec<u8>> {
+        let mut answer = self.get(path, None).await.ok().filter(|answer| answer.status().is_success())?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = answer.chunk().await.ok()? {
+            if bytes.len() + chunk.len() > max_bytes {
+                return None;
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Some(bytes)
+    }
+}
+
+/// Percent-encodes a manifest's path (RFC 3986: all but unreserved characters and slashes).
+pub(super) fn encode(path: &[u8]) -> String {
+    let mut encoded = String::with_capacity(path.len());
+    for &byte in path {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            write!(encoded, "%{byte:02X}").ok();
+        }
+    }
+    encoded
+}

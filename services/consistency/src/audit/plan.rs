@@ -1,0 +1,207 @@
+//! Which files an audit asks for: everything new as far as it goes, what was bad before, and a sample.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mirrorlog_core::consistency::{Audit, Depth as AuditDepth, Scope};
+use mirrorlog_core::id::{Digest, Ordinal};
+use mirrorlog_core::manifest::{self, Entry, FileEntry, ManifestError, PageRead as _};
+use mirrorlog_core::path::EntryPath;
+use runtime::store::{Pages, StoreError};
+
+/// New files looked at again under the live URL: they were checked under the pinned one.
+const LIVE_NEW_MAX: usize = 64;
+/// Differences remembered: mirrors of one archive go from build to build together.
+const DIFFS_MAX: usize = 16;
+
+/// How closely a file is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// All its bytes.
+    Whole,
+    /// Length and tag.
+    Glance,
+}
+
+/// A file to ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct File {
+    pub(super) path: EntryPath,
+    pub(super) entry: FileEntry,
+    pub(super) depth: Depth,
+}
+
+/// What an audit asks for.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) files: Vec<File>,
+    /// Files that the base has not.
+    pub(super) new_files: u64,
+}
+
+/// Files of a build that its base has not: how many, and those of them that are asked for.
+#[derive(Debug)]
+struct New {
+    count: u64,
+    files: Vec<(EntryPath, FileEntry)>,
+}
+
+type DiffKey = (Option<Digest>, Digest);
+type Diffs = VecDeque<(DiffKey, Arc<New>)>;
+type PlanError = ManifestError<StoreError>;
+
+/// Chooses files. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Planner {
+    pages: Pages,
+    sample: usize,
+    new_files_max: usize,
+    diffs: Arc<Mutex<Diffs>>,
+}
+
+impl Planner {
+    pub(super) fn new(pages: Pages, sample: usize, new_files_max: usize) -> Self {
+        Self { pages, sample, new_files_max, diffs: Arc::default() }
+    }
+
+    /// Chooses files of `audit`, whose manifest and whose `base`'s must be here. Blocks.
+    pub(super) fn plan(&self, audit: &Audit, base: Option<Digest>) -> Result<Plan, PlanError> {
+        let mut chosen: BTreeMap<EntryPath, FileEntry> = BTreeMap::new();
+        for path in &audit.suspects {
+            if let Some((_, Entry::File(file))) = manifest::get(&self.pages, &audit.root, path)? {
+                chosen.insert(path.clone(), file);
+            }
+        }
+        for ordinal in &audit.lost {
+            chosen.extend(self.file_at(&audit.root, *ordinal)?);
+        }
+        let mut must: Vec<(EntryPath, FileEntry)> = chosen.clone().into_iter().collect();
+        let mut new_files = 0;
+        if audit.depth == AuditDepth::First {
+            let new = self.new_files(base, audit.root)?;
+            new_files = new.count;
+            let most = if audit.scope == Scope::Live { LIVE_NEW_MAX } else { new.files.len() };
+            for (path, file) in pick(&new.files, most) {
+                if chosen.insert(path.clone(), *file).is_none() {
+                    must.push((path.clone(), *file));
+                }
+            }
+        }
+        for (path, file) in self.sampled(&audit.root, self.sample)? {
+            if chosen.insert(path.clone(), file).is_none() {
+                must.push((path, file));
+            }
+        }
+        let whole = |(path, entry)| File { path, entry, depth: Depth::Whole };
+        Ok(Plan { files: must.into_iter().map(whole).collect(), new_files })
+    }
+
+    /// Finds out what is new in `root` before it is asked for. Blocks.
+    pub(super) fn prepare(&self, base: Option<Digest>, root: Digest) -> Result<(), PlanError> {
+        if base.is_some() {
+            self.new_files(base, root)?;
+        }
+        Ok(())
+    }
+
+    fn new_files(&self, base: Option<Digest>, root: Digest) -> Result<Arc<New>, PlanError> {
+        let key = (base, root);
+        let lock = || self.diffs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, new)) = lock().iter().find(|(known, _)| *known == key) {
+            return Ok(new.clone());
+        }
+        let new = Arc::new(match base {
+            Some(base) => self.changed(base, root)?,
+            None => self.first(root)?,
+        });
+        // A first build's choice is a sample: each mirror gets another one.
+        if base.is_some() {
+            let mut diffs = lock();
+            diffs.push_back((key, new.clone()));
+            if diffs.len() > DIFFS_MAX {
+                diffs.pop_front();
+            }
+        }
+        Ok(new)
+    }
+
+    fn changed(&self, base: Digest, root: Digest) -> Result<New, PlanError> {
+        let (mut count, mut files) = (0_u64, Vec::new());
+        for difference in manifest::diff(&self.pages, Some(&base), Some(&root)) {
+            let difference = difference?;
+            let Some((_, Entry::File(file))) = difference.new else { continue };
+            let before = difference.old.as_ref().and_then(Entry::file);
+            if before.is_some_and(|before| before.digest == file.digest) {
+                continue;
+            }
+            count += 1;
+            // Of more than the most: each has the same chance to be among those kept (reservoir sampling).
+            if files.len() < self.new_files_max {
+                files.push((difference.path, file));
+            } else if let Some(slot) = below(count).and_then(|slot| files.get_mut(slot)) {
+                *slot = (difference.path, file);
+            }
+        }
+        Ok(New { count, files })
+    }
+
+    fn first(&self, root: Digest) -> Result<New, PlanError> {
+        let entries = self.entries(&root)?;
+        if entries > self.new_files_max as u64 {
+            let files = self.sampled(&root, self.new_files_max)?;
+            return Ok(New { count: entries, files });
+        }
+        let mut files = Vec::new();
+        for item in manifest::iter(&self.pages, &root, b"", None) {
+            let (_, path, entry) = item?;
+            files.extend(entry.file().map(|file| (path, *file)));
+        }
+        Ok(New { count: files.len() as u64, files })
+    }
+
+    fn sampled(&self, root: &Digest, count: usize) -> Result<Vec<(EntryPath, FileEntry)>, PlanError> {
+        let entries = self.entries(root)?;
+        let mut files = Vec::new();
+        for _ in 0..count {
+            let ordinal = below(entries).and_then(|ordinal| u32::try_from(ordinal).ok());
+            let Some(ordinal) = ordinal else { break };
+            files.extend(self.file_at(root, Ordinal(ordinal))?);
+        }
+        Ok(files)
+    }
+
+    fn file_at(&self, root: &Digest, ordinal: Ordinal) -> Result<Option<(EntryPath, FileEntry)>, PlanError> {
+        let found = manifest::at(&self.pages, root, ordinal)?;
+        Ok(found.and_then(|(path, entry)| entry.file().map(|file| (path, *file))))
+    }
+
+    fn entries(&self, root: &Digest) -> Result<u64, PlanError> {
+        Ok(self.pages.page(root).map_err(ManifestError::Read)?.entries())
+    }
+}
+
+/// At most `most` of `items`, at random when there are more.
+fn pick<T>(items: &[T], most: usize) -> Vec<&T> {
+    let mut picked: Vec<&T> = items.iter().collect();
+    let mut at = 0;
+    while at < most && picked.len() > most {
+        let left = picked.len() - at;
+        let other = at + below(left as u64).unwrap_or(0);
+        picked.swap(at, other);
+        at += 1;
+    }
+    picked.truncate(most);
+    picked
+}
+
+/// A random number below `bound`; none below 0. The bias is below 2^-32 for every bound in use.
+fn below(bound: u64) -> Option<usize> {
+    let number = random().checked_rem(bound)?;
+    usize::try_from(number).ok()
+}
+
+/// A random number that no mirror can guess.
+pub(crate) fn random() -> u64 {
+    // Fails on systems without a random source, on which no TLS connection would work either.
+    getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()))
+}

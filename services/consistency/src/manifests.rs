@@ -1,0 +1,246 @@
+//! Manifest pages: from the archive's fetcher, or else from the mirror that is audited.
+//!
+//! A page is named by its digest, so it does not matter who gave it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use fetcher::client::{FetchOptions, Present, Source, fetch_manifest};
+use futures::{StreamExt as _, stream};
+use mirrorlog_core::id::{Digest, Lane};
+use mirrorlog_core::limits::PAGE_MAX_BYTES;
+use mirrorlog_core::manifest::{Page, PageRead as _};
+use runtime::store::{Pages, Store, StoreError};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::http::Http;
+
+/// Longest wait for the archive's next page before the mirror is asked.
+const ARCHIVE_STALL: Duration = Duration::from_secs(3);
+/// The archive is not asked again for this long after it did not answer.
+const ARCHIVE_PAUSE: Duration = Duration::from_secs(30);
+/// Most manifests whose presence is remembered.
+const PRESENT_MAX: usize = 4096;
+/// Pages asked of a mirror at a time.
+const PAGES_AT_ONCE: usize = 16;
+/// Most pages of one manifest that are asked of a mirror: stops a root that grows without end.
+const PAGES_MAX: usize = 262_144;
+
+/// Why a manifest is not here.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ManifestsError {
+    /// Neither archive nor mirror has a page now: try again.
+    #[error("page {0} of the manifest is nowhere to be had")]
+    Nowhere(Digest),
+    /// The manifest has more pages than any.
+    #[error("manifest {0} is too large")]
+    TooLarge(Digest),
+    /// The own folder is at fault.
+    #[error("manifest page cannot be stored")]
+    Store(#[from] StoreError),
+    /// A task ended unexpectedly.
+    #[error("a task failed")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Manifests that are here, and how others come. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Manifests(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    pages: Pages,
+    archive: Source,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    present: BTreeSet<Digest>,
+    order: VecDeque<Digest>,
+    /// Manifests under way: whoever wants one too waits for the first.
+    coming: BTreeMap<Digest, Arc<OnceCell<()>>>,
+    archive_down_until: Option<tokio::time::Instant>,
+}
+
+impl Manifests {
+    pub(crate) fn new(store: Store, cache_bytes: usize, archive: Source) -> Self {
+        let pages = Pages::new(store.clone(), cache_bytes);
+        Self(Arc::new(Inner { store, pages, archive, state: Mutex::default() }))
+    }
+
+    /// The pages, for readers on blocking threads.
+    pub(crate) fn pages(&self) -> Pages {
+        self.0.pages.clone()
+    }
+
+    /// Looks at every page of `root` again, after one turned out to be missing.
+    pub(crate) async fn repair(&self, root: Digest, mirror: Option<&Http>) -> Result<(), ManifestsError> {
+        self.state().present.remove(&root);
+        self.state().order.retain(|known| *known != root);
+        self.fetch(root, Present::Unknown, mirror).await
+    }
+
+    /// Returns when every page of `root` is here. `mirror` is asked for what the archive does not give.
+    pub(crate) async fn ensure(&self, root: Digest, mirror: Option<&Http>) -> Result<(), ManifestsError> {
+        let cell = {
+            let mut state = self.state();
+            if state.present.contains(&root) {
+                return Ok(());
+            }
+            state.coming.entry(root).or_default().clone()
+        };
+        let fetched = cell.get_or_try_init(|| self.fetch(root, Present::Whole, mirror)).await;
+        let mut state = self.state();
+        state.coming.remove(&root);
+        fetched?;
+        if state.present.insert(root) {
+            state.order.push_back(root);
+        }
+        if state.order.len() > PRESENT_MAX
+            && let Some(oldest) = state.order.pop_front()
+        {
+            state.present.remove(&oldest);
+        }
+        Ok(())
+    }
+
+    async fn fetch(&self, root: Digest, present: Present, mirror: Option<&Http>) -> Result<(), ManifestsError> {
+        let now = tokio::time::Instant::now();
+        let down = self.state().archive_down_until.is_some_and(|until| until > now);
+        if !down {
+            match self.ask_archive(root, present).await? {
+                true => return Ok(()),
+                false => self.state().archive_down_until = Some(now + ARCHIVE_PAUSE),
+            }
+        }
+        match mirror {
+            Some(mirror) => self.ask_mirror(root, mirror).await,
+            None => Err(ManifestsError::Nowhere(root)),
+        }
+    }
+
+    /// False when the archive cannot give all of it, or nothing comes for a while.
+    async fn ask_archive(&self, root: Digest, present: Present) -> Result<bool, ManifestsError> {
+        let cancel = CancellationToken::new();
+        let options = FetchOptions { lane: Lane::Priority, cancel: cancel.clone(), ..FetchOptions::default() };
+        let _ended = cancel.drop_guard();
+        let sources = [self.0.archive.clone()];
+        let progress = options.progress.clone();
+        let mut fetch = std::pin::pin!(fetch_manifest(&sources, root, &self.0.store, present, &options));
+        let mut received = 0;
+        loop {
+            match tokio::time::timeout(ARCHIVE_STALL, &mut fetch).await {
+                Ok(Ok(fetched)) => return Ok(fetched.is_whole()),
+                Ok(Err(error)) => {
+                    let error = crate::park::causes(&error);
+                    tracing::warn!(%root, error, "manifest does not come from the archive");
+                    return Ok(false);
+                }
+                Err(_) if progress.received_bytes() > received => received = progress.received_bytes(),
+                Err(_) => {
+                    tracing::warn!(%root, "archive does not give the manifest");
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// Level by level, each page checked against its digest. Inner pages are stored after all leaves,
+    /// so that an interrupted walk leaves no page without those below it.
+    async fn ask_mirror(&self, root: Digest, mirror: &Http) -> Result<(), ManifestsError> {
+        let mut level = vec![root];
+        let mut seen = BTreeSet::new();
+        let mut inner = Vec::new();
+        while !level.is_empty() {
+            seen.extend(level.iter().copied());
+            if seen.len() > PAGES_MAX {
+                return Err(ManifestsError::TooLarge(root));
+            }
+            let pages = stream::iter(level).map(|digest| self.page_from(digest, mirror));
+            let pages: Vec<_> = pages.buffer_unordered(PAGES_AT_ONCE).collect().await;
+            let (mut leaves, mut below) = (Vec::new(), BTreeSet::new());
+            for page in pages {
+                let (digest, bytes, page) = page?;
+                below.extend(page.children().filter(|child| !seen.contains(child)));
+                let is_leaf = page.children().next().is_none();
+                let stored = if is_leaf { &mut leaves } else { &mut inner };
+                stored.extend(bytes.map(|bytes| (digest, bytes)));
+            }
+            self.keep(leaves).await?;
+            level = below.into_iter().collect();
+        }
+        self.keep(inner).await
+    }
+
+    async fn keep(&self, pages: Vec<(Digest, Vec<u8>)>) -> Result<(), ManifestsError> {
+        let store = self.0.store.clone();
+        tokio::task::spawn_blocking(move || {
+            let incoming = store.batch();
+            for (digest, bytes) in pages {
+                incoming.put(&digest, &bytes)?;
+            }
+            incoming.commit()
+        })
+        .await??;
+        Ok(())
+    }
+
+    /// A page, and its bytes if they are not stored yet.
+    async fn page_from(
+        &self,
+        digest: Digest,
+        mirror: &Http,
+    ) -> Result<(Digest, Option<Vec<u8>>, Arc<Page>), ManifestsError> {
+        let pages = self.0.pages.clone();
+        let here = tokio::task::spawn_blocking(move || pages.page(&digest)).await?;
+        if let Ok(page) = here {
+            return Ok((digest, None, page));
+        }
+        let nowhere = || ManifestsError::Nowhere(digest);
+        let bytes = mirror.bytes(&format!("/@/page/{digest}"), PAGE_MAX_BYTES).await.ok_or_else(nowhere)?;
+        if Digest::of(&bytes) != digest {
+            return Err(nowhere());
+        }
+        let page = Page::decode(&bytes).map_err(|_| nowhere())?;
+        Ok((digest, Some(bytes), Arc::new(page)))
+    }
+
+    /// Removes pages that no root of `keep` reaches.
+    pub(crate) async fn sweep(&self, keep: Vec<Digest>) -> Result<u64, ManifestsError> {
+        let this = self.clone();
+        tokio::task::spawn_blocking(move || this.sweep_blocking(keep)).await?
+    }
+
+    fn sweep_blocking(&self, keep: Vec<Digest>) -> Result<u64, ManifestsError> {
+        let Some(_lock) = self.0.store.try_sweep_lock()? else { return Ok(0) };
+        // Whatever comes while pages are marked and removed is fetched again when it is asked for.
+        let kept: BTreeSet<Digest> = keep.iter().copied().collect();
+        self.state().present.retain(|root| kept.contains(root));
+        self.state().order.retain(|root| kept.contains(root));
+        let mut reached = BTreeSet::new();
+        let mut open = keep;
+        while let Some(digest) = open.pop() {
+            if reached.insert(digest)
+                && let Ok(page) = self.0.pages.page(&digest)
+            {
+                open.extend(page.children());
+            }
+        }
+        let mut removed = 0;
+        for digest in self.0.store.digests()? {
+            let digest = digest?;
+            if !reached.contains(&digest) {
+                self.0.store.remove(&digest)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

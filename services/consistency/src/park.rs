@@ -1,0 +1,60 @@
+//! Messages that cannot be read: kept on disk, counted, never just passed over.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use runtime::boot::Health;
+
+/// Most parked messages; more are counted and logged, and not kept.
+const PARKED_MAX: usize = 1000;
+
+/// The folder of parked messages. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Park {
+    dir: PathBuf,
+    health: Health,
+    count: Arc<AtomicU64>,
+}
+
+impl Park {
+    pub(crate) fn open(dir: &Path, health: Health) -> std::io::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        Ok(Self { dir: dir.to_owned(), health, count: Arc::default() })
+    }
+
+    /// Messages parked since the start.
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Keeps `payload` as `<what>-<sequence>`.
+    pub(crate) async fn park(&self, what: &'static str, sequence: u64, why: &(dyn std::error::Error + Send + Sync), payload: Bytes) {
+        let causes = causes(why);
+        tracing::error!(what, sequence, why = causes, "message cannot be used, parked");
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.health.degrade("parked", format!("{what} {sequence} cannot be used: {causes}"));
+        let (dir, file) = (self.dir.clone(), self.dir.join(format!("{what}-{sequence}")));
+        let written = tokio::task::spawn_blocking(move || {
+            if std::fs::read_dir(dir)?.count() >= PARKED_MAX {
+                return Ok(());
+            }
+            std::fs::write(file, payload)
+        });
+        if let Ok(Err(error)) = written.await {
+            tracing::error!(what, sequence, %error, "parked message could not be kept");
+        }
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,209 @@
+//! Starts and stops the service.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use fetcher::client::Source;
+use mirrorlog_core::consistency::{Audience, Consistency, Member, Rules};
+use mirrorlog_core::sign::{PublicKey, TrustedKeys};
+use runtime::boot::{GrpcLimits, Health, Span, metrics, serve_grpc, serve_http};
+use runtime::key::{read_public, read_secret};
+use runtime::log::Log;
+use runtime::store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Endpoint;
+use wire::v1::consistency_server::ConsistencyServer;
+
+use crate::audit::Auditor;
+use crate::config::{AuditSection, Config, MirrorSection};
+use crate::desk::{Desk, Orders, Shelf, Work};
+use crate::gauges::Gauges;
+use crate::grpc::Service;
+use crate::inbox::Inbox;
+use crate::manifests::Manifests;
+use crate::park::Park;
+use crate::post::Post;
+use crate::{journal, lease};
+
+/// Memory for decoded manifest pages, in bytes.
+const PAGE_CACHE_BYTES: usize = 64 * 1024 * 1024;
+/// Failures in a row that make a mirror unreachable.
+const UNREACHABLE_FAILURES: u32 = 3;
+
+/// Runs the service until `shutdown`.
+///
+/// # Errors
+/// What keeps it from starting or from going on, with its causes.
+pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let state = &config.consistency.state;
+    std::fs::create_dir_all(state).with_context(|| format!("cannot make {}", state.display()))?;
+    let _lock = lock(state)?;
+    let keys = Keys::read(&config)?;
+    let grpc = TcpListener::bind(config.grpc.listen).await;
+    let grpc = grpc.with_context(|| format!("cannot listen on {}", config.grpc.listen))?;
+    let http = TcpListener::bind(config.http.listen).await;
+    let http = http.with_context(|| format!("cannot listen on {}", config.http.listen))?;
+
+    let health = Health::new();
+    let mut registry = metrics::registry("consistency");
+    let gauges = Gauges::new(&mut registry);
+    let mut servers = JoinSet::new();
+    servers.spawn(serve_http(http, health.router(Arc::new(registry)), shutdown.clone()));
+    health.degrade("log", "the log was not reached yet");
+    let log = tokio::select! {
+        log = Log::connect(&config.nats, "mirrorlog-consistency", true) => log?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    log.ensure().await?;
+
+    let mut tasks = JoinSet::new();
+    let (desk, orders) = Desk::new();
+    let parts = Parts { config: &config, keys: &keys, log: &log, desk: &desk, health: &health };
+    let park = Park::open(&state.join("parked"), health.clone()).context("cannot make the folder of parked messages")?;
+    parts.start_desk(orders, gauges, park.clone(), &mut tasks).await?;
+    let urls = config.mirrors.iter().filter_map(|mirror| Some((mirror.id.clone(), mirror.url.clone()?)));
+    let service = Service { desk: desk.clone(), urls: urls.collect(), shutdown: shutdown.clone() };
+    let routes = Routes::new(ConsistencyServer::new(service));
+    let (limits, serving, stop) = (GrpcLimits::default(), health.clone(), shutdown.clone());
+    servers.spawn(async move { serve_grpc(grpc, routes, &serving, &limits, stop).await });
+
+    let caught_up = parts.start_readers(park, &mut tasks);
+    tokio::select! {
+        caught_up = caught_up => caught_up?,
+        () = shutdown.cancelled() => return Ok(()),
+    }
+    desk.caught_up().await;
+    health.started();
+    let holder = lease::holder(state).context("cannot read or write the lease holder's name")?;
+    let mut leading = tokio::spawn(lease::hold(log, holder, desk, shutdown.clone()));
+    tracing::info!(grpc = %config.grpc.listen, http = %config.http.listen, mirrors = config.mirrors.len(), "serving");
+    let ended = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        Some(ended) = servers.join_next() => ended.map_err(anyhow::Error::from).and_then(|ended| Ok(ended?)),
+        Some(ended) = tasks.join_next() => {
+            Err(ended.err().map_or_else(|| anyhow::anyhow!("a part of the service ended"), anyhow::Error::from))
+        }
+    };
+    shutdown.cancel();
+    // The lease is given back, so that the next one need not wait for it to run out.
+    if (&mut leading).await.is_err() {
+        tracing::debug!("lease was not given back");
+    }
+    while let Some(stopped) = servers.join_next().await {
+        stopped??;
+    }
+    ended
+}
+
+/// Two services in one folder would take the lease under one name.
+fn lock(state: &Path) -> anyhow::Result<std::fs::File> {
+    let path = state.join("lock");
+    let file = std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    locked.with_context(|| format!("{} is in use by another consistency service", state.display()))?;
+    Ok(file)
+}
+
+struct Keys {
+    own: mirrorlog_core::sign::SecretKey,
+    archive: TrustedKeys,
+    mirrors: Vec<(mirrorlog_core::id::MirrorId, PublicKey)>,
+}
+
+impl Keys {
+    fn read(config: &Config) -> anyhow::Result<Self> {
+        let archive: Vec<PublicKey> =
+            config.archive.keys.iter().map(|file| read_public(file)).collect::<Result<_, _>>()?;
+        anyhow::ensure!(!archive.is_empty(), "archive.keys is empty: name the archive's public key");
+        let mirror = |mirror: &MirrorSection| Ok((mirror.id.clone(), read_public(&mirror.key)?));
+        Ok(Self {
+            own: read_secret(&config.consistency.key)?,
+            archive: TrustedKeys::new(archive),
+            mirrors: config.mirrors.iter().map(mirror).collect::<anyhow::Result<_>>()?,
+        })
+    }
+}
+
+/// What starting the parts needs.
+struct Parts<'a> {
+    config: &'a Config,
+    keys: &'a Keys,
+    log: &'a Log,
+    desk: &'a Desk,
+    health: &'a Health,
+}
+
+impl Parts<'_> {
+    async fn start_desk(
+        &self,
+        orders: Orders,
+        gauges: Gauges,
+        park: Park,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<()> {
+        let config = self.config;
+        let source = Source::new(&config.archive.fetch)?;
+        let store = Store::open(&config.consistency.state.join("pages"))?;
+        let manifests = Manifests::new(store, PAGE_CACHE_BYTES, source);
+        let public = config.mirrors.iter().filter_map(|mirror| Some((mirror.id.clone(), mirror.url.clone()?)));
+        let work = Work {
+            fold: Consistency::new(rules(&config.audit), config.mirrors.iter().map(member)),
+            desk: self.desk.clone(),
+            key: self.keys.own.clone(),
+            auditor: Auditor::new(public, &config.audit, manifests.clone())?,
+            manifests,
+            post: Post::start(self.log, tasks).await?,
+            gauges,
+            park,
+            health: self.health.clone(),
+            log: self.log.clone(),
+            shelf: Shelf::new(),
+        };
+        tasks.spawn(work.run(orders));
+        Ok(())
+    }
+
+    async fn start_readers(&self, park: Park, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
+        let address = &self.config.archive.fetch;
+        let url = if address.contains("://") { address.clone() } else { format!("http://{address}") };
+        let gap = Arc::new(Notify::new());
+        let archive = self.keys.archive.clone();
+        tasks.spawn(journal::follow(Endpoint::from_shared(url)?, archive.clone(), self.desk.clone(), gap.clone()));
+        let mirrors = self.keys.mirrors.iter();
+        let mirrors = mirrors.map(|(mirror, key)| (mirror.clone(), TrustedKeys::new([*key])));
+        let inbox = Inbox {
+            log: self.log.clone(),
+            desk: self.desk.clone(),
+            park,
+            archive,
+            own: TrustedKeys::new([self.keys.own.public()]),
+            mirrors: Arc::new(mirrors.collect()),
+            gap,
+        };
+        Ok(inbox.start(tasks).await?)
+    }
+}
+
+fn member(mirror: &MirrorSection) -> Member {
+    Member {
+        mirror: mirror.id.clone(),
+        pool: mirror.pool.clone(),
+        audience: if mirror.url.is_some() { Audience::Public } else { Audience::Private },
+        channels: mirror.channels.clone(),
+    }
+}
+
+fn rules(audit: &AuditSection) -> Rules {
+    let ms = |span: Span| i64::try_from(span.0.as_millis()).unwrap_or(i64::MAX / 4);
+    Rules {
+        round_ms: ms(audit.every),
+        retry_ms: ms(audit.retry),
+        stale_after_ms: ms(audit.report_stale),
+        unreachable_failures: UNREACHABLE_FAILURES,
+    }
+}
