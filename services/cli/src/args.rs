@@ -1,0 +1,398 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use mirrorlog_core::id::{Build, ChannelId, Lane, MirrorId};
+use mirrorlog_core::layout::Layout;
+
+/// Package archives as an event stream: signed builds, whole mirrors.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mirrorlog",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  mirrorlog local demo                          the whole story on this machine
+  mirrorlog local up --dir net --mirrors 3      a network of three mirrors
+  mirrorlog --config net/archive/archive.toml publish noble ./tree --wait all
+  mirrorlog --config net/archive/archive.toml status"
+)]
+pub(crate) struct Args {
+    /// Configuration file of the service to run, or of the archive for operators' commands
+    #[arg(long, global = true, value_name = "FILE", env = "MIRRORLOG_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print one JSON document (one a line where it streams) on stdout
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// How much to log: error, warn, info, debug, trace, or a filter such as mirror=debug
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(crate) log: Option<String>,
+    /// Say nothing that was not asked for
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// A whole network on this machine
+    #[command(subcommand)]
+    Local(LocalCommand),
+    /// Write a commented configuration and keys for a real deployment
+    Init(InitArgs),
+    /// The archive
+    #[command(subcommand)]
+    Archive(ServeCommand),
+    /// A mirror
+    #[command(subcommand)]
+    Mirror(ServeCommand),
+    /// The consistency service
+    #[command(subcommand)]
+    Consistency(ServeCommand),
+    /// Publish a tree as a channel's next build
+    Publish(PublishArgs),
+    /// Take builds back
+    Retract(RetractArgs),
+    /// The changelog, oldest first
+    Log(LogArgs),
+    /// What changed between two builds
+    Diff(DiffArgs),
+    /// A build's snapshot
+    Show(ShowArgs),
+    /// The files of a build
+    Ls(LsArgs),
+    /// Mirrors and channels, as the consistency service sees them
+    Status(StatusArgs),
+    /// Make a mirror go through the log again
+    Replay(ReplayArgs),
+    /// Re-check content by digest
+    Verify(VerifyArgs),
+    /// Keys in signify's format
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// The manual page, in roff
+    #[command(hide = true)]
+    Man,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LocalCommand {
+    /// Run nats-server, archive, mirrors and consistency from one folder until interrupted
+    #[command(after_help = "\
+Examples:
+  mirrorlog local up --dir net --mirrors 3
+  mirrorlog local up --dir net --pools nz=2,au=1 --limit 20mbit")]
+    Up(UpArgs),
+    /// Tell the story on real packages, checking every step
+    Demo(DemoArgs),
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct UpArgs {
+    /// Folder of the whole network; made when absent, resumed when not
+    #[arg(long, value_name = "D")]
+    pub(crate) dir: PathBuf,
+    /// How many mirrors, when --pools does not say
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub(crate) mirrors: u16,
+    /// Mirrors of each pool
+    #[arg(long, value_name = "nz=2,au=1", value_delimiter = ',', value_parser = pool)]
+    pub(crate) pools: Vec<(String, u16)>,
+    /// Most that a mirror fetches
+    #[arg(long, value_name = "20mbit")]
+    pub(crate) limit: Option<runtime::boot::ByteRate>,
+    /// Use a nats-server that runs already
+    #[arg(long, value_name = "URL")]
+    pub(crate) nats: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DemoArgs {
+    /// Keep the network's folder and say where it is
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+fn pool(text: &str) -> Result<(String, u16), String> {
+    let (name, count) = text
+        .split_once('=')
+        .ok_or("write POOL=NUMBER, for example nz=2")?;
+    name.parse::<mirrorlog_core::id::PoolId>()
+        .map_err(|error| error.to_string())?;
+    let count: u16 = count
+        .parse()
+        .map_err(|_| format!("{count:?} is no number of mirrors"))?;
+    if count == 0 || count > 100 {
+        return Err("a pool has 1 to 100 mirrors".to_owned());
+    }
+    Ok((name.to_owned(), count))
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  mirrorlog init archive /etc/mirrorlog
+  mirrorlog init mirror /etc/mirrorlog")]
+pub(crate) struct InitArgs {
+    /// Which service
+    pub(crate) service: ServiceName,
+    /// Folder to write to; made when absent
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ServiceName {
+    Archive,
+    Mirror,
+    Consistency,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServeCommand {
+    /// Run the service of --config until interrupted
+    Serve,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  mirrorlog publish noble ./tree --wait all
+  mirrorlog publish noble-security ./tree --priority --wait quorum --timeout 60
+  git diff --name-only -z HEAD^ | mirrorlog publish noble ./tree --changed - -0")]
+pub(crate) struct PublishArgs {
+    /// The channel
+    pub(crate) channel: ChannelId,
+    /// The tree on disk
+    pub(crate) tree: PathBuf,
+    /// Shape of the tree: plain, debian
+    #[arg(long)]
+    pub(crate) layout: Option<Layout>,
+    /// Overtake everything
+    #[arg(long)]
+    pub(crate) priority: bool,
+    /// Look only at the paths listed in this file (or - for standard input), relative to TREE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) changed: Option<PathBuf>,
+    /// The list is separated by NUL instead of newlines
+    #[arg(short = '0', requires = "changed")]
+    pub(crate) null: bool,
+    /// Check and count, publish nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Check that dependencies resolve in the channel
+    #[arg(long)]
+    pub(crate) deps: bool,
+    /// Take a Release whose Valid-Until has passed
+    #[arg(long)]
+    pub(crate) allow_expired: bool,
+    /// Take content that was retracted before
+    #[arg(long)]
+    pub(crate) allow_retracted: bool,
+    /// Return when that many mirrors are complete: all, quorum, or a number
+    #[arg(long, value_name = "all|quorum|N", value_parser = wait)]
+    pub(crate) wait: Option<Wait>,
+    /// Give up waiting after this many seconds
+    #[arg(long, value_name = "S", default_value_t = 600, requires = "wait")]
+    pub(crate) timeout: u64,
+    /// A sentence about a package that clients show
+    #[arg(long, value_name = "PKG=TEXT", value_parser = notice)]
+    pub(crate) notice: Vec<(String, String)>,
+}
+
+/// How many mirrors to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    All,
+    Quorum,
+    Count(usize),
+}
+
+fn wait(text: &str) -> Result<Wait, String> {
+    match text {
+        "all" => Ok(Wait::All),
+        "quorum" => Ok(Wait::Quorum),
+        number => match number.parse() {
+            Ok(count) if count > 0 => Ok(Wait::Count(count)),
+            _not_positive => Err("use all, quorum or a number from 1 on".to_owned()),
+        },
+    }
+}
+
+fn notice(text: &str) -> Result<(String, String), String> {
+    let (package, sentence) = text.split_once('=').ok_or("write PACKAGE=TEXT")?;
+    let bad = package.is_empty() || sentence.is_empty() || text.contains('\n');
+    if bad {
+        Err("write PACKAGE=TEXT on one line".to_owned())
+    } else {
+        Ok((package.to_owned(), sentence.to_owned()))
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  mirrorlog retract noble 38 --reason 'broken libc' --replace-with 37
+  mirrorlog retract openbsd-amd64 12-14 --reason 'wrong key' --no-replacement")]
+pub(crate) struct RetractArgs {
+    /// The channel
+    pub(crate) channel: ChannelId,
+    /// A build, or a range such as 12-14
+    #[arg(value_parser = range)]
+    pub(crate) builds: (Build, Build),
+    /// Why, for people
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// Publish this tree, or the content of this older build, in the same step
+    #[arg(
+        long,
+        value_name = "TREE|BUILD",
+        required_unless_present = "no_replacement"
+    )]
+    pub(crate) replace_with: Option<String>,
+    /// Publish nothing instead: clients that refuse older indexes (apt) stay where they are
+    #[arg(long, conflicts_with = "replace_with")]
+    pub(crate) no_replacement: bool,
+}
+
+fn range(text: &str) -> Result<(Build, Build), String> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let parse = |text: &str| text.parse::<Build>().map_err(|error| error.to_string());
+    let (first, last) = (parse(first)?, parse(last)?);
+    if first <= last {
+        Ok((first, last))
+    } else {
+        Err("the first build must not be after the last".to_owned())
+    }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct LogArgs {
+    /// Only this channel
+    pub(crate) channel: Option<ChannelId>,
+    /// Go on with what comes
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// From this build, or from this time (2026-11-23T10:00:00Z) on
+    #[arg(long, value_name = "BUILD|TIME")]
+    pub(crate) since: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DiffArgs {
+    /// The channel
+    pub(crate) channel: ChannelId,
+    /// The older build
+    pub(crate) old: Build,
+    /// The newer build
+    pub(crate) new: Build,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ShowArgs {
+    /// The channel
+    pub(crate) channel: ChannelId,
+    /// The build; the newest unretracted one when left out
+    pub(crate) build: Option<Build>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example: mirrorlog ls noble@37 dists/")]
+pub(crate) struct LsArgs {
+    /// CHANNEL@BUILD, or CHANNEL for its newest build
+    #[arg(value_parser = at)]
+    pub(crate) at: (ChannelId, Option<Build>),
+    /// Only paths that start with this
+    #[arg(default_value = "")]
+    pub(crate) prefix: String,
+}
+
+fn at(text: &str) -> Result<(ChannelId, Option<Build>), String> {
+    let (channel, build) = match text.split_once('@') {
+        Some((channel, build)) => (channel, Some(build)),
+        None => (text, None),
+    };
+    let channel = channel
+        .parse::<ChannelId>()
+        .map_err(|error| error.to_string())?;
+    let build = build.map(|build| build.parse::<Build>().map_err(|error| error.to_string()));
+    Ok((channel, build.transpose()?))
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StatusArgs {
+    /// Only this channel
+    pub(crate) channel: Option<ChannelId>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example: mirrorlog replay --mirror nz1 --from last-ack")]
+pub(crate) struct ReplayArgs {
+    /// Which mirror
+    #[arg(long, value_name = "ID")]
+    pub(crate) mirror: MirrorId,
+    /// Only this channel
+    #[arg(long, value_name = "C")]
+    pub(crate) channel: Option<ChannelId>,
+    /// From this build, this time, or the last acked event on
+    #[arg(long, value_name = "BUILD|TIME|last-ack")]
+    pub(crate) from: String,
+    /// Only this lane: bulk or priority
+    #[arg(long, value_name = "L", value_parser = lane)]
+    pub(crate) lane: Option<Lane>,
+    /// Say what would be replayed, and order nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+fn lane(text: &str) -> Result<Lane, String> {
+    let found = Lane::ALL.into_iter().find(|lane| lane.as_str() == text);
+    found.ok_or_else(|| "use bulk or priority".to_owned())
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  mirrorlog verify                     the archive's own store
+  mirrorlog verify --mirror nz1        a mirror's, which heals what it lost")]
+pub(crate) struct VerifyArgs {
+    /// A mirror
+    #[arg(long, value_name = "ID", conflicts_with = "store")]
+    pub(crate) mirror: Option<MirrorId>,
+    /// A store folder on this machine
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// Only this channel
+    #[arg(long, value_name = "C")]
+    pub(crate) channel: Option<ChannelId>,
+    /// Only this build
+    #[arg(long, value_name = "B", requires = "channel")]
+    pub(crate) build: Option<Build>,
+    /// Everything in the store, whether a build names it or not
+    #[arg(long)]
+    pub(crate) full: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key pair: BASE.sec and BASE.pub
+    Generate {
+        /// Path without .sec or .pub
+        base: PathBuf,
+        /// Comment in the files
+        #[arg(long, default_value = "mirrorlog key")]
+        comment: String,
+    },
+    /// Show a public or secret key's number and public half
+    Show {
+        /// The file
+        file: PathBuf,
+    },
+}

@@ -1,0 +1,92 @@
+//! One module a group of commands.
+
+mod ask;
+mod change;
+mod init;
+mod inspect;
+mod key;
+mod order;
+mod publish;
+mod retract;
+mod serve;
+mod status;
+
+use std::path::PathBuf;
+
+use clap::CommandFactory as _;
+
+use crate::args::{Args, Command, LocalCommand, ServeCommand};
+use crate::failure::{CONFIG, Failure, IO, OrExit as _};
+use crate::local;
+use crate::output::Output;
+
+pub(crate) use init::write_key;
+
+/// Runs a command; returns its exit code.
+pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
+    let Args {
+        config,
+        log,
+        command,
+        ..
+    } = args;
+    let service = matches!(
+        command,
+        Command::Archive(_) | Command::Mirror(_) | Command::Consistency(_)
+    );
+    // Services set up telemetry from their configuration; commands only warn unless told otherwise.
+    let level = log.as_deref().or(Some("warn"));
+    let _telemetry = (!service).then(|| {
+        runtime::boot::telemetry(
+            "mirrorlog",
+            &runtime::boot::TelemetryConfig::default(),
+            level,
+        )
+    });
+    match command {
+        Command::Local(LocalCommand::Up(up)) => local::up(&up, output).await,
+        Command::Local(LocalCommand::Demo(demo)) => local::demo(&demo, output).await,
+        Command::Init(init) => init::run(&init, output),
+        Command::Archive(ServeCommand::Serve) => {
+            serve::archive(&need(config)?, log.as_deref()).await
+        }
+        Command::Mirror(ServeCommand::Serve) => serve::mirror(&need(config)?, log.as_deref()).await,
+        Command::Consistency(ServeCommand::Serve) => {
+            serve::consistency(&need(config)?, log.as_deref()).await
+        }
+        Command::Publish(publish) => publish::run(&need(config)?, publish, output).await,
+        Command::Retract(retract) => retract::run(&need(config)?, retract, output).await,
+        Command::Log(log) => change::log(&need(config)?, &log, output).await,
+        Command::Diff(diff) => change::diff(&need(config)?, &diff, output).await,
+        Command::Show(show) => inspect::show(&need(config)?, &show, output).await,
+        Command::Ls(ls) => inspect::ls(&need(config)?, &ls, output).await,
+        Command::Status(status) => status::run(&need(config)?, &status, output).await,
+        Command::Replay(replay) => order::replay(&need(config)?, replay, output).await,
+        Command::Verify(verify) => order::verify(config.as_deref(), verify, output).await,
+        Command::Key(command) => key::run(&command, output),
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Args::command(),
+                "mirrorlog",
+                &mut std::io::stdout(),
+            );
+            Ok(0)
+        }
+        Command::Man => {
+            clap_mangen::Man::new(Args::command())
+                .render(&mut std::io::stdout())
+                .or_exit(IO)?;
+            Ok(0)
+        }
+    }
+}
+
+fn need(config: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    config.ok_or_else(|| {
+        Failure::text(
+            CONFIG,
+            "no configuration given: use --config FILE or MIRRORLOG_CONFIG",
+        )
+    })
+}

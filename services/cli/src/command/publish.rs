@@ -1,0 +1,380 @@
+//! `publish`, and waiting until mirrors are complete.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use archive::publish::{
+    Moment, Outcome, Phase, Progress, PublishConfig, PublishError, PublishRequest,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use mirrorlog_core::id::{Build, ChannelId, Lane, MirrorId};
+use mirrorlog_core::statement::{Notice, VerdictState};
+use serde_json::json;
+use wire::v1;
+
+use super::ask::Archive;
+use crate::args::{PublishArgs, Wait};
+use crate::failure::{AGAIN, DATA, Failure, IO, OrExit as _};
+use crate::output::{BAD, BOLD, GOOD, Output, bytes};
+
+/// Faults that a terminal shows; `--json` has all.
+const FAULTS_SHOWN: usize = 50;
+
+pub(crate) async fn run(config: &Path, args: PublishArgs, output: &Output) -> Result<u8, Failure> {
+    let begun = Instant::now();
+    let settings = archive::config::Config::load(config).or_exit(crate::failure::CONFIG)?;
+    let publish = publish_config(&settings, &args.channel)?;
+    let request = request(&args)?;
+    let bar = Bar::new(output);
+    let published = archive::publish::publish(&publish, request, &bar).await;
+    bar.end();
+    let outcome = match published {
+        Ok(outcome) => outcome,
+        Err(error) => return Err(refused(error, output)),
+    };
+    let mut document = serde_json::to_value(&outcome).or_exit(IO)?;
+    let people = describe(&outcome);
+    let mut late = None;
+    if let (Some(wait), false, Some(build)) = (args.wait, args.dry_run, Build::new(outcome.build)) {
+        output.note(&people);
+        let waiting = Instant::now();
+        let archive = Archive::open(config).await?;
+        let timeout = Duration::from_secs(args.timeout);
+        let waited =
+            await_complete(&archive, &args.channel, build, wait, timeout, begun, output).await?;
+        document["seconds"]["wait"] = json!(waiting.elapsed().as_secs_f64());
+        document["complete"] = waited
+            .complete
+            .iter()
+            .map(|(mirror, seconds)| json!({ "mirror": mirror.as_str(), "seconds": seconds }))
+            .collect();
+        if !waited.missing.is_empty() {
+            late = Some(waited.missing);
+        }
+    } else {
+        document["seconds"]["wait"] = json!(0.0);
+        document["complete"] = json!([]);
+        if !output.json {
+            output.line(&people);
+        }
+    }
+    if output.json {
+        output.json(&document);
+    }
+    match late {
+        None => Ok(0),
+        Some(missing) => {
+            let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            let text = format!(
+                "build {} of {} is published, but after {} s not complete on {}; see: mirrorlog status {}",
+                outcome.build,
+                outcome.channel,
+                args.timeout,
+                names.join(", "),
+                outcome.channel
+            );
+            Err(Failure::text(AGAIN, text))
+        }
+    }
+}
+
+/// What a publisher takes from the archive's configuration.
+pub(crate) fn publish_config(
+    settings: &archive::config::Config,
+    channel: &ChannelId,
+) -> Result<PublishConfig, Failure> {
+    let declared = settings.channel(channel).or_exit(crate::failure::CONFIG)?;
+    Ok(PublishConfig {
+        socket: settings.admin_socket(),
+        store_dir: settings.store.clone(),
+        state_dir: settings.state.clone(),
+        immutable: settings.immutable.clone(),
+        openpgp_keyring: declared.and_then(|declared| declared.openpgp_keyring),
+    })
+}
+
+fn request(args: &PublishArgs) -> Result<PublishRequest, Failure> {
+    let notices = args.notice.iter();
+    let notices = notices.map(|(package, text)| Notice {
+        package: package.clone(),
+        text: text.clone(),
+    });
+    Ok(PublishRequest {
+        layout: args.layout,
+        lane: if args.priority {
+            Lane::Priority
+        } else {
+            Lane::Bulk
+        },
+        changed: args
+            .changed
+            .as_ref()
+            .map(|file| changed(file, args.null))
+            .transpose()?,
+        dry_run: args.dry_run,
+        deps: args.deps,
+        allow_expired: args.allow_expired,
+        allow_retracted: args.allow_retracted,
+        notices: notices.collect(),
+        ..PublishRequest::new(args.channel.clone(), args.tree.clone())
+    })
+}
+
+fn changed(file: &PathBuf, null: bool) -> Result<Vec<Vec<u8>>, Failure> {
+    let mut list = Vec::new();
+    if file.as_os_str() == "-" {
+        std::io::stdin().lock().read_to_end(&mut list).or_exit(IO)?;
+    } else {
+        list = std::fs::read(file).map_err(|error| {
+            Failure::text(
+                crate::failure::ABSENT,
+                format!("cannot read the list {}: {error}", file.display()),
+            )
+        })?;
+    }
+    let separator = if null { 0 } else { b'\n' };
+    let paths = list
+        .split(|b| *b == separator)
+        .filter(|path| !path.is_empty());
+    Ok(paths.map(<[u8]>::to_vec).collect())
+}
+
+/// Lists every fault; the last line is the failure's own.
+pub(crate) fn refused(error: PublishError, output: &Output) -> Failure {
+    if let Some(faults) = error.faults() {
+        if output.json {
+            let list = serde_json::to_value(faults).unwrap_or_default();
+            output.json(&json!({ "refused": true, "faults": list }));
+        }
+        for fault in faults.iter().take(FAULTS_SHOWN) {
+            output.note(&format!("{BAD}fault:{BAD:#} {fault}"));
+        }
+        let more = usize::try_from(faults.count())
+            .unwrap_or(usize::MAX)
+            .saturating_sub(FAULTS_SHOWN);
+        if more > 0 {
+            output.note(&format!("… and {more} more; --json lists them"));
+        }
+    }
+    let code = error.exit_code();
+    Failure::new(code, error.into())
+}
+
+fn describe(outcome: &Outcome) -> String {
+    let Outcome {
+        channel,
+        build,
+        lane,
+        files,
+        added,
+        changed,
+        removed,
+        ..
+    } = outcome;
+    let size = bytes(outcome.bytes);
+    if outcome.unchanged {
+        return format!(
+            "{BOLD}{channel}{BOLD:#} is unchanged: build {build} has this content already"
+        );
+    }
+    let verb = if outcome.dry_run {
+        "would become"
+    } else {
+        "is"
+    };
+    let also = outcome.also.map_or_else(String::new, |also| {
+        format!(", and build {also} with the bulk behind it")
+    });
+    format!(
+        "{BOLD}{channel}{BOLD:#} {verb} build {BOLD}{build}{BOLD:#} ({lane}): {files} entries, {size}; \
+         {added} added, {changed} changed, {removed} removed{also}"
+    )
+}
+
+struct Waited {
+    complete: Vec<(MirrorId, f64)>,
+    missing: Vec<MirrorId>,
+}
+
+/// Follows the consistency service's verdicts until enough mirrors are complete.
+async fn await_complete(
+    archive: &Archive,
+    channel: &ChannelId,
+    build: Build,
+    wait: Wait,
+    timeout: Duration,
+    begun: Instant,
+    output: &Output,
+) -> Result<Waited, Failure> {
+    let deadline = begun + timeout;
+    let mut mirrors: BTreeSet<MirrorId> = BTreeSet::new();
+    let mut complete: BTreeMap<MirrorId, f64> = BTreeMap::new();
+    loop {
+        let watched = watch(
+            archive,
+            channel,
+            build,
+            wait,
+            deadline,
+            begun,
+            &mut mirrors,
+            &mut complete,
+            output,
+        );
+        match tokio::time::timeout_at(deadline.into(), watched).await {
+            Ok(Ok(())) => break,
+            Err(_elapsed) => break,
+            // The service may be on its way up, or restarting.
+            Ok(Err(failure))
+                if failure.code == crate::failure::DOWN && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Ok(Err(failure)) => return Err(failure),
+        }
+    }
+    let enough = is_enough(wait, mirrors.len(), complete.len());
+    let missing = if enough {
+        Vec::new()
+    } else {
+        mirrors
+            .iter()
+            .filter(|id| !complete.contains_key(*id))
+            .cloned()
+            .collect()
+    };
+    if !enough && missing.is_empty() {
+        return Err(Failure::text(
+            AGAIN,
+            format!(
+                "build {build} of {channel} is published, but no mirror could be waited for: the consistency service does not answer or knows none"
+            ),
+        ));
+    }
+    Ok(Waited {
+        complete: complete.into_iter().collect(),
+        missing,
+    })
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one place calls it, with what a retry keeps"
+)]
+async fn watch(
+    archive: &Archive,
+    channel: &ChannelId,
+    build: Build,
+    wait: Wait,
+    _deadline: Instant,
+    begun: Instant,
+    mirrors: &mut BTreeSet<MirrorId>,
+    complete: &mut BTreeMap<MirrorId, f64>,
+    output: &Output,
+) -> Result<(), Failure> {
+    let request = v1::WatchRequest {
+        channel: channel.to_string(),
+        build: build.get(),
+    };
+    let mut stream = archive
+        .consistency()
+        .await?
+        .watch(request)
+        .await?
+        .into_inner();
+    while let Some(reply) = stream.message().await? {
+        for id in &reply.mirrors {
+            mirrors.insert(MirrorId::new(id).or_exit(DATA)?);
+        }
+        if let Some(signed) = reply.verdict {
+            // Asked of the operator's own consistency service: its word is taken as it is.
+            let signed = wire::Signed::from_proto(signed).or_exit(DATA)?;
+            let statement = wire::statement::decode(&signed.statement).or_exit(DATA)?;
+            if let mirrorlog_core::statement::Statement::Verdict(verdict) = statement
+                && verdict.build == build
+                && verdict.channel == *channel
+            {
+                if verdict.state == VerdictState::Complete {
+                    let seconds = begun.elapsed().as_secs_f64();
+                    if complete.insert(verdict.mirror.clone(), seconds).is_none() {
+                        output.note(&format!(
+                            "{GOOD}complete{GOOD:#} on {} after {seconds:.2} s",
+                            verdict.mirror
+                        ));
+                    }
+                } else {
+                    complete.remove(&verdict.mirror);
+                }
+            }
+        }
+        if is_enough(wait, mirrors.len(), complete.len()) {
+            return Ok(());
+        }
+    }
+    Err(Failure::text(
+        crate::failure::DOWN,
+        "the consistency service ended the watch",
+    ))
+}
+
+fn is_enough(wait: Wait, mirrors: usize, complete: usize) -> bool {
+    match wait {
+        Wait::All => mirrors > 0 && complete >= mirrors,
+        Wait::Quorum => mirrors > 0 && complete > mirrors / 2,
+        Wait::Count(count) => complete >= count,
+    }
+}
+
+/// A progress bar on a terminal, silence elsewhere.
+pub(crate) struct Bar(Option<ProgressBar>);
+
+impl Bar {
+    pub(crate) fn new(output: &Output) -> Self {
+        Self(output.bars().then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        }))
+    }
+
+    pub(crate) fn end(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for Bar {
+    fn moment(&self, moment: &Moment) {
+        let Some(bar) = &self.0 else { return };
+        let what = match moment.phase {
+            Phase::Describe => "asking the archive",
+            Phase::Scan => "scanning",
+            Phase::Validate => "checking",
+            Phase::Commit => "publishing",
+        };
+        let elapsed = bar.elapsed().as_secs_f64().max(0.001);
+        let rate = bytes((moment.bytes_read as f64 / elapsed) as u64);
+        let read = bytes(moment.bytes_read);
+        let Moment {
+            entries,
+            files_read,
+            ..
+        } = moment;
+        bar.set_message(format!(
+            "{what}: {entries} entries, {files_read} files read ({read}, {rate}/s)"
+        ));
+    }
+
+    fn note(&self, text: &str) {
+        match &self.0 {
+            Some(bar) => bar.println(text),
+            None => tracing::info!("{text}"),
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! A whole network on this machine, from one folder.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `plan` | who is in the network, and at which address; kept in the configurations |
+//! | `children` | the processes: started, watched, stopped |
+//! | `up` | `local up` |
+//! | `demo` | `local demo` |
+
+mod children;
+mod demo;
+mod plan;
+mod up;
+
+pub(crate) use demo::demo;
+pub(crate) use up::up;

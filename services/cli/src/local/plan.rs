@@ -1,0 +1,217 @@
+//! Who is in the network, and at which address. Addresses are chosen once and stay in the
+//! configurations, so that a restarted process is found where it was.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::args::UpArgs;
+use crate::command::write_key;
+use crate::failure::{CONFIG, CREATE, Failure, OrExit as _};
+
+/// The network of a folder: `network.toml`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Plan {
+    pub(super) nats_port: u16,
+    pub(super) archive: Ports,
+    pub(super) consistency: Ports,
+    pub(super) mirrors: Vec<Mirror>,
+}
+
+/// Where a service listens.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ports {
+    pub(super) grpc: u16,
+    pub(super) http: u16,
+}
+
+/// One mirror.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mirror {
+    pub(super) id: String,
+    pub(super) pool: String,
+    pub(super) ports: Ports,
+}
+
+impl Plan {
+    /// The folder's plan, made anew for an empty folder, with the mirrors that are asked for besides those that are there.
+    pub(super) fn of(args: &UpArgs) -> Result<Self, Failure> {
+        let file = args.dir.join("network.toml");
+        std::fs::create_dir_all(&args.dir).or_exit(CREATE)?;
+        let mut free = FreePorts::default();
+        let mut plan = if file.exists() {
+            let text = std::fs::read_to_string(&file).or_exit(CREATE)?;
+            toml::from_str(&text).map_err(|error| {
+                Failure::text(CONFIG, format!("{} is not valid: {error}", file.display()))
+            })?
+        } else {
+            let (archive, consistency) = (free.pair()?, free.pair()?);
+            Self {
+                nats_port: free.next()?,
+                archive,
+                consistency,
+                mirrors: Vec::new(),
+            }
+        };
+        for (pool, count) in pools(args, !plan.mirrors.is_empty()) {
+            for number in 1..=count {
+                let id = format!("{pool}{number}");
+                if !plan.mirrors.iter().any(|mirror| mirror.id == id) {
+                    let ports = free.pair()?;
+                    plan.mirrors.push(Mirror {
+                        id,
+                        pool: pool.clone(),
+                        ports,
+                    });
+                }
+            }
+        }
+        let text = toml::to_string(&plan).or_exit(CREATE)?;
+        std::fs::write(&file, text).or_exit(CREATE)?;
+        Ok(plan)
+    }
+
+    /// Writes every service's configuration and keys.
+    pub(super) fn write(&self, args: &UpArgs) -> Result<(), Failure> {
+        let dir = &args.dir;
+        let nats = args
+            .nats
+            .clone()
+            .unwrap_or_else(|| format!("nats://127.0.0.1:{}", self.nats_port));
+        let archive = dir.join("archive");
+        std::fs::create_dir_all(&archive).or_exit(CREATE)?;
+        let archive_key = write_key(&archive, "archive")?;
+        let archive_key = absolute(&archive_key)?;
+        write_config(&self.archive_config(dir), &self.archive_toml(&nats))?;
+        let consistency = dir.join("consistency");
+        std::fs::create_dir_all(&consistency).or_exit(CREATE)?;
+        write_key(&consistency, "consistency")?;
+        let mut blocks = String::new();
+        for mirror in &self.mirrors {
+            let home = self.mirror_dir(dir, mirror);
+            std::fs::create_dir_all(&home).or_exit(CREATE)?;
+            let key = absolute(&write_key(&home, &mirror.id)?)?;
+            let config = self.mirror_toml(mirror, &nats, &archive_key, args.limit);
+            write_config(&self.mirror_config(dir, mirror), &config)?;
+            let Mirror { id, pool, ports } = mirror;
+            let http = ports.http;
+            blocks.push_str(&format!(
+                "\n[[mirrors]]\nid = \"{id}\"\npool = \"{pool}\"\nurl = \"http://127.0.0.1:{http}\"\nkey = {}\n",
+                quoted(&key)
+            ));
+        }
+        let mut config = self.consistency_toml(&nats, &archive_key);
+        config.push_str(&blocks);
+        write_config(&self.consistency_config(dir), &config)
+    }
+
+    pub(super) fn archive_config(&self, dir: &Path) -> PathBuf {
+        dir.join("archive/archive.toml")
+    }
+
+    pub(super) fn consistency_config(&self, dir: &Path) -> PathBuf {
+        dir.join("consistency/consistency.toml")
+    }
+
+    pub(super) fn mirror_dir(&self, dir: &Path, mirror: &Mirror) -> PathBuf {
+        dir.join("mirrors").join(&mirror.id)
+    }
+
+    pub(super) fn mirror_config(&self, dir: &Path, mirror: &Mirror) -> PathBuf {
+        self.mirror_dir(dir, mirror).join("mirror.toml")
+    }
+
+    fn archive_toml(&self, nats: &str) -> String {
+        format!(
+            "[archive]\nstate = \"state\"\nstore = \"store\"\nkey = \"archive.sec\"\nallow_undeclared = true\n\n\
+             [nats]\nurl = \"{nats}\"\n\n[grpc]\nlisten = \"127.0.0.1:{}\"\n\n[http]\nlisten = \"127.0.0.1:{}\"\n\n\
+             [heads]\nrenew = \"10s\"\nexpire = \"7d\"\n\n[reconcile]\nevery = \"5s\"\n\n\
+             [consistency]\ngrpc = \"127.0.0.1:{}\"\n",
+            self.archive.grpc, self.archive.http, self.consistency.grpc
+        )
+    }
+
+    fn mirror_toml(
+        &self,
+        mirror: &Mirror,
+        nats: &str,
+        archive_key: &Path,
+        limit: Option<runtime::boot::ByteRate>,
+    ) -> String {
+        let Mirror { id, pool, ports } = mirror;
+        let rate = limit.map_or_else(String::new, |rate| {
+            format!("\n[fetch]\nrate = \"{rate}\"\n")
+        });
+        format!(
+            "[mirror]\nid = \"{id}\"\npool = \"{pool}\"\nstate = \"state\"\nstore = \"store\"\nkey = \"{id}.sec\"\n\n\
+             [archive]\nfetch = \"127.0.0.1:{}\"\nkeys = [{}]\n\n[nats]\nurl = \"{nats}\"\n\n\
+             [http]\nlisten = \"127.0.0.1:{}\"\n\n[grpc]\nlisten = \"127.0.0.1:{}\"\n{rate}\n\
+             [scrub]\nevery = \"10s\"\nrate = \"800mbit\"\n\n[report]\nevery = \"5s\"\n",
+            self.archive.grpc,
+            quoted(archive_key),
+            ports.http,
+            ports.grpc
+        )
+    }
+
+    fn consistency_toml(&self, nats: &str, archive_key: &Path) -> String {
+        format!(
+            "[consistency]\nstate = \"state\"\nkey = \"consistency.sec\"\n\n\
+             [archive]\nfetch = \"127.0.0.1:{}\"\nkeys = [{}]\n\n[nats]\nurl = \"{nats}\"\n\n\
+             [grpc]\nlisten = \"127.0.0.1:{}\"\n\n[http]\nlisten = \"127.0.0.1:{}\"\n\n\
+             [audit]\nevery = \"10s\"\nretry = \"1s\"\nreport_stale = \"30s\"\n",
+            self.archive.grpc,
+            quoted(archive_key),
+            self.consistency.grpc,
+            self.consistency.http
+        )
+    }
+}
+
+/// Pools and their sizes. Nothing asked for, and mirrors there already: those.
+fn pools(args: &UpArgs, resumed: bool) -> BTreeMap<String, u16> {
+    let asked: BTreeMap<String, u16> = args.pools.iter().cloned().collect();
+    if asked.is_empty() && !resumed {
+        return BTreeMap::from([("nz".to_owned(), args.mirrors)]);
+    }
+    asked
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).or_exit(CREATE)
+}
+
+/// A path as a TOML string.
+fn quoted(path: &Path) -> String {
+    toml::Value::String(path.to_string_lossy().into_owned()).to_string()
+}
+
+fn write_config(file: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(file, format!("# Written by mirrorlog local up.\n{text}")).or_exit(CREATE)
+}
+
+/// Ports that nobody uses now; each is held until all are chosen, so that none is given twice.
+#[derive(Default)]
+struct FreePorts(Vec<TcpListener>);
+
+impl FreePorts {
+    fn next(&mut self) -> Result<u16, Failure> {
+        let listener =
+            TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).or_exit(CREATE)?;
+        let port = listener.local_addr().or_exit(CREATE)?.port();
+        self.0.push(listener);
+        Ok(port)
+    }
+
+    fn pair(&mut self) -> Result<Ports, Failure> {
+        Ok(Ports {
+            grpc: self.next()?,
+            http: self.next()?,
+        })
+    }
+}

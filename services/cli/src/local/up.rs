@@ -1,0 +1,215 @@
+//! `local up`: nats-server, archive, mirrors and consistency, each its own process.
+
+use std::path::Path;
+use std::time::Duration;
+
+use runtime::log::supervise::NatsServer;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::children::{Service, stop_left_behind};
+use super::plan::Plan;
+use crate::args::UpArgs;
+use crate::failure::{CREATE, DOWN, Failure, OrExit as _};
+use crate::output::{BOLD, Output};
+
+const WATCH_PAUSE: Duration = Duration::from_millis(200);
+
+/// A running network.
+pub(super) struct Network {
+    pub(super) plan: Plan,
+    nats: Option<NatsServer>,
+    archive: Service,
+    mirrors: Vec<Service>,
+    consistency: Service,
+    args: UpArgs,
+}
+
+/// Runs a network until interrupted.
+pub(crate) async fn up(args: &UpArgs, output: &Output) -> Result<u8, Failure> {
+    let stop = runtime::boot::shutdown();
+    let args = UpArgs {
+        dir: std::path::absolute(&args.dir).or_exit(CREATE)?,
+        ..args.clone()
+    };
+    let started = tokio::select! {
+        started = Network::start(&args, output) => started,
+        () = stop.cancelled() => return Ok(0),
+    };
+    let mut network = started?;
+    let document = network.write_local_json()?;
+    if output.json {
+        output.json(&document);
+    } else {
+        network.describe(output);
+    }
+    network.watch(&stop, output).await;
+    output.note("stopping");
+    network.stop().await;
+    Ok(0)
+}
+
+impl Network {
+    /// Starts everything and waits until all are ready.
+    pub(super) async fn start(args: &UpArgs, output: &Output) -> Result<Self, Failure> {
+        std::fs::create_dir_all(&args.dir).or_exit(CREATE)?;
+        stop_left_behind(&args.dir, output).await;
+        let plan = Plan::of(args)?;
+        plan.write(args)?;
+        let dir = &args.dir;
+        let logs = dir.join("logs");
+        let nats = match &args.nats {
+            Some(_) => None,
+            None => Some(
+                NatsServer::start(&dir.join("nats"), Some(plan.nats_port))
+                    .await
+                    .or_exit(DOWN)?,
+            ),
+        };
+        let mut archive = Service::start("archive", "archive", &plan.archive_config(dir), &logs)?;
+        let mut consistency = Service::start(
+            "consistency",
+            "consistency",
+            &plan.consistency_config(dir),
+            &logs,
+        )?;
+        let mut mirrors = Vec::new();
+        for mirror in &plan.mirrors {
+            mirrors.push(Service::start(
+                &mirror.id,
+                "mirror",
+                &plan.mirror_config(dir, mirror),
+                &logs,
+            )?);
+        }
+        let ready = async {
+            archive.ready(plan.archive.http, &logs).await?;
+            for (service, mirror) in mirrors.iter_mut().zip(&plan.mirrors) {
+                service.ready(mirror.ports.http, &logs).await?;
+            }
+            consistency.ready(plan.consistency.http, &logs).await
+        };
+        let ready = ready.await;
+        let network = Self {
+            plan,
+            nats,
+            archive,
+            mirrors,
+            consistency,
+            args: args.clone(),
+        };
+        match ready {
+            Ok(()) => Ok(network),
+            Err(failure) => {
+                network.stop().await;
+                Err(failure)
+            }
+        }
+    }
+
+    fn nats_url(&self) -> String {
+        let own = self.nats.as_ref().map(|server| server.url.clone());
+        own.or_else(|| self.args.nats.clone()).unwrap_or_default()
+    }
+
+    /// What everybody needs to find the network; appears by rename.
+    pub(super) fn write_local_json(&self) -> Result<Value, Failure> {
+        let dir = &self.args.dir;
+        let local = |port: u16| format!("127.0.0.1:{port}");
+        let mirrors = self.plan.mirrors.iter().zip(&self.mirrors).map(|(mirror, service)| {
+            json!({
+                "id": mirror.id, "pool": mirror.pool,
+                "http": format!("http://{}", local(mirror.ports.http)), "fetch": local(mirror.ports.grpc),
+                "config": self.plan.mirror_config(dir, mirror), "pid": service.pid,
+            })
+        });
+        let document = json!({
+            "nats": { "url": self.nats_url(), "pid": self.nats.as_ref().map(|server| server.pid) },
+            "archive": {
+                "config": self.plan.archive_config(dir), "fetch": local(self.plan.archive.grpc),
+                "key": dir.join("archive/archive.pub"), "pid": self.archive.pid,
+            },
+            "mirrors": mirrors.collect::<Vec<_>>(),
+            "consistency": {
+                "config": self.plan.consistency_config(dir), "grpc": local(self.plan.consistency.grpc),
+                "pid": self.consistency.pid,
+            },
+        });
+        let new = dir.join(".local.json.new");
+        std::fs::write(&new, format!("{document:#}\n")).or_exit(CREATE)?;
+        std::fs::rename(&new, dir.join("local.json")).or_exit(CREATE)?;
+        Ok(document)
+    }
+
+    fn describe(&self, output: &Output) {
+        let dir = &self.args.dir;
+        output.line(&format!(
+            "{BOLD}network of {} mirrors is up{BOLD:#} in {}",
+            self.mirrors.len(),
+            dir.display()
+        ));
+        for mirror in &self.plan.mirrors {
+            output.line(&format!(
+                "  {:8} http://127.0.0.1:{}",
+                mirror.id, mirror.ports.http
+            ));
+        }
+        let config = self.plan.archive_config(dir);
+        output.line(&format!(
+            "publish with: mirrorlog --config {} publish CHANNEL TREE --wait all",
+            config.display()
+        ));
+        output.line("stop with Ctrl-C");
+    }
+
+    /// Says when a process dies, until told to stop.
+    async fn watch(&mut self, stop: &CancellationToken, output: &Output) {
+        let mut nats_lives = self.nats.is_some();
+        loop {
+            if stop
+                .run_until_cancelled(tokio::time::sleep(WATCH_PAUSE))
+                .await
+                .is_none()
+            {
+                return;
+            }
+            for service in self
+                .mirrors
+                .iter_mut()
+                .chain([&mut self.archive, &mut self.consistency])
+            {
+                service.watch(output);
+            }
+            if let Some(server) = self.nats.as_mut().filter(|_| nats_lives)
+                && let Ok(Ok(status)) =
+                    tokio::time::timeout(Duration::from_millis(1), server.wait()).await
+            {
+                nats_lives = false;
+                output.note(&format!("nats-server has died: {status}"));
+            }
+        }
+    }
+
+    /// Stops everything; readers of the log before the log.
+    pub(super) async fn stop(self) {
+        let services = self
+            .mirrors
+            .into_iter()
+            .chain([self.consistency, self.archive]);
+        futures::future::join_all(services.map(Service::stop)).await;
+        if let Some(nats) = self.nats
+            && let Err(error) = nats.stop().await
+        {
+            tracing::warn!(%error, "nats-server did not stop cleanly");
+        }
+        remove(&self.args.dir.join("local.json"));
+    }
+}
+
+fn remove(file: &Path) {
+    if let Err(error) = std::fs::remove_file(file)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, file = %file.display(), "cannot remove");
+    }
+}
