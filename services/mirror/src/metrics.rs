@@ -3,7 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use mirrorlog_core::time::Timestamp;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use runtime::boot::Health;
@@ -21,15 +25,40 @@ const EVERY: Duration = Duration::from_secs(2);
 pub(crate) struct Metrics {
     disk_free_bytes: Gauge,
     last_scrub: Gauge,
-    head_expires: prometheus_client::metrics::family::Family<ChannelLabels, Gauge>,
-    live_build: prometheus_client::metrics::family::Family<ChannelLabels, Gauge>,
+    head_expires: Family<ChannelLabels, Gauge>,
+    live_build: Family<ChannelLabels, Gauge>,
     parked: Gauge,
+    /// Answers of the public face.
+    pub(crate) http_requests: HttpRequests,
+}
+
+/// Answered HTTP requests by class of status: `mirrorlog_http_requests_total`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HttpRequests(Family<ClassLabels, Counter>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabels {
+    /// `2xx` to `5xx`.
+    class: &'static str,
+}
+
+impl HttpRequests {
+    /// Counts one answer.
+    pub(crate) fn count(&self, status: StatusCode) {
+        let class = match status.as_u16() {
+            0..300 => "2xx",
+            300..400 => "3xx",
+            400..500 => "4xx",
+            500.. => "5xx",
+        };
+        self.0.get_or_create(&ClassLabels { class }).inc();
+    }
 }
 
 impl Metrics {
     /// Registers all families.
     pub(crate) fn new(registry: &mut Registry) -> Self {
-        let live_build = prometheus_client::metrics::family::Family::default();
+        let live_build = Family::default();
         registry.register(
             "live_build",
             "Build served at the mount",
@@ -41,12 +70,19 @@ impl Metrics {
             "Messages that could not be verified",
             parked.clone(),
         );
+        let http_requests = HttpRequests::default();
+        registry.register(
+            "http_requests",
+            "Answered HTTP requests, by class of status",
+            http_requests.0.clone(),
+        );
         Self {
             disk_free_bytes: metrics::disk_free_bytes(registry),
             last_scrub: metrics::last_scrub_timestamp_seconds(registry),
             head_expires: metrics::head_expires_timestamp_seconds(registry),
             live_build,
             parked,
+            http_requests,
         }
     }
 

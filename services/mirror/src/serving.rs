@@ -31,7 +31,7 @@ pub(crate) struct ServedChannel {
     pub(crate) builds: BTreeMap<Build, ServedBuild>,
     /// Builds taken back, first and last.
     pub(crate) retracted: Vec<(Build, Build)>,
-    /// The newest build ever known here: older ones that are not in `builds` are gone, newer ones unknown.
+    /// The newest build known here; perhaps still on its way.
     pub(crate) newest_known: Option<Build>,
     /// The newest signed head, as signify's embedded format.
     pub(crate) head: Option<Bytes>,

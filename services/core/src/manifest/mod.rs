@@ -19,7 +19,7 @@
 //! | `border` | where a page ends |
 //! | `build` | entries in order to pages |
 //! | `walk` | a place in a manifest, moving forward |
-//! | `read` | [`get`], [`at`], [`iter`], [`list`] |
+//! | `read` | [`get`], [`at`], [`iter`], [`list`], [`list_from`] |
 //! | `diff` | [`diff`] |
 //! | `apply` | [`apply`]: which changes count; `level`: pages of one level, forward and back; `rechunk`: one level's new pages |
 //! | `memory` | pages in memory, for tests |
@@ -44,7 +44,7 @@ pub use build::Builder;
 pub use diff::{Difference, diff};
 pub use entry::{Entry, FileEntry, Mode};
 pub use page::{Page, PageError};
-pub use read::{Listed, at, get, iter, list};
+pub use read::{Listed, at, get, iter, list, list_from};
 
 use crate::id::Digest;
 use crate::path::EntryPath;

@@ -82,11 +82,27 @@ pub fn list<'a, R: PageRead>(
     root: &Digest,
     folder: &[u8],
 ) -> impl Iterator<Item = Result<Listed, ManifestError<R::Error>>> + use<'a, R> {
+    list_from(read, root, folder, b"")
+}
+
+/// Lists one folder as [`list`] does, without the lines whose key is below `from`.
+///
+/// The key of a line is its name, with a slash behind a folder's. Lines come by rising key.
+///
+/// # Errors
+/// As [`get`].
+pub fn list_from<'a, R: PageRead>(
+    read: &'a R,
+    root: &Digest,
+    folder: &[u8],
+    from: &[u8],
+) -> impl Iterator<Item = Result<Listed, ManifestError<R::Error>>> + use<'a, R> {
     let mut prefix = folder.to_vec();
     if !prefix.is_empty() {
         prefix.push(b'/');
     }
-    let mut range = Range::new(read, root, &prefix, Vec::new());
+    let from = [prefix.as_slice(), from].concat();
+    let mut range = Range::new(read, root, &prefix, from);
     std::iter::from_fn(move || {
         let (_, path, entry) = match range.peek().transpose()? {
             Ok(found) => found,
