@@ -22,7 +22,7 @@ use wire::{Signed, rpc, v1};
 use crate::commit::{Asked, CommitError, Publication, Withdraw};
 use crate::daemon::{Channel, Daemon, DaemonError};
 use crate::fence::FenceError;
-use crate::journal::with_causes;
+use crate::journal::{JournalError, with_causes};
 use crate::reconcile::ReconcileError;
 
 /// Most retracted builds that a publisher is told of: the newest ones.
@@ -249,7 +249,8 @@ fn status(error: CommitError) -> Status {
             | Refusal::Text { .. }
             | Refusal::TooManyRetractions,
         )
-        | CommitError::Manifest { .. } => Code::InvalidArgument,
+        | CommitError::Manifest { .. }
+        | CommitError::Journal(JournalError::Open(_)) => Code::InvalidArgument,
         CommitError::NotConnected { .. } => Code::Unavailable,
         CommitError::Halted { .. } => Code::DataLoss,
         CommitError::Fence { source, .. } => match source {

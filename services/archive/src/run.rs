@@ -190,10 +190,17 @@ fn report(
     round: Result<StreamIdentity, FenceError>,
     before: Option<StreamIdentity>,
 ) -> Option<StreamIdentity> {
+    let mut halted = Vec::new();
     for channel in daemon.channels() {
-        daemon
-            .gauges
-            .halted(&channel.declared.name, channel.journal.halted().is_some());
+        let name = &channel.declared.name;
+        let reason = channel.journal.halted();
+        daemon.gauges.halted(name, reason.is_some());
+        halted.extend(reason.map(|reason| format!("channel {name} is halted: {reason}")));
+    }
+    if halted.is_empty() {
+        health.recover("journal");
+    } else {
+        health.degrade("journal", halted.join("; "));
     }
     match round {
         Ok(identity) => {

@@ -100,6 +100,25 @@ async fn a_log_that_lost_everything_gets_it_back_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_purged_log_gets_back_what_the_server_takes_for_duplicates() {
+    let (_dir, server) = nats().await;
+    let site = Site::new(&server.url);
+    let mut archive = site.start().await;
+    publish(&site, &mut archive, 1).await;
+    publish(&site, &mut archive, 2).await;
+    site.until_on_log(Lane::Bulk, 2).await;
+    let client = async_nats::connect(&server.url).await.unwrap();
+    let stream = async_nats::jetstream::new(client)
+        .get_stream("MIRRORLOG")
+        .await
+        .unwrap();
+    stream.purge().await.unwrap();
+    site.until_on_log(Lane::Bulk, 2).await;
+    assert_eq!(on_log(&site, &site.log().await).await, ["b1", "b2"]);
+    archive.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_the_log_nothing_is_numbered_and_all_is_served() {
     let (dir, server) = nats().await;
     let site = Site::new(&server.url);

@@ -208,7 +208,7 @@ impl Site {
     }
 }
 
-async fn connect(socket: &Path, grpc: u16) -> (AdminClient<Channel>, JournalClient<Channel>) {
+pub async fn connect(socket: &Path, grpc: u16) -> (AdminClient<Channel>, JournalClient<Channel>) {
     let unix = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
     let tcp = Endpoint::from_shared(format!("http://127.0.0.1:{grpc}")).unwrap();
     loop {
