@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use super::board::{Board, Job};
-use super::session::{Context, serve};
+use super::serve::{Context, serve};
 use super::walk::Walk;
 use super::writer::{Sink, Work, Writers, WritersGone};
 use super::{FetchError, FetchOptions, Fetched, Kind, SOURCES_MAX, Source, Wanted};

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `source` | one host, a connection per lane |
 //! | `board` | which want is served by which source; what is left |
+//! | `serve` | keeps one source busy, with backoff |
 //! | `session` | one stream to one source |
 //! | `writer` | checks and writes on blocking threads, one `syncfs` per batch |
 //! | `engine` | starts all of it, and stops it in the right order |
@@ -11,6 +12,7 @@
 
 mod board;
 mod engine;
+mod serve;
 mod session;
 mod source;
 mod walk;
