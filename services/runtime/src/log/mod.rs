@@ -162,8 +162,8 @@ impl Log {
     }
 
     /// Appends to `mirrorlog.log.<lane>.<channel>` and waits until the server has it; the current span's trace
-    /// context goes with it. `expected_last` is the subject's last sequence (0: none). A message id that the
-    /// server still knows makes no second event: the position is that of the first.
+    /// context goes with it. `expected_last` is the subject's last sequence (0: none). A message id that is the
+    /// subject's last, or that the server still knows, makes no second event: the position is that of the first.
     ///
     /// # Errors
     /// [`LogError::Refused`] when the subject's last sequence is another one; [`LogError::Down`] when it is
@@ -180,9 +180,24 @@ impl Log {
         let subject = event_subject(lane, Some(channel));
         let mut headers = trace::headers();
         headers.insert(async_nats::header::NATS_MESSAGE_ID, message_id);
-        let sequence = self
-            .append(declare::LOG, subject, headers, Some(expected_last), payload)
-            .await?;
+        let appended = self
+            .append(
+                declare::LOG,
+                subject.clone(),
+                headers,
+                Some(expected_last),
+                payload,
+            )
+            .await;
+        let sequence = match appended {
+            // Servers differ in what they look at first, the id or the sequence; and ids are forgotten.
+            Err(refused @ LogError::Refused { .. }) => {
+                let last = self.last(declare::LOG, &subject).await?;
+                let ours = last.filter(|last| message_id_of(last) == Some(message_id));
+                ours.map(|last| last.sequence).ok_or(refused)?
+            }
+            answer => answer?,
+        };
         Ok(Position { stream, sequence })
     }
 
@@ -364,6 +379,11 @@ fn options(name: &str, connections: watch::Sender<u64>) -> ConnectOptions {
             }
             std::future::ready(())
         })
+}
+
+fn message_id_of(message: &jetstream::message::StreamMessage) -> Option<&str> {
+    let id = message.headers.get(async_nats::header::NATS_MESSAGE_ID)?;
+    Some(id.as_str())
 }
 
 /// 100 ms doubling to [`RECONNECT_MAX`].
