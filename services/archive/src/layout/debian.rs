@@ -13,6 +13,7 @@ mod by_hash;
 mod files;
 mod suite;
 
+pub(crate) use files::read_paragraphs;
 pub(crate) use suite::Index;
 
 use std::collections::BTreeSet;

@@ -7,6 +7,7 @@ mod index;
 mod openpgp;
 mod release;
 mod unpack;
+mod version;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,8 @@ use std::io;
 use mirrorlog_core::manifest::Entry;
 use mirrorlog_core::path::EntryPath;
 
-use super::super::index::{Named, read_index};
+use super::super::index::{Named, Paragraph, paragraphs, read_index};
+use super::super::unpack::Unpacked;
 use super::Check;
 use super::suite::{Index, compare};
 use crate::publish::{Fault, Faults, PublishError, Rule};
@@ -24,17 +25,14 @@ pub(super) fn check(check: &Check<'_>, index: &Index) -> Result<Faults, PublishE
         return Ok(faults);
     }
     let mut failure = None;
-    let read = unpack(
-        check,
-        index,
-        &mut |named| match one(check, &named, known, &mut faults) {
-            Ok(()) => Ok(()),
-            Err(error) => {
+    let read = unpack(check, index, |input| {
+        read_index(index.kind, input, |named| {
+            one(check, &named, known, &mut faults).map_err(|error| {
                 failure = Some(error);
-                Err(io::Error::other("stopped"))
-            }
-        },
-    );
+                io::Error::other("stopped")
+            })
+        })
+    });
     if let Some(error) = failure {
         return Err(error);
     }
@@ -64,7 +62,7 @@ pub(super) fn check(check: &Check<'_>, index: &Index) -> Result<Faults, PublishE
 }
 
 /// How reading an index ended.
-pub(crate) enum Unpacking {
+enum Unpacking {
     Whole {
         size_bytes: u64,
         digest: mirrorlog_core::id::Digest,
@@ -73,11 +71,11 @@ pub(crate) enum Unpacking {
     Gone,
 }
 
-/// Unpacks and parses an index.
+/// Unpacks an index and has it parsed.
 fn unpack(
     check: &Check<'_>,
     index: &Index,
-    each: &mut dyn FnMut(Named) -> io::Result<()>,
+    parse: impl FnOnce(&mut Unpacked) -> io::Result<()>,
 ) -> Result<Unpacking, PublishError> {
     let Some(content) = check
         .view
@@ -90,12 +88,30 @@ fn unpack(
         Ok(unpacked) => unpacked,
         Err(error) => return Ok(Unpacking::Broken(error.to_string())),
     };
-    match read_index(index.kind, &mut unpacked, each) {
+    match parse(&mut unpacked) {
         Ok(()) => {
             let (size_bytes, digest) = unpacked.finish();
             Ok(Unpacking::Whole { size_bytes, digest })
         }
         Err(error) => Ok(Unpacking::Broken(error.to_string())),
+    }
+}
+
+/// Reads the wanted fields of each paragraph. One that cannot be read to its end was a fault before.
+pub(crate) fn read_paragraphs(
+    check: &Check<'_>,
+    index: &Index,
+    wanted: &[&str],
+    each: &mut dyn FnMut(&Paragraph),
+) -> Result<(), PublishError> {
+    let read = unpack(check, index, |input| {
+        paragraphs(input, wanted, |_line, paragraph| {
+            each(paragraph);
+            Ok(())
+        })
+    })?;
+    match read {
+        Unpacking::Whole { .. } | Unpacking::Broken(_) | Unpacking::Gone => Ok(()),
     }
 }
 

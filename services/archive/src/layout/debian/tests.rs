@@ -316,6 +316,30 @@ fn a_tree_without_suites_is_no_archive() {
 }
 
 #[test]
+fn dependencies_resolve_when_asked() {
+    let archive = Archive::new();
+    let packages =
+        std::fs::read_to_string(archive.path("dists/t/main/binary-amd64/Packages")).unwrap();
+    let rules = Rules {
+        deps: true,
+        ..archive.rules()
+    };
+    for (depends, faults) in [
+        ("a (>= 1), a | nothing", 0),
+        ("nothing | a (>> 1), a:any", 1),
+    ] {
+        archive.packages(
+            &packages.replace("Version: 1\n", &format!("Version: 1\nDepends: {depends}\n")),
+        );
+        archive.release("");
+        let found = archive.check_with(&rules, Extent::Whole);
+        assert_eq!(found.len(), faults, "{depends}: {found:?}");
+        assert!(found.iter().all(|(_, rule)| *rule == Rule::Dependency));
+        assert_eq!(archive.check(), [], "not asked for");
+    }
+}
+
+#[test]
 fn after_a_change_the_same_faults_are_found() {
     let archive = Archive::new();
     let base = archive.root();
@@ -358,7 +382,7 @@ fn signatures_are_checked_with_the_configured_keys() {
             .arg("--batch")
             .args(args)
             .output();
-        let output = gpg.expect("gpg is part of a development machine");
+        let output = gpg.unwrap();
         assert!(
             output.status.success(),
             "{}",
