@@ -746,3 +746,67 @@ async fn a_server_stops_when_asked_and_is_found_where_it_was() {
         .to_string();
     assert!(error.contains("nats.log"), "{error}");
 }
+
+#[tokio::test]
+async fn the_publishers_trace_comes_with_the_event() {
+    use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
+    use tracing::Instrument as _;
+    use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    opentelemetry::global::set_text_map_propagator(
+        opentelemetry_sdk::propagation::TraceContextPropagator::new(),
+    );
+    let provider = opentelemetry_sdk::trace::SdkTracerProvider::builder().build();
+    let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let net = Net::up().await;
+    let span = tracing::info_span!("publish");
+    let sent = span.context().span().span_context().trace_id();
+    net.publish(Lane::Bulk, "noble", 1).instrument(span).await;
+    let event = event(&mut net.log.follow(0).await.unwrap()).await;
+    let received = event.trace.span().span_context().clone();
+    assert_eq!(received.trace_id(), sent);
+    assert!(received.is_valid() && received.is_remote());
+}
+
+#[tokio::test]
+async fn readers_live_in_tasks() {
+    let net = Net::up().await;
+    let mut events = net
+        .log
+        .consume(&mirror(), Lane::Bulk, &[], None)
+        .await
+        .unwrap();
+    let mut reports = net.log.reports().await.unwrap();
+    let mut watch = net.log.bucket("head").await.unwrap().watch().await.unwrap();
+    let log = net.log.clone();
+    let tasks = (
+        tokio::spawn(async move { events.next().await }),
+        tokio::spawn(async move { reports.next().await }),
+        tokio::spawn(async move { watch.next().await }),
+        tokio::spawn(async move {
+            log.publish_report(&mirror(), &id("noble"), Bytes::from_static(b"r"))
+                .await
+                .unwrap();
+            log.bucket("head")
+                .await
+                .unwrap()
+                .put("noble", Bytes::from_static(b"h"))
+                .await
+                .unwrap();
+            log.publish_event(Lane::Bulk, &id("noble"), "m", 0, Bytes::from_static(b"e"))
+                .await
+                .unwrap()
+        }),
+    );
+    let (event, report, change, position) =
+        soon(async { tokio::join!(tasks.0, tasks.1, tasks.2, tasks.3) }).await;
+    assert!(
+        matches!(event.unwrap(), Delivery::Event(event) if event.position == position.unwrap())
+    );
+    assert_eq!(
+        (&report.unwrap().payload[..], change.unwrap().value.unwrap()),
+        (&b"r"[..], Bytes::from_static(b"h"))
+    );
+}
