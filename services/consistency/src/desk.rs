@@ -258,9 +258,9 @@ impl Work {
         tracing::info!(%mirror, %channel, %build, ?state, "verdict");
         let (mirror, channel, build) = (mirror.clone(), channel.clone(), *build);
         let signed = Signed::sign(&self.key, &Statement::Verdict(verdict));
-        let letter = Letter::Verdict { channel: channel.clone(), mirror: mirror.clone(), signed: signed.encode().into() };
-        self.show(channel, build, mirror, signed);
-        self.post.send(letter).await;
+        let payload = signed.encode().into();
+        self.show(channel.clone(), build, mirror.clone(), signed);
+        self.post.send(Letter::Verdict { channel, mirror, signed: payload }).await;
     }
 
     /// Puts a verdict on the board and tells watchers.

@@ -80,7 +80,8 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     desk.caught_up().await;
     health.started();
     let holder = lease::holder(state).context("cannot read or write the lease holder's name")?;
-    let mut leading = tokio::spawn(lease::hold(log, holder, desk, shutdown.clone()));
+    let mut leading = JoinSet::new();
+    leading.spawn(lease::hold(log, holder, desk, shutdown.clone()));
     tracing::info!(grpc = %config.grpc.listen, http = %config.http.listen, mirrors = config.mirrors.len(), "serving");
     let ended = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
@@ -91,8 +92,8 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     };
     shutdown.cancel();
     // The lease is given back, so that the next one need not wait for it to run out.
-    if (&mut leading).await.is_err() {
-        tracing::debug!("lease was not given back");
+    while let Some(stopped) = leading.join_next().await {
+        stopped?;
     }
     while let Some(stopped) = servers.join_next().await {
         stopped??;
