@@ -10,8 +10,8 @@ use super::{Page, PageRead};
 use crate::id::Digest;
 use crate::path::EntryPath;
 
-/// Decoded pages kept while changes are applied: neighbouring changes ask for the same few.
-const RECENT_PAGES: usize = 32;
+/// Decoded pages kept while changes are applied: checking a change and cutting anew ask for the same ones.
+const RECENT_PAGES: usize = 128;
 
 /// A page source that remembers the last pages.
 #[derive(Debug)]

@@ -140,8 +140,13 @@ impl Page {
     /// The canonical bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = header(self.level, self.len());
-        for index in 0..self.len() {
-            bytes.extend_from_slice(&self.encode_item(index));
+        match &self.items {
+            Items::Leaf(all) => all
+                .iter()
+                .for_each(|(p, e)| bytes.extend(encode_entry(p, e))),
+            Items::Inner(all) => all
+                .iter()
+                .for_each(|child| bytes.extend(encode_child(child))),
         }
         bytes
     }
@@ -221,15 +226,9 @@ impl Page {
 
     /// Encoded length of the items in front of `end`.
     pub(super) fn bytes_before(&self, end: usize) -> usize {
-        (0..end).map(|index| self.encode_item(index).len()).sum()
-    }
-
-    pub(super) fn encode_item(&self, index: usize) -> Vec<u8> {
         match &self.items {
-            Items::Leaf(entries) => entries
-                .get(index)
-                .map_or_else(Vec::new, |(path, entry)| encode_entry(path, entry)),
-            Items::Inner(children) => children.get(index).map_or_else(Vec::new, encode_child),
+            Items::Leaf(all) => all.iter().take(end).map(|(p, e)| entry_bytes(p, e)).sum(),
+            Items::Inner(all) => all.iter().take(end).map(child_bytes).sum(),
         }
     }
 
@@ -292,7 +291,7 @@ pub(super) fn header(level: u8, items: usize) -> Vec<u8> {
 }
 
 pub(super) fn encode_entry(path: &EntryPath, entry: &Entry) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(path.as_bytes().len() + 64);
+    let mut bytes = Vec::with_capacity(entry_bytes(path, entry));
     put_short(&mut bytes, path.as_bytes());
     match entry {
         Entry::File(file) => {
@@ -313,12 +312,26 @@ pub(super) fn encode_entry(path: &EntryPath, entry: &Entry) -> Vec<u8> {
 }
 
 pub(super) fn encode_child(child: &Child) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(child.last.as_bytes().len() + 64);
+    let mut bytes = Vec::with_capacity(child_bytes(child));
     put_short(&mut bytes, child.last.as_bytes());
     bytes.extend_from_slice(child.digest.as_bytes());
     bytes.extend_from_slice(&child.entries.to_le_bytes());
     bytes.extend_from_slice(&child.bytes.to_le_bytes());
     bytes
+}
+
+/// Length of [`encode_entry`]'s answer.
+fn entry_bytes(path: &EntryPath, entry: &Entry) -> usize {
+    let value_bytes = match entry {
+        Entry::File(_) => 8 + 32 + 8,
+        Entry::Symlink { target } => 2 + target.len(),
+    };
+    2 + path.as_bytes().len() + 1 + value_bytes
+}
+
+/// Length of [`encode_child`]'s answer.
+fn child_bytes(child: &Child) -> usize {
+    2 + child.last.as_bytes().len() + 32 + 8 + 8
 }
 
 /// Paths and checked targets are shorter than 2^16 bytes.

@@ -14,7 +14,7 @@ use super::level::{Level, Place, is_before};
 use super::page::Child;
 use super::walk::ReadFault;
 use super::{ManifestError, Page, PageRead, PageWrite};
-use crate::limits::PAGE_MIN_ITEMS;
+use crate::limits::{PAGE_MAX_ITEMS, PAGE_MIN_ITEMS};
 use crate::path::EntryPath;
 use crate::statement::Change;
 
@@ -336,8 +336,7 @@ impl<'a, R: PageRead, W: PageWrite> Rechunk<'a, R, W> {
         let mut bytes = page.bytes_before(items);
         while let Some(previous) = self.old.previous(&place)? {
             let natural = Draw::of(self.level, &previous.child().last).is_natural();
-            // A leaf's count is known without reading it.
-            if natural && self.level == 0 && previous.child().entries >= PAGE_MIN_ITEMS as u64 {
+            if natural && previous.child().entries > few_entries(self.level) {
                 break;
             }
             let page = self.old.page(&previous)?;
@@ -350,4 +349,10 @@ impl<'a, R: PageRead, W: PageWrite> Rechunk<'a, R, W> {
         }
         Ok(Some(place))
     }
+}
+
+/// Most entries below a page of fewer than `PAGE_MIN_ITEMS` items.
+fn few_entries(level: u8) -> u64 {
+    let below_item = (PAGE_MAX_ITEMS as u64).saturating_pow(u32::from(level));
+    (PAGE_MIN_ITEMS as u64 - 1).saturating_mul(below_item)
 }

@@ -170,6 +170,20 @@ fn a_folder_may_become_a_file_and_a_file_a_folder() {
     ];
     let after = apply(&pages, &pages, Some(&root), &delta).unwrap();
     assert_eq!(after, build(&pages, &changed(&tree, &delta)));
-    let partly = apply(&pages, &pages, Some(&root), &delta[..2]);
-    assert!(matches!(partly, Err(ManifestError::PrefixConflict(at)) if at == path("a")));
+    // What is left below, or changed there, still needs the folder.
+    let partly = delta[..2].to_vec();
+    let rewritten = vec![
+        partly[0].clone(),
+        set("a/x", Some(file(9))),
+        set("a/y", None),
+    ];
+    let rewritten_after = vec![
+        partly[0].clone(),
+        set("a/x", None),
+        set("a/y", Some(file(9))),
+    ];
+    for delta in [partly, rewritten, rewritten_after] {
+        let refused = apply(&pages, &pages, Some(&root), &delta);
+        assert!(matches!(refused, Err(ManifestError::PrefixConflict(at)) if at == path("a")));
+    }
 }

@@ -1,11 +1,13 @@
 //! The root is a function of the entries.
 
+use mirrorlog_core::id::Digest;
 use mirrorlog_core::manifest::memory::MemoryPages;
-use mirrorlog_core::manifest::{Difference, apply, diff, get};
+use mirrorlog_core::manifest::{Difference, Entry, PageRead, Summary, apply, diff, get};
+use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::statement::{Change, Delta};
 use proptest::prelude::*;
 
-use super::trees::{Draws, Tree, build, changed, delta, path, plans, tree};
+use super::trees::{Draws, Names, Plan, Tree, build, changed, delta, draw, path, plans, tree};
 
 fn differences(pages: &MemoryPages, old: &Tree, new: &Tree) -> Vec<Difference> {
     let (old, new) = (build(pages, old).root, build(pages, new).root);
@@ -63,7 +65,7 @@ proptest! {
         deltas.extend([detour, back]);
         let mut summary = None;
         for delta in &deltas {
-            let base = summary.map(|done: mirrorlog_core::manifest::Summary| done.root);
+            let base = summary.map(|done: Summary| done.root);
             summary = Some(apply(&pages, &pages, base.as_ref(), delta).unwrap());
         }
         prop_assert_eq!(summary.unwrap(), build(&pages, &tree));
@@ -111,13 +113,13 @@ fn a_manifest_grows_from_nothing_and_shrinks_to_nothing() {
         empty
     );
 
-    let plan = super::trees::Plan {
-        names: super::trees::Names::Usual,
+    let plan = Plan {
+        names: Names::Usual,
         count: 3000,
         seed: 1,
     };
     let full = tree(plan);
-    let set = |(path, entry): (&_, &mirrorlog_core::manifest::Entry)| Change {
+    let set = |(path, entry): (&_, &Entry)| Change {
         path: Clone::clone(path),
         new: Some(entry.clone()),
     };
@@ -165,8 +167,8 @@ fn a_manifest_grows_from_nothing_and_shrinks_to_nothing() {
 #[test]
 fn diff_from_and_to_nothing_names_every_entry() {
     let pages = MemoryPages::new();
-    let plan = super::trees::Plan {
-        names: super::trees::Names::Usual,
+    let plan = Plan {
+        names: Names::Usual,
         count: 700,
         seed: 2,
     };
@@ -191,4 +193,84 @@ fn diff_from_and_to_nothing_names_every_entry() {
     assert_eq!(went.len(), 700);
     assert_eq!(diff(&pages, None, None).count(), 0);
     assert_eq!(diff(&pages, Some(&root), Some(&root)).count(), 0);
+}
+
+#[test]
+fn a_manifest_may_shrink_to_one_page_that_it_had() {
+    let pages = MemoryPages::new();
+    let full = tree(Plan {
+        names: Names::Usual,
+        count: 3000,
+        seed: 3,
+    });
+    let root = build(&pages, &full).root;
+    let leaves: Vec<Digest> = pages.page(&root).unwrap().children().collect();
+    let sizes = leaves
+        .iter()
+        .map(|leaf| pages.page(leaf).unwrap().entries() as usize);
+    let mut start = 0;
+    for (leaf, size) in leaves.iter().zip(sizes) {
+        let stays = start..start + size;
+        start = stays.end;
+        let paths = full
+            .keys()
+            .enumerate()
+            .filter(|(at, _)| !stays.contains(at));
+        let delta: Delta = paths
+            .map(|(_, path)| Change {
+                path: path.clone(),
+                new: None,
+            })
+            .collect();
+        assert_eq!(
+            apply(&pages, &pages, Some(&root), &delta).unwrap().root,
+            *leaf
+        );
+    }
+}
+
+/// One change at every few places of trees that are cut in every way.
+#[test]
+fn one_change_anywhere_equals_rebuild() {
+    let plans = [
+        (Names::NeverNatural, 1100, 29),
+        (Names::Long, 90, 3),
+        (Names::Usual, 400, 17),
+    ];
+    for (names, count, stride) in plans {
+        let pages = MemoryPages::new();
+        let tree = tree(Plan {
+            names,
+            count,
+            seed: 11,
+        });
+        let root = build(&pages, &tree).root;
+        let mut draws = Draws(12);
+        for (path, entry) in tree.iter().step_by(stride) {
+            // The lowest draw of a few names right behind the path.
+            let beside = |n: u64| {
+                EntryPath::new(&[path.as_bytes(), format!(".{n}").as_bytes()].concat()).ok()
+            };
+            let names = (0..40).filter_map(|_| beside(draws.next()));
+            let lowest = names.min_by_key(|name| draw(0, name.as_bytes()));
+            let link = Entry::Symlink {
+                target: vec![b't'; 4000].into(),
+            };
+            for (path, new) in [
+                (lowest, Some(entry.clone())),
+                (Some(path.clone()), None),
+                (Some(path.clone()), Some(link)),
+            ] {
+                let Some(path) = path else { continue };
+                let delta = [Change { path, new }];
+                let applied = apply(&pages, &pages, Some(&root), &delta).unwrap();
+                assert_eq!(
+                    applied,
+                    build(&pages, &changed(&tree, &delta)),
+                    "{:?}",
+                    delta[0].path
+                );
+            }
+        }
+    }
 }

@@ -153,6 +153,34 @@ fn readers_refuse_a_page_that_is_not_what_its_parent_says() {
     }
 }
 
+/// Same level, last path, counts and sums; only the first path belongs in front of the page.
+#[test]
+fn readers_refuse_a_page_that_reaches_back() {
+    let pages = MemoryPages::new();
+    let tree = tree(Plan {
+        names: Names::Usual,
+        count: 3000,
+        seed: 8,
+    });
+    let root = build(&pages, &tree).root;
+    let tail = pages.page(&root).unwrap().children().last().unwrap();
+    let skipped = tree.len() - pages.page(&tail).unwrap().entries() as usize;
+    let mut below: Tree = tree
+        .iter()
+        .skip(skipped)
+        .map(|(p, e)| (p.clone(), e.clone()))
+        .collect();
+    let (_, entry) = below.pop_first().unwrap();
+    below.insert(path("!"), entry);
+    let wrong = build(&pages, &below).root;
+    let (last, _) = tree.iter().next_back().unwrap();
+    let refused = get(&Swapped(&pages, tail, wrong), &root, last).unwrap_err();
+    assert!(
+        matches!(refused, ManifestError::Mismatch(digest) if digest == tail),
+        "{refused}"
+    );
+}
+
 #[test]
 fn an_absent_page_is_an_error_and_never_an_absent_path() {
     let pages = MemoryPages::new();
