@@ -3,16 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::id::{ChannelId, MirrorId};
-use crate::statement::{RevokeReason, VerdictState};
 use crate::time::Timestamp;
 
+use super::carried::Context;
 use super::channel::{Channel, Taken};
-use super::held::Claim;
-use super::watched::{Context, Watched};
-use super::{
-    Audience, AuditOutcome, Audited, CHANNELS_MAX, Consistency, Effect, Input, Leadership, Member,
-    Reach, Refusal, Rules, Scope, wanted,
-};
+use super::watched::Watched;
+use super::{CHANNELS_MAX, Consistency, Effect, Input, Leadership, Member, Refusal, Rules, wanted};
 
 impl Consistency {
     /// Knows these mirrors and nothing else yet; follows until the lease is won.
@@ -81,6 +77,15 @@ impl Consistency {
                 Ok(())
             }
             Input::Verdict(verdict) => self.adopt(verdict),
+            Input::Unsaid {
+                mirror,
+                channel,
+                build,
+            } => {
+                self.unsay(&mirror, &channel, build);
+                self.settle(&mirror, &channel, now, &mut out);
+                Ok(())
+            }
             Input::Wanted {
                 channel,
                 pool,
@@ -141,95 +146,6 @@ impl Consistency {
             self.advance(&channel, now, out);
         }
         Ok(())
-    }
-
-    fn audited(&mut self, audited: Audited, now: Timestamp, out: &mut Vec<Effect>) {
-        let Audited {
-            id,
-            mirror,
-            channel,
-            build,
-            scope,
-            outcome,
-        } = audited;
-        match outcome {
-            AuditOutcome::Unreachable => self.reached(&mirror, Reach::Silent, now, out),
-            AuditOutcome::Passed { .. } | AuditOutcome::Faulty(_) | AuditOutcome::Moved => {
-                self.reached(&mirror, Reach::Answered, now, out);
-            }
-            AuditOutcome::Inconclusive => {}
-        }
-        let audits = self.audits;
-        let Some(watched) = self.mirrors.get_mut(&mirror) else {
-            return;
-        };
-        let Some(carried) = watched.channels.get_mut(&channel) else {
-            return;
-        };
-        let Some(held) = carried.builds.get_mut(&build) else {
-            return;
-        };
-        let current = held.check(scope).running == Some(id);
-        if current {
-            held.check(scope).running = None;
-        }
-        let mut elsewhere = false;
-        let mut renew = false;
-        match outcome {
-            AuditOutcome::Passed {
-                audited_files,
-                new_files,
-            } if current && held.claim == Claim::Whole => {
-                held.pass(scope);
-                renew = held.is_worn(now);
-                if scope == Scope::Pinned {
-                    (held.audited_files, held.new_files) = (audited_files, new_files);
-                    carried.clear_suspects(build, id);
-                }
-            }
-            AuditOutcome::Faulty(reason) => {
-                let mismatch = matches!(reason, RevokeReason::DigestMismatch { .. });
-                if current || mismatch {
-                    held.distrust(reason.clone(), scope);
-                    held.put_off(now, self.rules.retry_ms);
-                    carried.suspect(&reason, audits);
-                    elsewhere = mismatch;
-                }
-            }
-            AuditOutcome::Moved | AuditOutcome::Unreachable | AuditOutcome::Inconclusive
-                if current =>
-            {
-                held.put_off(now, self.rules.retry_ms);
-            }
-            AuditOutcome::Passed { .. }
-            | AuditOutcome::Moved
-            | AuditOutcome::Unreachable
-            | AuditOutcome::Inconclusive => {}
-        }
-        if renew {
-            held_again(watched, &channel, build);
-        }
-        let changed = self.settle(&mirror, &channel, now, out);
-        if elsewhere {
-            self.look_elsewhere(&mirror, &channel, now, out);
-        }
-        if changed {
-            self.advance(&channel, now, out);
-        }
-    }
-
-    fn reached(&mut self, mirror: &MirrorId, reach: Reach, now: Timestamp, out: &mut Vec<Effect>) {
-        let Some(watched) = self.mirrors.get_mut(mirror) else {
-            return;
-        };
-        let back = watched.reached(reach, &self.rules, now);
-        if back {
-            watched.try_again(now);
-        }
-        if back || reach == Reach::Silent {
-            self.revoke_unreachable(mirror);
-            self.settle_mirror(mirror, now, out);
-        }
     }
 
     fn adopt(&mut self, verdict: crate::statement::Verdict) -> Result<(), Refusal> {
@@ -325,7 +241,12 @@ impl Consistency {
         }
     }
 
-    fn settle_mirror(&mut self, mirror: &MirrorId, now: Timestamp, out: &mut Vec<Effect>) {
+    pub(super) fn settle_mirror(
+        &mut self,
+        mirror: &MirrorId,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) {
         let channels: Vec<ChannelId> = self.channels.keys().cloned().collect();
         for channel in &channels {
             self.settle(mirror, channel, now, out);
@@ -333,7 +254,7 @@ impl Consistency {
         }
     }
 
-    fn settle(
+    pub(super) fn settle(
         &mut self,
         mirror: &MirrorId,
         id: &ChannelId,
@@ -357,31 +278,7 @@ impl Consistency {
         watched.settle(id, channel, &mut cx)
     }
 
-    fn look_elsewhere(
-        &mut self,
-        mirror: &MirrorId,
-        id: &ChannelId,
-        now: Timestamp,
-        out: &mut Vec<Effect>,
-    ) {
-        let Some(watched) = self.mirrors.get_mut(mirror) else {
-            return;
-        };
-        let Some(channel) = self.channels.get(id) else {
-            return;
-        };
-        let leadership = self.leadership;
-        let mut cx = Context {
-            rules: &self.rules,
-            leadership,
-            audits: &mut self.audits,
-            now,
-            out,
-        };
-        watched.look_elsewhere(id, channel, &mut cx);
-    }
-
-    fn advance(&mut self, id: &ChannelId, now: Timestamp, out: &mut Vec<Effect>) {
+    pub(super) fn advance(&mut self, id: &ChannelId, now: Timestamp, out: &mut Vec<Effect>) {
         if self.leadership == Leadership::Follower {
             return;
         }
@@ -400,45 +297,6 @@ impl Consistency {
                 build,
             });
         }
-    }
-
-    fn revoke_unreachable(&mut self, mirror: &MirrorId) {
-        if self.leadership == Leadership::Follower || self.is_cut_off() {
-            return;
-        }
-        let Some(watched) = self.mirrors.get_mut(mirror) else {
-            return;
-        };
-        if watched.is_unreachable(&self.rules) {
-            watched.revoke_unreachable();
-        }
-    }
-
-    /// True when so many mirrors are silent at once that the auditor itself may be the one cut off:
-    /// more than half of those that ever reported, and two at least.
-    pub fn is_cut_off(&self) -> bool {
-        let heard = |watched: &&Watched| {
-            watched.member.audience == Audience::Public && watched.heard.is_some()
-        };
-        let all = self.mirrors.values().filter(heard).count();
-        let silent = self
-            .mirrors
-            .values()
-            .filter(heard)
-            .filter(|watched| watched.failures > 0)
-            .count();
-        silent >= 2 && silent * 2 > all
-    }
-}
-
-/// Makes the next settling say a complete verdict again.
-fn held_again(watched: &mut Watched, channel: &ChannelId, build: crate::id::Build) {
-    let held = watched
-        .channels
-        .get_mut(channel)
-        .and_then(|carried| carried.builds.get_mut(&build));
-    if let Some(held) = held.filter(|held| held.said() == Some(&VerdictState::Complete)) {
-        held.said = None;
     }
 }
 

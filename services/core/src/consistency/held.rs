@@ -1,12 +1,17 @@
 //! One build on one mirror, and the verdict that follows from what is known of it.
 
-use crate::id::{Build, Digest, Ordinal};
-use crate::statement::{RevokeReason, VerdictState};
+use roaring::RoaringBitmap;
+
+use crate::id::{Build, ChannelId, Digest, Ordinal};
+use crate::statement::{Presence, ReportedBuild, RevokeReason, Verdict, VerdictState};
 use crate::time::Timestamp;
 use crate::view::View;
 
 use super::channel::Known;
-use super::{AuditId, Scope};
+use super::{AuditId, LOST_MAX, Member, Scope, VERDICT_RENEW_MS};
+
+/// How often the time to the next attempt doubles.
+const RETRY_DOUBLINGS_MAX: u32 = 3;
 
 /// What the mirror says of a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +135,7 @@ impl Held {
 
     /// Puts the next attempt off, longer each time.
     pub(super) fn put_off(&mut self, now: Timestamp, retry_ms: i64) {
-        self.retry_at = now.plus_ms(retry_ms << self.tries.min(6));
+        self.retry_at = now.plus_ms(retry_ms << self.tries.min(RETRY_DOUBLINGS_MAX));
         self.tries = self.tries.saturating_add(1);
     }
 
@@ -172,4 +177,120 @@ impl Held {
             }
         })
     }
+}
+
+impl Held {
+    pub(super) fn take(&mut self, reported: ReportedBuild, known: Option<&Known>, now: Timestamp) {
+        let before = self.claim;
+        if self.root != reported.root {
+            let said = self.said.take();
+            *self = Self::new(reported.root, reported.view.clone(), before);
+            self.said = said;
+        }
+        self.view = reported.view;
+        let entries = known.map_or(0, |known| known.entries);
+        self.claim = claim(&reported.presence, reported.missing_files, entries);
+        match self.claim {
+            Claim::Partial { missing } => {
+                if let (Presence::Some(present), true) = (&reported.presence, self.once_passed) {
+                    self.lost = lost(present, entries);
+                }
+                if self.fault.is_none() && (self.is_good() || self.pinned.passed) {
+                    self.distrust(RevokeReason::ReportedLoss { files: missing }, Scope::Pinned);
+                }
+                (self.pinned, self.live) = (Check::default(), Check::default());
+            }
+            Claim::Whole => {
+                if matches!(before, Claim::Partial { .. }) {
+                    (self.retry_at, self.tries) = (now, 0);
+                }
+            }
+            Claim::Unheard | Claim::Gone => {}
+        }
+    }
+
+    pub(super) fn adopt(&mut self, state: VerdictState, issued: Timestamp) {
+        let trusted = match self.claim {
+            Claim::Whole | Claim::Unheard => true,
+            Claim::Partial { .. } | Claim::Gone => false,
+        };
+        self.pinned.passed = false;
+        self.live.passed = false;
+        self.fault = None;
+        match &state {
+            VerdictState::Pending => {}
+            VerdictState::Verified => self.pinned.passed = trusted,
+            VerdictState::Complete => (self.pinned.passed, self.live.passed) = (trusted, trusted),
+            VerdictState::Revoked(RevokeReason::Retracted | RevokeReason::WrongBuild) => {}
+            VerdictState::Revoked(reason) => self.distrust(reason.clone(), Scope::Live),
+        }
+        self.once_passed |= self.pinned.passed;
+        if !trusted && matches!(state, VerdictState::Verified | VerdictState::Complete) {
+            let files = if let Claim::Partial { missing } = self.claim {
+                missing
+            } else {
+                0
+            };
+            self.distrust(RevokeReason::ReportedLoss { files }, Scope::Pinned);
+        }
+        self.said = Some((state, issued));
+    }
+
+    pub(super) fn verdict(
+        &self,
+        member: &Member,
+        channel: &ChannelId,
+        build: Build,
+        state: VerdictState,
+        now: Timestamp,
+        revision: u64,
+    ) -> Verdict {
+        Verdict {
+            mirror: member.mirror.clone(),
+            pool: member.pool.clone(),
+            channel: channel.clone(),
+            build,
+            root: self.root,
+            view: self.view.clone(),
+            state,
+            issued: now,
+            lease_revision: revision,
+            audited_files: self.audited_files,
+            new_files: self.new_files,
+        }
+    }
+
+    /// True when a complete verdict is so old that it should be said again.
+    pub(super) fn is_worn(&self, now: Timestamp) -> bool {
+        let issued = self.said.as_ref().map_or(now, |(_, issued)| *issued);
+        self.is_complete() && now.ms_since(issued) >= VERDICT_RENEW_MS
+    }
+}
+
+/// What a mirror says of a build. A bitmap that names every ordinal says the same as "all".
+fn claim(presence: &Presence, missing_files: u64, entries: u64) -> Claim {
+    match presence {
+        Presence::All => Claim::Whole,
+        Presence::Some(present) => {
+            let in_range = present.max().is_none_or(|max| u64::from(max) < entries);
+            if entries > 0 && in_range && present.len() == entries {
+                return Claim::Whole;
+            }
+            let missing = if missing_files > 0 {
+                missing_files
+            } else {
+                entries.saturating_sub(present.len())
+            };
+            Claim::Partial {
+                missing: missing.max(1),
+            }
+        }
+    }
+}
+
+fn lost(present: &RoaringBitmap, entries: u64) -> Vec<Ordinal> {
+    let mut missing = RoaringBitmap::new();
+    missing.insert_range(0..u32::try_from(entries).unwrap_or(u32::MAX));
+    missing -= present;
+    missing.iter().take(LOST_MAX).map(Ordinal).collect()
 }

@@ -19,11 +19,15 @@
 //! | --- | --- |
 //! | `channel` | snapshots, retractions, head, wanted builds of one channel |
 //! | `held` | one build on one mirror, and the verdict that follows from what is known of it |
-//! | `watched` | one mirror: its reports, its reachability, which audits are due |
+//! | `carried` | one channel on one mirror: its reports, which audits are due |
+//! | `watched` | one mirror: its reachability, its rounds |
+//! | `fold`, `findings` | one step for each input |
 //! | `wanted` | which build a pool's clients should use |
 //! | `status` | what people see |
 
+mod carried;
 mod channel;
+mod findings;
 mod fold;
 mod held;
 mod status;
@@ -89,7 +93,7 @@ impl Member {
 pub struct Rules {
     /// Mean time between two audit rounds of a mirror, in milliseconds.
     pub round_ms: i64,
-    /// Time to the first retry of an audit or probe that failed, in milliseconds; doubles up to 64-fold.
+    /// Time to the first retry of an audit or probe that failed, in milliseconds; doubles up to 8-fold.
     pub retry_ms: i64,
     /// A mirror that has not reported for this long is not healthy, in milliseconds.
     pub stale_after_ms: i64,
@@ -244,6 +248,15 @@ pub enum Input {
     },
     /// A verdict on the log, signed by this service's key.
     Verdict(Verdict),
+    /// A verdict could not be published: it is to be said again.
+    Unsaid {
+        /// About whom.
+        mirror: MirrorId,
+        /// On which channel.
+        channel: ChannelId,
+        /// On which build.
+        build: Build,
+    },
     /// A wanted build, as it was found in its bucket.
     Wanted {
         /// The channel.

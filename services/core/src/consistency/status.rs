@@ -6,9 +6,10 @@ use crate::id::{Build, ChannelId, MirrorId, PoolId};
 use crate::statement::{OrderOutcome, RevokeReason, VerdictState};
 use crate::time::Timestamp;
 
+use super::carried::Carried;
 use super::channel::Channel;
 use super::held::{Claim, Held};
-use super::watched::{Carried, Watched};
+use super::watched::Watched;
 use super::{Audience, Consistency, wanted};
 
 /// Mirrors x channels.

@@ -409,3 +409,52 @@ fn a_thousand_mirrors_fit_and_lag_is_the_age_of_the_oldest_missed_build() {
     assert_eq!((first.lag_builds, first.lag_ms), (2, 60_000));
     assert_eq!(status.mirrors.len(), 1000);
 }
+
+#[test]
+fn a_verdict_that_could_not_be_published_is_said_again() {
+    let mut story = Story::new();
+    story.complete("nz1", 1);
+    let (mirror, channel) = (mirror("nz1"), channel());
+    let effects = story.feed(Input::Unsaid {
+        mirror,
+        channel,
+        build: build(1),
+    });
+    assert!(
+        matches!(&effects[..], [Effect::PublishVerdict(again)] if again.state == VerdictState::Complete),
+        "{effects:?}"
+    );
+}
+
+#[test]
+fn a_mirror_that_did_not_answer_is_audited_as_soon_as_it_does() {
+    let mut story = Story::new();
+    let effects = story.report("nz1", 0, &[(1, Has::All)]);
+    let first = audits(&effects).remove(0);
+    let effects = story.end(&first, AuditOutcome::Unreachable);
+    assert!(audits(&effects).is_empty());
+    let effects = story.feed(Input::Probed {
+        mirror: mirror("nz1"),
+        reach: Reach::Answered,
+    });
+    assert_eq!(audits(&effects).len(), 1);
+}
+
+#[test]
+fn a_complete_verdict_is_renewed_before_it_is_forgotten() {
+    let mut story = Story::new();
+    story.complete("nz1", 1);
+    let (mut said, mut rounds) = (0, 0);
+    while story.now < Timestamp::from_seconds(2_000).plus_ms(VERDICT_RENEW_MS + 60_000) {
+        story.now = story.now.plus_ms(10_000);
+        let effects = story.feed(Input::Tick { random: 1 });
+        rounds += audits(&effects).len();
+        let effects = story.pass(effects);
+        said += effects
+            .iter()
+            .filter(|effect| matches!(effect, Effect::PublishVerdict(_)))
+            .count();
+    }
+    assert_eq!(said, 1);
+    assert!(rounds > 300, "{rounds}");
+}
