@@ -101,6 +101,12 @@ impl Service {
         }
     }
 
+    /// Kills the process, as a crash would.
+    pub(super) async fn kill(&mut self) -> Result<(), Failure> {
+        self.said_dead = true;
+        self.child.kill().await.or_exit(IO)
+    }
+
     /// Asks the process to end, and makes it end.
     pub(super) async fn stop(mut self) {
         if matches!(self.child.try_wait(), Ok(Some(_))) {

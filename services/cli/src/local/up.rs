@@ -1,6 +1,6 @@
 //! `local up`: nats-server, archive, mirrors and consistency, each its own process.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use runtime::log::supervise::NatsServer;
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::children::{Service, stop_left_behind};
 use super::plan::Plan;
 use crate::args::UpArgs;
-use crate::failure::{CREATE, DOWN, Failure, OrExit as _};
+use crate::failure::{ABSENT, CREATE, DOWN, Failure, OrExit as _};
 use crate::output::{BOLD, Output};
 
 const WATCH_PAUSE: Duration = Duration::from_millis(200);
@@ -188,6 +188,48 @@ impl Network {
                 output.note(&format!("nats-server has died: {status}"));
             }
         }
+    }
+
+    /// The configuration for operators' commands.
+    pub(super) fn archive_config(&self) -> PathBuf {
+        self.plan.archive_config(&self.args.dir)
+    }
+
+    /// A mirror's public URL.
+    pub(super) fn url(&self, id: &str) -> Result<String, Failure> {
+        let (mirror, _) = self.mirror(id)?;
+        Ok(format!(
+            "http://127.0.0.1:{}",
+            self.plan.mirrors[mirror].ports.http
+        ))
+    }
+
+    /// Kills a mirror, as a crash would.
+    pub(super) async fn kill(&mut self, id: &str) -> Result<(), Failure> {
+        let (at, _) = self.mirror(id)?;
+        self.mirrors[at].kill().await
+    }
+
+    /// Starts a mirror again.
+    pub(super) async fn start_again(&mut self, id: &str) -> Result<(), Failure> {
+        let (at, config) = self.mirror(id)?;
+        let logs = self.args.dir.join("logs");
+        let mut service = Service::start(id, "mirror", &config, &logs)?;
+        service
+            .ready(self.plan.mirrors[at].ports.http, &logs)
+            .await?;
+        self.mirrors[at] = service;
+        Ok(())
+    }
+
+    fn mirror(&self, id: &str) -> Result<(usize, PathBuf), Failure> {
+        let at = self.plan.mirrors.iter().position(|mirror| mirror.id == id);
+        let at = at.ok_or_else(|| Failure::text(ABSENT, format!("no mirror is called {id}")))?;
+        Ok((
+            at,
+            self.plan
+                .mirror_config(&self.args.dir, &self.plan.mirrors[at]),
+        ))
     }
 
     /// Stops everything; readers of the log before the log.

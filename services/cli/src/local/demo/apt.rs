@@ -1,0 +1,92 @@
+//! Real apt, with folders of its own.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::Command;
+
+use super::repository::Repository;
+use crate::failure::{DATA, DOWN, Failure, IO, OrExit as _};
+
+/// One apt that knows one mirror.
+pub(super) struct Apt {
+    root: PathBuf,
+}
+
+impl Apt {
+    pub(super) fn new(repository: &Repository, id: &str, url: &str) -> Result<Self, Failure> {
+        let root = repository.work().join("apt").join(id);
+        for folder in [
+            "etc/apt/apt.conf.d",
+            "etc/apt/preferences.d",
+            "state/lists/partial",
+            "cache/archives/partial",
+            "out",
+        ] {
+            std::fs::create_dir_all(root.join(folder)).or_exit(IO)?;
+        }
+        std::fs::write(root.join("status"), "").or_exit(IO)?;
+        let line = format!(
+            "deb [arch=amd64 signed-by={}] {url} demo main\n",
+            repository.keyring().display()
+        );
+        std::fs::write(root.join("etc/apt/sources.list"), line).or_exit(IO)?;
+        Ok(Self { root })
+    }
+
+    pub(super) async fn run(&self, words: &[&str]) -> Result<(), Failure> {
+        let at = |name: &str| self.root.join(name).display().to_string();
+        let options = [
+            format!("Dir::Etc={}", at("etc/apt")),
+            format!("Dir::State={}", at("state")),
+            format!("Dir::State::status={}", at("status")),
+            format!("Dir::Cache={}", at("cache")),
+            "Dir::Etc::sourceparts=/dev/null".to_owned(),
+            "APT::Architecture=amd64".to_owned(),
+            "APT::Sandbox::User=root".to_owned(),
+            "Acquire::Languages=none".to_owned(),
+            "Acquire::Check-Valid-Until=true".to_owned(),
+            "Acquire::Check-Date=true".to_owned(),
+            "Acquire::http::Proxy=DIRECT".to_owned(),
+        ];
+        let mut command = Command::new("apt-get");
+        for option in options {
+            command.arg("-o").arg(option);
+        }
+        let ran = command
+            .arg("-q")
+            .args(words)
+            .current_dir(self.root.join("out"))
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .or_exit(IO)?;
+        let said = String::from_utf8_lossy(&ran.stderr).trim().to_owned();
+        // Warnings of `update` are faults here: apt must find everything at once.
+        let clean = !said
+            .lines()
+            .any(|line| line.starts_with("E:") || line.starts_with("Err:"));
+        if ran.status.success() && clean {
+            return Ok(());
+        }
+        Err(Failure::text(
+            DATA,
+            format!("apt-get {} failed: {said}", words.join(" ")),
+        ))
+    }
+}
+
+/// The status code of a GET.
+pub(super) async fn http_code(url: &str) -> Result<u16, Failure> {
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let mut stream = tokio::net::TcpStream::connect(host).await.or_exit(DOWN)?;
+    let request = format!("GET /{path} HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.or_exit(IO)?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.or_exit(IO)?;
+    let code = std::str::from_utf8(&answer[9..]).unwrap_or_default();
+    code.parse()
+        .map_err(|_| Failure::text(DATA, format!("{url} answered without a status")))
+}
