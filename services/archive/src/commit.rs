@@ -7,26 +7,17 @@
 //! 5. They go on the log, now or when it is back.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use mirrorlog_core::archive::{self, History, Item, Planned, Refusal, Series, Step};
-use mirrorlog_core::id::{Build, ChannelId, Digest, Lane};
+use mirrorlog_core::archive::{self, History, Planned, Refusal, Step};
+use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::limits::{NOTICES_MAX, TEXT_MAX_BYTES};
 use mirrorlog_core::manifest::PageRead as _;
-use mirrorlog_core::statement::{Notice, Retraction, Snapshot, Statement};
-use mirrorlog_core::time::Timestamp;
-use tracing::Instrument as _;
-use wire::{EventBody, Signed};
+use mirrorlog_core::statement::Notice;
 
 use crate::daemon::{Channel, Daemon, Link};
-use crate::fence::{FenceError, Wish, run_blocking};
-use crate::journal::{Entry, JournalError, Known, with_causes};
-use crate::outbox::Waiting;
+use crate::fence::{FenceError, run_blocking};
+use crate::journal::{JournalError, Known, with_causes};
 use crate::reconcile::ReconcileError;
-use crate::state::Outgoing;
-
-/// How long an answer is held back for the log's ack; the statement is durable before that.
-const ACK_WAIT: Duration = Duration::from_millis(500);
 
 /// Why nothing was published.
 #[derive(Debug, thiserror::Error)]
@@ -123,13 +114,6 @@ pub struct Said {
     pub builds: Vec<Build>,
     /// The retraction's sequence.
     pub retraction: Option<u64>,
-}
-
-/// Numbers that were reserved, with the outbox positions of what will bear them.
-struct Reserved {
-    first: Option<Build>,
-    retraction: Option<u64>,
-    positions: Vec<(Item, u64)>,
 }
 
 impl Daemon {
@@ -264,219 +248,6 @@ impl Daemon {
         })
         .await
     }
-
-    async fn reserve(
-        &self,
-        channel: &Arc<Channel>,
-        link: &Link,
-        history: &History,
-        publication: Option<&Publication>,
-        retracts: bool,
-    ) -> Result<Reserved, FenceError> {
-        let name = &channel.declared.name;
-        let steps = publication.map_or(0, |publication| publication.steps.len() as u64);
-        let wish = |series, journaled, count| Wish {
-            channel: name,
-            series,
-            journaled,
-            count,
-            reported: 0,
-        };
-        let mut builds = wish(
-            Series::Builds,
-            history.newest().map_or(0, |newest| newest.build.get()),
-            steps,
-        );
-        let retractions = wish(
-            Series::Retractions,
-            history.next_retraction() - 1,
-            u64::from(retracts),
-        );
-        if builds.journaled > 0 && self.fence.is_unknown(&link.builds, name).await? {
-            builds.reported = self.newest_reported(channel, link).await?;
-        }
-        // A journal that lacks a retraction is as much behind as one that lacks a build: both are looked at.
-        self.fence
-            .reserve(
-                &link.builds,
-                &Wish {
-                    count: 0,
-                    ..builds.clone()
-                },
-                |_| Vec::new(),
-            )
-            .await?;
-        self.fence
-            .reserve(
-                &link.builds,
-                &Wish {
-                    count: 0,
-                    ..retractions.clone()
-                },
-                |_| Vec::new(),
-            )
-            .await?;
-
-        let positions = std::sync::Mutex::new(Vec::new());
-        let note = |items: Vec<Item>| {
-            let staged = items.into_iter().map(|item| {
-                let (position, write) = self.outbox.stage(&Outgoing {
-                    channel: name.clone(),
-                    item,
-                });
-                positions
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .push((item, position));
-                write
-            });
-            staged.collect::<Vec<_>>()
-        };
-        let mut reserved = Reserved {
-            first: None,
-            retraction: None,
-            positions: Vec::new(),
-        };
-        if steps > 0 {
-            let items = |first: u64| {
-                (first..first + steps)
-                    .filter_map(Build::new)
-                    .map(Item::Snapshot)
-                    .collect()
-            };
-            let first = self
-                .fence
-                .reserve(&link.builds, &builds, |first| note(items(first)))
-                .await?;
-            reserved.first = Build::new(first);
-        }
-        if retracts {
-            let sequence = self
-                .fence
-                .reserve(&link.builds, &retractions, |first| {
-                    note(vec![Item::Retraction(first)])
-                })
-                .await?;
-            reserved.retraction = Some(sequence);
-        }
-        reserved.positions = positions
-            .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        Ok(reserved)
-    }
-
-    /// Signs the snapshots, then the retraction, which names the last of them as its replacement.
-    fn sign(
-        &self,
-        channel: &Channel,
-        history: &History,
-        reserved: &Reserved,
-        publication: Option<&Publication>,
-        withdraw: Option<&Withdraw>,
-    ) -> Result<Vec<Entry>, CommitError> {
-        let mut created = runtime::boot::now().max(history.newest_time().plus_ms(1));
-        let mut previous = history.newest().map(|newest| newest.statement);
-        let mut entries = Vec::new();
-        if let (Some(publication), Some(first)) = (publication, reserved.first) {
-            let planned = plan(history, publication, first, withdraw)?;
-            for (planned, asked) in planned.iter().zip(&publication.steps) {
-                let snapshot = snapshot(
-                    channel,
-                    planned,
-                    asked,
-                    previous,
-                    created,
-                    &publication.notices,
-                );
-                let entry =
-                    self.signed(channel, &Statement::Snapshot(snapshot), EventBody::Snapshot)?;
-                previous = Some(entry.known.statement());
-                created = created.plus_ms(1);
-                entries.push(entry);
-            }
-        }
-        if let (Some(withdraw), Some(sequence)) = (withdraw, reserved.retraction) {
-            let replacement = publication.and(reserved.first);
-            let retraction = Retraction {
-                channel: channel.declared.name.clone(),
-                sequence,
-                first: withdraw.first,
-                last: withdraw.last,
-                reason: withdraw.reason.clone(),
-                replacement,
-                created,
-            };
-            entries.push(self.signed(
-                channel,
-                &Statement::Retraction(retraction),
-                EventBody::Retraction,
-            )?);
-        }
-        Ok(entries)
-    }
-
-    fn signed(
-        &self,
-        channel: &Channel,
-        statement: &Statement,
-        body: fn(Signed) -> EventBody,
-    ) -> Result<Entry, CommitError> {
-        let signed = Signed::sign(&self.key, statement);
-        Ok(Entry::open(
-            body(signed),
-            &channel.declared.name,
-            &self.keys,
-        )?)
-    }
-
-    /// Queues what was journaled, with the head after each statement, and waits a moment for the log's ack.
-    async fn announce(
-        self: &Arc<Self>,
-        channel: &Arc<Channel>,
-        mut after: History,
-        entries: &[Entry],
-        reserved: &Reserved,
-        link: &Link,
-    ) {
-        for entry in entries {
-            let item = entry.known.item();
-            let admitted = entry.known.admit(&mut after);
-            let head = admitted
-                .ok()
-                .and_then(|_admitted| self.sign_head(channel, &after));
-            let position = reserved
-                .positions
-                .iter()
-                .rev()
-                .find(|(of, _)| *of == item)
-                .map(|(_, position)| *position);
-            let Some(position) = position else { continue };
-            let span = tracing::Span::current();
-            let lane = match entry.known {
-                Known::Snapshot(published) => published.lane,
-                Known::Retraction(_) => Lane::Priority,
-            };
-            tracing::info!(channel = %channel.declared.name, item = %item, %lane, "journaled");
-            self.outbox.push(
-                channel,
-                lane,
-                Waiting {
-                    position,
-                    item,
-                    head,
-                    span,
-                    again: false,
-                },
-            );
-        }
-        let (daemon, of, link) = (Arc::clone(self), Arc::clone(channel), link.clone());
-        let sending = tokio::spawn(async move { daemon.flush(&of, &link).await }.in_current_span());
-        match tokio::time::timeout(ACK_WAIT, sending).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(error = %error, "sending failed"),
-            Err(_still_sending) => tracing::debug!("the log takes its time, the outbox goes on"),
-        }
-    }
 }
 
 /// The head, when the publication would change nothing.
@@ -490,7 +261,7 @@ fn unchanged(history: &History, publication: &Publication) -> Option<Build> {
         .map(|head| head.build)
 }
 
-fn plan(
+pub(crate) fn plan(
     history: &History,
     publication: &Publication,
     first: Build,
@@ -542,30 +313,4 @@ fn check(
         });
     }
     plan(history, publication, Build::FIRST, withdraw).map(|_planned| ())
-}
-
-fn snapshot(
-    channel: &Channel,
-    planned: &Planned,
-    asked: &Asked,
-    previous: Option<Digest>,
-    created: Timestamp,
-    notices: &[Notice],
-) -> Snapshot {
-    let declared = &channel.declared;
-    Snapshot {
-        channel: declared.name.clone(),
-        build: planned.build,
-        base: planned.base,
-        root: planned.root,
-        previous,
-        created,
-        entries: asked.entries,
-        bytes: asked.bytes,
-        lane: planned.lane,
-        mount: declared.mount.clone(),
-        layout: declared.layout,
-        precedence: declared.precedence,
-        notices: notices.to_vec(),
-    }
 }

@@ -28,6 +28,7 @@ pub mod publish;
 pub mod reconcile;
 pub mod run;
 mod scan;
+mod sign;
 mod stat_cache;
 pub mod state;
 

@@ -8,8 +8,9 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use mirrorlog_core::archive::Item;
+use mirrorlog_core::archive::{History, Item};
 use mirrorlog_core::id::Lane;
 use mirrorlog_core::limits::INLINE_DELTA_MAX_BYTES;
 use mirrorlog_core::manifest::{self, Difference};
@@ -23,8 +24,12 @@ use wire::{Event, Signed};
 use crate::daemon::{Channel, Daemon, Link};
 use crate::fence::run_blocking;
 use crate::gauges::Gauges;
-use crate::journal::{Entry, JournalError};
+use crate::journal::{Entry, JournalError, Known};
+use crate::sign::Reserved;
 use crate::state::{CodecError, Key, OUTBOX_PREFIX, Outgoing};
+
+/// How long a publisher's answer is held back for the log's ack; the statement is durable before that.
+const ACK_WAIT: Duration = Duration::from_millis(500);
 
 /// Why the outbox could not be read, or not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -216,6 +221,55 @@ pub(crate) fn lane_of(channel: &Channel, item: Item) -> Option<Lane> {
 }
 
 impl Daemon {
+    /// Queues what was journaled, with the head after each statement, and waits a moment for the log's ack.
+    pub(crate) async fn announce(
+        self: &Arc<Self>,
+        channel: &Arc<Channel>,
+        mut after: History,
+        entries: &[Entry],
+        reserved: &Reserved,
+        link: &Link,
+    ) {
+        for entry in entries {
+            let item = entry.known.item();
+            let admitted = entry.known.admit(&mut after);
+            let head = admitted
+                .ok()
+                .and_then(|_admitted| self.sign_head(channel, &after));
+            let position = reserved
+                .positions
+                .iter()
+                .rev()
+                .find(|(of, _)| *of == item)
+                .map(|(_, position)| *position);
+            let Some(position) = position else { continue };
+            let span = tracing::Span::current();
+            let lane = match entry.known {
+                Known::Snapshot(published) => published.lane,
+                Known::Retraction(_) => Lane::Priority,
+            };
+            tracing::info!(channel = %channel.declared.name, item = %item, %lane, "journaled");
+            self.outbox.push(
+                channel,
+                lane,
+                Waiting {
+                    position,
+                    item,
+                    head,
+                    span,
+                    again: false,
+                },
+            );
+        }
+        let (daemon, of, link) = (Arc::clone(self), Arc::clone(channel), link.clone());
+        let sending = tokio::spawn(async move { daemon.flush(&of, &link).await }.in_current_span());
+        match tokio::time::timeout(ACK_WAIT, sending).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(error = %error, "sending failed"),
+            Err(_still_sending) => tracing::debug!("the log takes its time, the outbox goes on"),
+        }
+    }
+
     /// Sends what waits on a lane, in order, until it is empty or the log fails.
     ///
     /// # Errors

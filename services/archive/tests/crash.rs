@@ -77,7 +77,11 @@ async fn invariant_no_build_is_lost_and_none_gets_a_second_root() {
         }
         if kill == KILLS {
             site.until_on_log(Lane::Bulk, newest).await;
-            assert!(answered.len() > 10, "too few builds to mean anything: {}", answered.len());
+            assert!(
+                answered.len() > 10,
+                "too few builds to mean anything: {}",
+                answered.len()
+            );
             return;
         }
         // Another moment each time, from before the first commit to the middle of the thirtieth or so.

@@ -214,7 +214,7 @@ async fn a_restored_journal_that_cannot_be_merged_refuses() {
     jetstream.delete_stream("MIRRORLOG").await.unwrap();
     std::fs::remove_dir_all(site.state()).unwrap();
     copy_dir(backup.path(), &site.state());
-    let mut archive = site.start().await;
+    let archive = site.start().await;
     let tree = site.manifest(&[("a", "other")]);
     until("refused", || {
         let mut admin = archive.admin.clone();

@@ -1,0 +1,201 @@
+//! The configuration as it stands in a file.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mirrorlog_core::id::{ChannelId, Mount};
+use runtime::boot::{Span, TelemetryConfig};
+use runtime::log::NatsConfig;
+use serde::{Deserialize, Serialize};
+
+use super::{Config, ConfigError, Declared, check_together};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Written {
+    archive: WrittenArchive,
+    #[serde(default)]
+    channels: Vec<WrittenChannel>,
+    nats: NatsConfig,
+    grpc: Listen,
+    http: Listen,
+    #[serde(default)]
+    ingest: Ingest,
+    #[serde(default)]
+    heads: Heads,
+    #[serde(default)]
+    reconcile: Reconcile,
+    #[serde(default)]
+    consistency: Option<Consistency>,
+    #[serde(default)]
+    telemetry: TelemetryConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenArchive {
+    state: PathBuf,
+    store: PathBuf,
+    key: PathBuf,
+    #[serde(default)]
+    previous_keys: Vec<PathBuf>,
+    #[serde(default)]
+    allow_undeclared: bool,
+}
+
+/// A channel as it stands in a file.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WrittenChannel {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mount: Option<String>,
+    layout: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    precedence: Option<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    suites: Vec<String>,
+    #[serde(default)]
+    catch_all: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tree: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    openpgp_keyring: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listen {
+    listen: SocketAddr,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Ingest {
+    immutable: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Heads {
+    renew: Span,
+    expire: Span,
+}
+
+impl Default for Heads {
+    fn default() -> Self {
+        let hours = |hours: u64| Span(Duration::from_secs(hours * 3600));
+        Self {
+            renew: hours(1),
+            expire: hours(7 * 24),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Reconcile {
+    every: Span,
+    keep: usize,
+}
+
+impl Default for Reconcile {
+    fn default() -> Self {
+        Self {
+            every: Span(Duration::from_secs(30)),
+            keep: 64,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Consistency {
+    grpc: String,
+}
+
+impl Written {
+    pub(super) fn check(self, base: &Path) -> Result<Config, ConfigError> {
+        let mut channels = Vec::with_capacity(self.channels.len());
+        for (position, channel) in self.channels.into_iter().enumerate() {
+            let position = u32::try_from(position).unwrap_or(u32::MAX);
+            channels.push(channel.check(base, position)?);
+        }
+        check_together(&channels)?;
+        if self.heads.renew.0.is_zero() || self.heads.expire.0 < self.heads.renew.0 * 2 {
+            let text =
+                "heads.expire must be at least twice heads.renew, and heads.renew more than 0";
+            return Err(ConfigError::Conflict(text.to_owned()));
+        }
+        if self.reconcile.every.0.is_zero() || self.reconcile.keep == 0 {
+            let text = "reconcile.every and reconcile.keep must be more than 0";
+            return Err(ConfigError::Conflict(text.to_owned()));
+        }
+        Ok(Config {
+            state: base.join(self.archive.state),
+            store: base.join(self.archive.store),
+            key: base.join(self.archive.key),
+            previous_keys: self
+                .archive
+                .previous_keys
+                .iter()
+                .map(|key| base.join(key))
+                .collect(),
+            allow_undeclared: self.archive.allow_undeclared,
+            channels,
+            nats: self.nats,
+            grpc_listen: self.grpc.listen,
+            http_listen: self.http.listen,
+            immutable: self.ingest.immutable,
+            heads_renew: self.heads.renew.0,
+            heads_expire: self.heads.expire.0,
+            reconcile_every: self.reconcile.every.0,
+            reconcile_keep: self.reconcile.keep,
+            consistency_grpc: self.consistency.map(|consistency| consistency.grpc),
+            telemetry: self.telemetry,
+        })
+    }
+}
+
+impl WrittenChannel {
+    pub(super) fn check(self, base: &Path, position: u32) -> Result<Declared, ConfigError> {
+        let id = |source| ConfigError::Id {
+            channel: self.name.clone(),
+            source,
+        };
+        let name = ChannelId::new(&self.name).map_err(id)?;
+        let mount = self.mount.unwrap_or_else(|| format!("/{name}"));
+        let mount = Mount::new(&mount).map_err(id)?;
+        let layout = self.layout.parse();
+        let layout = layout.map_err(|source| ConfigError::Layout {
+            channel: self.name,
+            source,
+        })?;
+        Ok(Declared {
+            name,
+            mount,
+            layout,
+            precedence: self.precedence.unwrap_or(position),
+            suites: self.suites,
+            catch_all: self.catch_all,
+            tree: self.tree.map(|tree| base.join(tree)),
+            openpgp_keyring: self.openpgp_keyring.map(|keyring| base.join(keyring)),
+        })
+    }
+}
+
+impl From<&Declared> for WrittenChannel {
+    fn from(declared: &Declared) -> Self {
+        Self {
+            name: declared.name.to_string(),
+            mount: Some(declared.mount.to_string()),
+            layout: declared.layout.to_string(),
+            precedence: Some(declared.precedence),
+            suites: declared.suites.clone(),
+            catch_all: declared.catch_all,
+            tree: declared.tree.clone(),
+            openpgp_keyring: declared.openpgp_keyring.clone(),
+        }
+    }
+}
