@@ -33,6 +33,8 @@ const BOARD_BUILDS_MAX: usize = 64;
 /// Unknown mirrors that are warned about.
 const STRANGERS_MAX: usize = 256;
 const TICK: Duration = Duration::from_secs(1);
+/// Ticks between two repetitions of the wanted builds.
+const WANTED_TICKS: u64 = 600;
 /// Ticks between two sweeps of manifest pages, and before the first.
 const SWEEP_TICKS: u64 = 6 * 3600;
 const FIRST_SWEEP_TICKS: u64 = 600;
@@ -260,7 +262,7 @@ impl Work {
         let signed = Signed::sign(&self.key, &Statement::Verdict(verdict));
         let payload = signed.encode().into();
         self.show(channel.clone(), build, mirror.clone(), signed);
-        self.post.send(Letter::Verdict { channel, mirror, signed: payload }).await;
+        self.post.send(Letter::Verdict { channel, build, mirror, signed: payload }).await;
     }
 
     /// Puts a verdict on the board and tells watchers.
@@ -300,6 +302,26 @@ impl Work {
         };
         self.gauges.leads(revision.is_some());
         self.feed(Input::Lease(leadership)).await;
+        if revision.is_some() {
+            self.repeat_wanted().await;
+        }
+    }
+
+    /// Writes all wanted builds again: their bucket may have lost them, and writing them twice is harmless.
+    async fn repeat_wanted(&mut self) {
+        for status in self.fold.status(None, now()).channels {
+            for (pool, build) in status.wanted {
+                let (channel, build) = (status.channel.clone(), Some(build));
+                self.post.send(Letter::Wanted { channel, pool, build }).await;
+            }
+        }
+    }
+
+    /// Says again what could not be published.
+    async fn say_again(&mut self) {
+        for (mirror, channel, build) in self.post.take_returned() {
+            self.feed(Input::Unsaid { mirror, channel, build }).await;
+        }
     }
 
     /// Gets a new build's manifest before the first mirror reports it.
@@ -319,6 +341,9 @@ impl Work {
         if !self.shelf.caught_up {
             return;
         }
+        if self.shelf.leads {
+            self.say_again().await;
+        }
         let random = crate::audit::random();
         self.feed(Input::Tick { random }).await;
         self.gauges.show(&self.fold.status(None, now()), self.park.count());
@@ -327,6 +352,9 @@ impl Work {
             false => self.health.degrade("log", "the log cannot be reached"),
         }
         self.shelf.ticks += 1;
+        if self.shelf.leads && self.shelf.ticks.is_multiple_of(WANTED_TICKS) {
+            self.repeat_wanted().await;
+        }
         let first = self.shelf.ticks == FIRST_SWEEP_TICKS;
         if first || self.shelf.ticks.is_multiple_of(SWEEP_TICKS) {
             let newest = self.shelf.newest.values().map(|(_, root)| *root);

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::desk::Desk;
 use crate::park::causes;
+use crate::post::Post;
 
 const KEY: &str = "consistency";
 /// The value of a lease that was given back.
@@ -49,7 +50,7 @@ struct Seen {
 }
 
 /// Competes for the lease, and holds it, until `shutdown`; then gives it back.
-pub(crate) async fn hold(log: Log, holder: String, desk: Desk, shutdown: CancellationToken) {
+pub(crate) async fn hold(log: Log, holder: String, desk: Desk, post: Post, shutdown: CancellationToken) {
     let bucket = loop {
         match log.bucket("lease").await {
             Ok(bucket) => break bucket,
@@ -67,6 +68,8 @@ pub(crate) async fn hold(log: Log, holder: String, desk: Desk, shutdown: Cancell
                 tracing::info!(revision, "leading");
                 desk.lead(Some(revision)).await;
                 renew(&bucket, &holder, revision, &desk, &shutdown).await;
+                // Frees the desk first, should it wait for a log that is down.
+                post.next_term();
                 desk.lead(None).await;
                 seen = None;
             }

@@ -65,7 +65,8 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let (desk, orders) = Desk::new();
     let parts = Parts { config: &config, keys: &keys, log: &log, desk: &desk, health: &health };
     let park = Park::open(&state.join("parked"), health.clone()).context("cannot make the folder of parked messages")?;
-    parts.start_desk(orders, gauges, park.clone(), &mut tasks).await?;
+    let post = Post::start(&log, &mut tasks).await?;
+    parts.start_desk(orders, gauges, park.clone(), post.clone(), &mut tasks)?;
     let urls = config.mirrors.iter().filter_map(|mirror| Some((mirror.id.clone(), mirror.url.clone()?)));
     let service = Service { desk: desk.clone(), urls: urls.collect(), shutdown: shutdown.clone() };
     let routes = Routes::new(ConsistencyServer::new(service));
@@ -81,7 +82,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     health.started();
     let holder = lease::holder(state).context("cannot read or write the lease holder's name")?;
     let mut leading = JoinSet::new();
-    leading.spawn(lease::hold(log, holder, desk, shutdown.clone()));
+    leading.spawn(lease::hold(log, holder, desk, post, shutdown.clone()));
     tracing::info!(grpc = %config.grpc.listen, http = %config.http.listen, mirrors = config.mirrors.len(), "serving");
     let ended = tokio::select! {
         () = shutdown.cancelled() => Ok(()),
@@ -140,11 +141,12 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    async fn start_desk(
+    fn start_desk(
         &self,
         orders: Orders,
         gauges: Gauges,
         park: Park,
+        post: Post,
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<()> {
         let config = self.config;
@@ -158,7 +160,7 @@ impl Parts<'_> {
             key: self.keys.own.clone(),
             auditor: Auditor::new(public, &config.audit, manifests.clone())?,
             manifests,
-            post: Post::start(self.log, tasks).await?,
+            post,
             gauges,
             park,
             health: self.health.clone(),

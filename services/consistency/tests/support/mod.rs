@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wire::v1::consistency_client::ConsistencyClient;
+use wire::v1::journal_server::JournalServer;
 use wire::{Event, EventBody, Signed, v1};
 
 pub type Files = BTreeMap<String, Vec<u8>>;
@@ -189,6 +190,7 @@ pub struct Network {
     store: Store,
     pages: MemoryPages,
     fetch: SocketAddr,
+    journal: Journal,
     retractions: u64,
 }
 
@@ -208,10 +210,12 @@ impl Network {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let fetch = listener.local_addr().unwrap();
         let service = server::service(store.clone(), server::Limits::default());
+        let journal = Journal::default();
+        let routes = server::builder().add_service(service).add_service(JournalServer::new(journal.clone()));
         let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-        tokio::spawn(server::builder().add_service(service).serve_with_incoming(incoming));
+        tokio::spawn(routes.serve_with_incoming(incoming));
         let pages = MemoryPages::new();
-        Self { dir, log, mirrors: started, nats, archive, store, pages, fetch, retractions: 0 }
+        Self { dir, log, mirrors: started, nats, archive, store, pages, fetch, journal, retractions: 0 }
     }
 
     /// Makes a manifest of `files`, for the archive to serve.
@@ -241,6 +245,17 @@ impl Network {
     }
 
     pub async fn publish(&self, number: u64, summary: Summary) {
+        let signed = self.sign(number, summary);
+        self.append(EventBody::Snapshot(signed), number, summary.root).await;
+    }
+
+    /// Publishes in the journal alone, as if the log had lost the event.
+    pub fn journal(&self, number: u64, summary: Summary) {
+        let signed = self.sign(number, summary);
+        self.journal.0.lock().unwrap().push(signed);
+    }
+
+    fn sign(&self, number: u64, summary: Summary) -> Signed {
         let snapshot = Snapshot {
             channel: channel(),
             build: build(number),
@@ -256,8 +271,7 @@ impl Network {
             precedence: 0,
             notices: Vec::new(),
         };
-        let signed = Signed::sign(&self.archive, &Statement::Snapshot(snapshot));
-        self.append(EventBody::Snapshot(signed), number, summary.root).await;
+        Signed::sign(&self.archive, &Statement::Snapshot(snapshot))
     }
 
     pub async fn retract(&mut self, number: u64, head: (u64, Summary)) {
@@ -326,6 +340,47 @@ impl Network {
     }
 }
 
+/// The archive's journal: snapshots only.
+#[derive(Clone, Default)]
+pub struct Journal(Arc<Mutex<Vec<Signed>>>);
+
+type Replies = tokio_stream::Iter<std::vec::IntoIter<Result<v1::Signed, tonic::Status>>>;
+
+#[tonic::async_trait]
+impl v1::journal_server::Journal for Journal {
+    type SnapshotsStream = Replies;
+    type RetractionsStream = Replies;
+
+    async fn channels(
+        &self,
+        _: tonic::Request<v1::ChannelsRequest>,
+    ) -> Result<tonic::Response<v1::ChannelsReply>, tonic::Status> {
+        let channels = vec![channel().to_string()];
+        Ok(tonic::Response::new(v1::ChannelsReply { channels }))
+    }
+
+    async fn head(&self, _: tonic::Request<v1::HeadRequest>) -> Result<tonic::Response<v1::Signed>, tonic::Status> {
+        Err(tonic::Status::not_found("no head"))
+    }
+
+    async fn snapshots(
+        &self,
+        request: tonic::Request<v1::SnapshotsRequest>,
+    ) -> Result<tonic::Response<Replies>, tonic::Status> {
+        let from = usize::try_from(request.get_ref().from).unwrap() - 1;
+        let snapshots = self.0.lock().unwrap().clone();
+        let snapshots: Vec<_> = snapshots.iter().skip(from).map(|signed| Ok(signed.to_proto())).collect();
+        Ok(tonic::Response::new(tokio_stream::iter(snapshots)))
+    }
+
+    async fn retractions(
+        &self,
+        _: tonic::Request<v1::RetractionsRequest>,
+    ) -> Result<tonic::Response<Replies>, tonic::Status> {
+        Ok(tonic::Response::new(tokio_stream::iter(Vec::new())))
+    }
+}
+
 async fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
@@ -334,7 +389,6 @@ async fn free_port() -> SocketAddr {
 pub struct Service {
     pub client: Client,
     pub http: SocketAddr,
-    pub config: PathBuf,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
@@ -348,7 +402,7 @@ impl Service {
             ConsistencyClient::connect(format!("http://{grpc}")).await.ok()
         });
         let client = client.await;
-        Self { client, http, config: file.to_owned(), stop, task }
+        Self { client, http, stop, task }
     }
 
     pub async fn stop(self) {
