@@ -28,7 +28,7 @@ use crate::inbox::Arrived;
 use crate::journal::Answer;
 use crate::run::Parts;
 use crate::state::Key;
-use crate::sync::{Missing, SyncError};
+use crate::sync::{Missing, SyncError, Whole};
 
 /// What reaches the engine. Bounded: a slow engine slows the log's readers down, not the server.
 pub(crate) enum Message {
@@ -68,7 +68,7 @@ pub(crate) enum Message {
         channel: ChannelId,
         lane: Lane,
         build: Build,
-        outcome: Result<u64, SyncError>,
+        outcome: Result<Whole, SyncError>,
     },
     /// A scrub or an order found these entries of a held build lost.
     Faults {
@@ -80,7 +80,7 @@ pub(crate) enum Message {
     Healed {
         channel: ChannelId,
         build: Build,
-        outcome: Result<u64, SyncError>,
+        outcome: Result<Whole, SyncError>,
     },
     /// An operator's order.
     Order(Order),
@@ -278,8 +278,6 @@ impl Engine {
             ack,
             span,
         } = arrived;
-        self.take_position(lane, position);
-        self.acks.insert((lane, position.sequence), ack);
         let channel = match &opened {
             Opened::Snapshot(snapshot) => snapshot.channel.clone(),
             Opened::Retraction(retraction) => retraction.channel.clone(),
@@ -288,6 +286,9 @@ impl Engine {
         if let Some((signed, head)) = head {
             self.on_head(signed, &head, vec![]).await;
         }
+        // Only now: the cursor must not be written before what it passes has been stepped.
+        self.take_position(lane, position);
+        self.acks.insert((lane, position.sequence), ack);
         match opened {
             Opened::Snapshot(snapshot) => {
                 span.in_scope(|| tracing::info!(build = %snapshot.build, "a build was announced"));
@@ -376,8 +377,6 @@ impl Engine {
             signed.encode(),
         ));
         slot.head = Some(signed);
-        let known = retractions_digest(slot.retractions.values().copied());
-        let lacks_retraction = known != head.retractions;
         let seen = mirrorlog_core::mirror::HeadSeen {
             build: head.build,
             root: head.root,
@@ -387,8 +386,15 @@ impl Engine {
         };
         self.step(&channel, Input::Head(seen), writes).await;
         self.serve(&channel);
-        if lacks_retraction {
-            self.ask_journal(&channel, head.build);
+        self.ask_for_retractions(&channel);
+    }
+
+    /// Asks the journal when the head counts retractions that are not known here.
+    pub(super) fn ask_for_retractions(&mut self, channel: &ChannelId) {
+        let slot = self.slot(channel);
+        let Some(head) = slot.channel.head else { return };
+        if retractions_digest(slot.retractions.values().copied()) != head.retractions {
+            self.ask_journal(channel, head.build);
         }
     }
 

@@ -10,8 +10,8 @@ use tonic::transport::{Channel, Endpoint};
 use wire::v1::journal_client::JournalClient;
 use wire::{DecodeError, OpenError, Signed, v1};
 
-/// Most snapshots asked for at once.
-const SNAPSHOTS_MAX: u32 = 1024;
+/// How far below the head snapshots are asked for.
+const SNAPSHOTS_MAX: u32 = 64;
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -73,13 +73,16 @@ impl Journal {
     ) -> Result<Answer, JournalError> {
         let mut client = self.client.clone();
         let name = channel.to_string();
-        let head = client
-            .head(v1::HeadRequest {
-                channel: name.clone(),
-            })
-            .await?;
-        let head = Signed::from_proto(head.into_inner())?;
-        let opened = head.open_head(&self.keys)?;
+        let head = match client.head(v1::HeadRequest { channel: name.clone() }).await {
+            Ok(reply) => {
+                let signed = Signed::from_proto(reply.into_inner())?;
+                let head = signed.open_head(&self.keys)?;
+                Some((signed, head))
+            }
+            // Every build is retracted: then the retractions are what matters.
+            Err(status) if status.code() == tonic::Code::NotFound => None,
+            Err(status) => return Err(status.into()),
+        };
 
         let request = v1::RetractionsRequest {
             channel: name.clone(),
@@ -92,12 +95,10 @@ impl Journal {
             retractions.push((signed, retraction));
         }
 
-        let limit = SNAPSHOTS_MAX;
-        let request = v1::SnapshotsRequest {
-            channel: name,
-            from: from.get(),
-            limit,
-        };
+        // Only the newest can become targets.
+        let newest = head.as_ref().map_or(1, |(_, head)| head.build.get());
+        let from = from.get().max(newest.saturating_sub(u64::from(SNAPSHOTS_MAX) - 1));
+        let request = v1::SnapshotsRequest { channel: name, from, limit: 2 * SNAPSHOTS_MAX };
         let mut stream = client.snapshots(request).await?.into_inner();
         let mut snapshots = Vec::new();
         while let Some(proto) = stream.message().await? {
@@ -106,7 +107,7 @@ impl Journal {
             snapshots.push((signed, snapshot));
         }
         Ok(Answer {
-            head: Some((head, opened)),
+            head,
             retractions,
             snapshots,
         })

@@ -65,6 +65,13 @@ pub(crate) enum SyncError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// A build that is whole here. While the pin lives, nothing is collected.
+pub(crate) struct Whole {
+    /// Bytes that came over the network for it.
+    pub(crate) received_bytes: u64,
+    pub(crate) pin: runtime::store::Pin,
+}
+
 /// What a build lacks here.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Missing {
@@ -96,10 +103,6 @@ impl Progress {
             .saturating_sub(self.fetch.stored_bytes())
     }
 
-    /// Files stored.
-    pub(crate) fn stored_files(&self) -> u64 {
-        self.fetch.stored_files()
-    }
 }
 
 /// Tells the engine what a build lacks.
@@ -174,15 +177,17 @@ impl Syncer {
         }
     }
 
-    /// Makes a build whole. Returns the bytes received; every entry is durable then.
+    /// Makes a build whole; every entry is durable then.
     ///
     /// The engine hears what is missing before each round of fetching.
-    pub(crate) async fn run(&self, job: &Job, lacks: &Lacks) -> Result<u64, SyncError> {
-        let _pin = self.store().pin()?;
+    pub(crate) async fn run(&self, job: &Job, lacks: &Lacks) -> Result<Whole, SyncError> {
+        let store = self.store().clone();
+        // Waits for a sweep under way.
+        let pin = tokio::task::spawn_blocking(move || store.pin()).await??;
         for _round in 0..ROUNDS_MAX {
             let missing = self.plan(job).await?;
             if missing.ordinals.is_empty() {
-                return Ok(job.progress.received_bytes());
+                return Ok(Whole { received_bytes: job.progress.received_bytes(), pin });
             }
             self.check_space(missing.bytes)?;
             let stored = job.progress.fetch.stored_bytes();

@@ -25,9 +25,6 @@ impl Channel {
         now: Timestamp,
         effects: &mut Vec<Effect>,
     ) {
-        if let Some(held) = self.live.and_then(|live| self.held.get_mut(&live)) {
-            held.last_live = Some(now);
-        }
         self.ask_when_behind(effects);
         for lane in Lane::ALL {
             self.retry(policy, lane, now, effects);

@@ -15,7 +15,7 @@ use super::slot::Task;
 use super::{Engine, Message};
 use crate::inbox::{Replay, chain};
 use crate::state::Key;
-use crate::sync::{Job, Lacks, Progress, SyncError};
+use crate::sync::{Job, Lacks, Progress, SyncError, Whole};
 
 /// Shortest time between two questions to the journal about one channel.
 const ASK_PAUSE: Duration = Duration::from_secs(2);
@@ -166,8 +166,8 @@ impl Engine {
                 channel: channel.clone(),
                 build,
             };
-            let ran = job.stop.run_until_cancelled(syncer.run(&job, &lacks)).await;
-            let outcome = ran.unwrap_or(Err(SyncError::Stopped));
+            // Not cut off when cancelled: the fetch then ends by itself and keeps what has arrived.
+            let outcome = syncer.run(&job, &lacks).await;
             if job.stop.is_cancelled() {
                 return;
             }
@@ -255,15 +255,20 @@ impl Engine {
         id: &ChannelId,
         lane: Lane,
         build: Build,
-        outcome: Result<u64, SyncError>,
+        outcome: Result<Whole, SyncError>,
     ) {
         let slot = self.slot(id);
+        if slot.channel.lane(lane).sync.is_none_or(|sync| sync.target.build != build) {
+            // The lane has gone over to another build since.
+            return;
+        }
         slot.syncs.remove(&lane);
         match outcome {
-            Ok(received) => {
+            // The pin goes at the end, when the build counts as held: no collection comes between.
+            Ok(Whole { received_bytes, pin: _pin }) => {
                 slot.trouble = None;
                 slot.missing.remove(&build);
-                slot.received.insert(build, received);
+                slot.received.insert(build, received_bytes);
                 self.step(id, Input::Staged { lane, build }, Vec::new())
                     .await;
                 self.forget_old(id).await;
@@ -286,7 +291,7 @@ impl Engine {
         &mut self,
         id: &ChannelId,
         build: Build,
-        outcome: Result<u64, SyncError>,
+        outcome: Result<Whole, SyncError>,
     ) {
         let slot = self.slot(id);
         slot.heals.remove(&build);
@@ -336,6 +341,7 @@ impl Engine {
                     .channel
                     .step(&policy, input, runtime::boot::now());
             }
+            self.ask_for_retractions(&id);
             let leased = self.parts.leases.of(&id);
             self.step(&id, Input::Tick { leased }, Vec::new()).await;
             let slot = self.slot(&id);
