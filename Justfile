@@ -1,5 +1,7 @@
 # Everything one can do here; CI calls only these.
 
+set positional-arguments
+
 nextest := `cargo nextest --version >/dev/null 2>&1 && echo yes || echo no`
 
 # list what there is
@@ -16,15 +18,15 @@ build:
 
 # run the binary: `just run status --json`
 run *args:
-    cargo run --quiet --release --locked -- {{args}}
+    cargo run --quiet --release --locked -- "$@"
 
 # all tests, documentation's examples apart; extra arguments go to the test runner
 test *args: _binaries
-    {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --bins --tests" } }} --workspace --locked {{args}}
+    {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --bins --tests" } }} --workspace --locked "$@"
 
 # the stories only: whole networks on this machine
 e2e *args: _binaries
-    {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --tests" } }} -p e2e --locked {{args}}
+    {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --tests" } }} -p e2e --locked "$@"
 
 # the documentation's examples
 doctest:
