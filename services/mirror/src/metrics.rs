@@ -33,7 +33,7 @@ pub(crate) struct Metrics {
 }
 
 /// Answered HTTP requests by class of status: `mirrorlog_http_requests_total`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct HttpRequests(Family<ClassLabels, Counter>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -43,6 +43,14 @@ struct ClassLabels {
 }
 
 impl HttpRequests {
+    /// Registers the family.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
+        let family = Family::default();
+        let help = "Answered HTTP requests, by class of status";
+        registry.register("http_requests", help, family.clone());
+        Self(family)
+    }
+
     /// Counts one answer.
     pub(crate) fn count(&self, status: StatusCode) {
         let class = match status.as_u16() {
@@ -70,19 +78,13 @@ impl Metrics {
             "Messages that could not be verified",
             parked.clone(),
         );
-        let http_requests = HttpRequests::default();
-        registry.register(
-            "http_requests",
-            "Answered HTTP requests, by class of status",
-            http_requests.0.clone(),
-        );
         Self {
             disk_free_bytes: metrics::disk_free_bytes(registry),
             last_scrub: metrics::last_scrub_timestamp_seconds(registry),
             head_expires: metrics::head_expires_timestamp_seconds(registry),
             live_build,
             parked,
-            http_requests,
+            http_requests: HttpRequests::new(registry),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a request's conditions and ranges come to (RFC 9110, sections 13 and 14).
 
 use std::ops::RangeInclusive;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::http::header::{
     HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
@@ -92,9 +92,7 @@ fn parse_date(text: &str) -> Option<i64> {
 pub(super) fn http_date(seconds: i64) -> Option<String> {
     let fits = (0..=DATE_MAX_SECONDS).contains(&seconds);
     let since = Duration::from_secs(u64::try_from(seconds).ok().filter(|_| fits)?);
-    Some(httpdate::fmt_http_date(SystemTime::from(
-        UNIX_EPOCH + since,
-    )))
+    Some(httpdate::fmt_http_date(UNIX_EPOCH + since))
 }
 
 /// False when If-Range names another version (section 13.1.5): strong tag, or the very date.

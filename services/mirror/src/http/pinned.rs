@@ -97,7 +97,9 @@ impl Request<'_> {
         if self.served.is_retracted(build) {
             return Err(refused(Refusal::retracted(self.channel, build)));
         }
-        let Some(tree) = mounts::tree(self.channel, self.served, build) else {
+        let tree = mounts::tree(self.channel, self.served, build);
+        let row = self.served.builds.get(&build);
+        let (Some(tree), Some(row)) = (tree, row) else {
             // What is newer than all that is whole here may still come, known or not.
             let newest = self.served.builds.keys().next_back();
             let refusal = if newest.is_some_and(|newest| build < *newest) {
@@ -113,12 +115,7 @@ impl Request<'_> {
         };
         self.face.leases.touch(self.channel, build);
         if path == b"snapshot" && !self.asked.slash {
-            let signed = self
-                .served
-                .builds
-                .get(&build)
-                .map(|row| row.snapshot.clone());
-            let signed = signed.unwrap_or_default();
+            let signed = row.snapshot.clone();
             let content = Content::memory(&self.asked.path, BINARY, signed, Keep::Forever);
             return content.answer(self.head, &[(self.channel, build)]);
         }
