@@ -31,6 +31,7 @@ const FIXED_BYTES: usize = 1 + 5 * 8 + 32;
 
 const FLAG_READ: u8 = 1;
 const FLAG_RACY: u8 = 2;
+const FLAG_IMMUTABLE: u8 = 4;
 
 /// One name that a scan saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub(crate) struct Record {
     pub(crate) read: bool,
     /// Stamped so close to the scan that a later write may not show in its stamps.
     pub(crate) racy: bool,
+    /// Never written in place: its ctime does not count.
+    pub(crate) immutable: bool,
 }
 
 /// Writes a cache beside the one in place.
@@ -78,8 +81,10 @@ impl Writer {
         self.block
             .extend(length(record.key.len() - shared)?.to_le_bytes());
         self.block.extend(&record.key[shared..]);
-        let flags =
-            if record.read { FLAG_READ } else { 0 } | if record.racy { FLAG_RACY } else { 0 };
+        let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+        let flags = flag(record.read, FLAG_READ)
+            | flag(record.racy, FLAG_RACY)
+            | flag(record.immutable, FLAG_IMMUTABLE);
         self.block.push(flags);
         let Stamp {
             size_bytes,
@@ -234,6 +239,7 @@ impl Records {
             digest: Digest::from_bytes(digest),
             read: flags & FLAG_READ != 0,
             racy: flags & FLAG_RACY != 0,
+            immutable: flags & FLAG_IMMUTABLE != 0,
         }))
     }
 }
@@ -300,11 +306,12 @@ impl Reader {
             self.advance();
         }
         let record = self.next.as_ref().filter(|record| record.key == key)?;
-        // Device numbers change when a machine starts; the four below tell enough.
-        let same = record.stamp.size_bytes == stamp.size_bytes
-            && record.stamp.mtime_ns == stamp.mtime_ns
-            && record.stamp.ctime_ns == stamp.ctime_ns
-            && record.stamp.inode == stamp.inode;
+        // Device numbers change when a machine starts; the others tell enough.
+        let then = Stamp {
+            device: stamp.device,
+            ..record.stamp
+        };
+        let same = stamp.is_same(&then, record.immutable);
         (same && !record.racy).then_some(record.digest)
     }
 
@@ -346,6 +353,7 @@ mod tests {
             digest,
             read: n.is_multiple_of(2),
             racy: n.is_multiple_of(3),
+            immutable: n.is_multiple_of(5),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The archive daemon, as a publisher sees it: over its Unix socket, patient when it restarts.
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -131,11 +132,8 @@ impl Daemon {
         let id = ChannelId::new(&request.channel).map_err(|_| PublishError::Answer("channel"))?;
         let mut lost_answer = false;
         loop {
-            let status = match self.try_commit(&request).await {
+            match self.try_commit(&request).await {
                 Ok(builds) => return Ok(Committed::Builds(builds)),
-                Err(error @ PublishError::Down { .. }) if Instant::now() >= until => {
-                    return Err(error);
-                }
                 Err(PublishError::Archive {
                     code: Code::FailedPrecondition,
                     ..
@@ -145,13 +143,12 @@ impl Daemon {
                     }
                     return Ok(Committed::HeadMoved);
                 }
-                Err(error) => error,
-            };
-            if !matches!(status, PublishError::Down { .. }) {
-                return Err(status);
+                Err(error) if !is_away(&error) || Instant::now() >= until => return Err(error),
+                Err(error) => {
+                    tracing::debug!(%error, "archive is away during a commit, trying again");
+                }
             }
             lost_answer = true;
-            tracing::debug!(error = %status, "archive went away during a commit, trying again");
             tokio::time::sleep(RETRY_EVERY).await;
             if let Some(builds) = self.made(&id, &request, until).await? {
                 return Ok(Committed::Builds(builds));
@@ -197,7 +194,7 @@ impl Daemon {
                 },
                 Err(error) => error,
             };
-            if !matches!(error, PublishError::Down { .. }) || Instant::now() >= until {
+            if !is_away(&error) || Instant::now() >= until {
                 return Err(error);
             }
             tokio::time::sleep(RETRY_EVERY).await;
@@ -233,14 +230,21 @@ impl Daemon {
                     reason,
                 }
             }
-            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => {
+            // The connection failed, not the archive: a status that it sent itself has no cause here.
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
+                if status.source().is_some() || status.code() != Code::Unavailable =>
+            {
                 self.client = None;
                 PublishError::Down {
                     socket: self.socket.clone(),
                     source: status.into(),
                 }
             }
-            Code::Ok
+            Code::Unavailable
+            | Code::Unknown
+            | Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Ok
             | Code::InvalidArgument
             | Code::AlreadyExists
             | Code::PermissionDenied
@@ -257,6 +261,18 @@ impl Daemon {
             },
         }
     }
+}
+
+/// True when asking again may help: the daemon is away, or what it needs is.
+fn is_away(error: &PublishError) -> bool {
+    matches!(
+        error,
+        PublishError::Down { .. }
+            | PublishError::Archive {
+                code: Code::Unavailable | Code::Aborted,
+                ..
+            }
+    )
 }
 
 fn channel(

@@ -70,7 +70,12 @@ impl Listed {
         faults: &mut Faults,
     ) -> Result<(), PublishError> {
         for (path, stamp) in &self.read {
-            if let Some(fault) = recheck_one(input.tree, path.as_bytes(), stamp)? {
+            if let Some(fault) = recheck_one(
+                input.tree,
+                path.as_bytes(),
+                stamp,
+                input.workspace.is_immutable(path),
+            )? {
                 faults.push(fault);
             }
         }

@@ -6,6 +6,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::manifest::{self, Entry, FileEntry, Page, PageRead};
 use mirrorlog_core::path::{EntryPath, Found, Resolved, resolve};
@@ -30,6 +31,7 @@ pub(crate) enum Purpose {
 pub(crate) struct Workspace {
     pages: Pages,
     scratch: Option<Scratch>,
+    immutable: GlobSet,
 }
 
 struct Scratch {
@@ -55,7 +57,33 @@ impl Workspace {
                 Some(Scratch { pages, _dir: dir })
             }
         };
-        Ok(Self { pages, scratch })
+        Ok(Self {
+            pages,
+            scratch,
+            immutable: GlobSet::empty(),
+        })
+    }
+
+    /// Links files below these globs into the store in place of copying them; `pool/` means all below it.
+    pub(crate) fn with_immutable(mut self, globs: &[String]) -> Result<Self, PublishError> {
+        let wrong = |e: globset::Error| PublishError::Config(format!("ingest.immutable: {e}"));
+        let mut set = GlobSetBuilder::new();
+        for glob in globs {
+            let below = if glob.ends_with('/') { "**" } else { "" };
+            let glob = GlobBuilder::new(&format!("{glob}{below}"))
+                .literal_separator(true)
+                .build();
+            set.add(glob.map_err(wrong)?);
+        }
+        self.immutable = set.build().map_err(wrong)?;
+        Ok(self)
+    }
+
+    /// True when the operator says that the file at this path is never written in place.
+    pub(crate) fn is_immutable(&self, path: &EntryPath) -> bool {
+        use std::os::unix::ffi::OsStrExt as _;
+        self.immutable
+            .is_match(Path::new(std::ffi::OsStr::from_bytes(path.as_bytes())))
     }
 
     /// The archive's store.
@@ -80,10 +108,16 @@ impl Workspace {
     pub(crate) fn take_in(
         &self,
         batch: &Batch,
+        path: &EntryPath,
         source: &File,
     ) -> Result<(Digest, u64), PublishError> {
         if self.keeps_content() {
-            let ingested = batch.ingest(source)?;
+            let immutable = self.is_immutable(path);
+            let ingested = if immutable {
+                batch.link(source)?
+            } else {
+                batch.ingest(source)?
+            };
             return Ok((ingested.digest, ingested.size_bytes));
         }
         let failed = |e| PublishError::io(Path::new("a file of the tree"), "read", e);

@@ -198,6 +198,7 @@ impl Run<'_> {
             digest,
             read,
             racy,
+            immutable: self.input.workspace.is_immutable(&item.path),
         };
         let failed = |e| PublishError::io(self.input.cache, "written", e);
         self.records.push(&record).map_err(failed)
@@ -281,7 +282,7 @@ fn read(
             "a file with another size or time",
         )));
     }
-    let (digest, size_bytes) = input.workspace.take_in(batch, &source)?;
+    let (digest, size_bytes) = input.workspace.take_in(batch, &item.path, &source)?;
     if size_bytes != stamp.size_bytes {
         return Ok(Found::Fault(Fault::changed(
             path,

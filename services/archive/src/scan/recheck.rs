@@ -43,9 +43,10 @@ pub(crate) fn recheck_one(
     tree: &Tree,
     path: &[u8],
     stamp: &Stamp,
+    immutable: bool,
 ) -> Result<Option<Fault>, PublishError> {
     match tree.look(path) {
-        Ok((now, kind)) => Ok(differs(path, stamp, &now, &kind)),
+        Ok((now, kind)) => Ok(differs(path, stamp, &now, &kind, immutable)),
         Err(error) => fault_or_error(tree, path, error).map(Some),
     }
 }
@@ -78,15 +79,17 @@ fn check_chunk(tree: &Tree, chunk: &[Record]) -> Result<Vec<Fault>, PublishError
             }),
         };
         match look {
-            Ok((now, kind)) => faults.extend(differs(path, &record.stamp, &now, &kind)),
+            Ok((now, kind)) => {
+                faults.extend(differs(path, &record.stamp, &now, &kind, record.immutable))
+            }
             Err(error) => faults.push(fault_or_error(tree, path, error)?),
         }
     }
     Ok(faults)
 }
 
-fn differs(path: &[u8], then: &Stamp, now: &Stamp, kind: &Kind) -> Option<Fault> {
-    if then == now {
+fn differs(path: &[u8], then: &Stamp, now: &Stamp, kind: &Kind, immutable: bool) -> Option<Fault> {
+    if now.is_same(then, immutable) {
         return None;
     }
     let found = match kind {

@@ -208,3 +208,37 @@ fn a_tree_that_changes_is_noticed() {
     );
     assert!(paths.contains(&"d") && paths.contains(&"d/1"), "{paths:?}");
 }
+
+#[test]
+fn immutable_files_are_linked_and_stay_cached() {
+    let mut bench = Bench::new();
+    bench.workspace = bench
+        .workspace
+        .with_immutable(&["pool/".to_owned(), "*.iso".to_owned()])
+        .unwrap();
+    for name in ["pool/a/b.deb", "image.iso", "dists/Release"] {
+        bench.write(name, name);
+    }
+    bench.age();
+    let (first, faults, read) = bench.scan();
+    assert!(
+        faults.is_empty(),
+        "a second name is no change: {:?}",
+        faults.list()
+    );
+    assert_eq!(read, 3);
+    let links = |name: &str| {
+        std::os::unix::fs::MetadataExt::nlink(&std::fs::metadata(bench.path(name)).unwrap())
+    };
+    assert_eq!(
+        (
+            links("pool/a/b.deb"),
+            links("image.iso"),
+            links("dists/Release")
+        ),
+        (2, 2, 1)
+    );
+    let (second, faults, read) = bench.scan();
+    assert!(faults.is_empty());
+    assert_eq!((read, second.summary.root), (0, first.summary.root));
+}

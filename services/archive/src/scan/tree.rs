@@ -20,6 +20,19 @@ pub(crate) struct Stamp {
     pub(crate) device: u64,
 }
 
+impl Stamp {
+    /// True when a file of this stamp has the content that it had. Giving an immutable file a second
+    /// name changes its ctime, so that does not count for it.
+    pub(crate) fn is_same(&self, then: &Self, immutable: bool) -> bool {
+        let ctime_ns = if immutable {
+            then.ctime_ns
+        } else {
+            self.ctime_ns
+        };
+        Self { ctime_ns, ..*self } == *then
+    }
+}
+
 /// What is at a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

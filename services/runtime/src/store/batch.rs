@@ -99,6 +99,24 @@ impl Batch {
         })
     }
 
+    /// Takes a source file under a second name, without copying it: only for files that are never
+    /// written in place, because that would change the stored content too. Copies as
+    /// [`ingest`](Self::ingest) does where the file cannot be linked.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], [`StoreError::Io`].
+    pub fn link(&self, source: &File) -> Result<Ingested, StoreError> {
+        let fail = |e: io::Error| StoreError::io("read", &descriptor_path(source), e);
+        let (digest, size_bytes) = hash_file(source).map_err(fail)?;
+        if !self.has(&digest)? {
+            let Some(name) = self.store.0.session.link(source)? else {
+                return self.ingest(source);
+            };
+            self.insert(digest, Incoming::Temp(name));
+        }
+        Ok(Ingested { digest, size_bytes })
+    }
+
     /// Takes a partial that is whole.
     ///
     /// # Errors
@@ -261,7 +279,7 @@ fn reveal(store: &Store, digest: &Digest, mut item: Incoming) -> Result<(), Stor
 fn is_settled(stat: &Stat) -> bool {
     let age_seconds = crate::boot::now()
         .as_seconds()
-        .saturating_sub(stat.st_ctime as i64);
+        .saturating_sub(stat.st_ctime);
     // A negative age means that the clock was set back: then nothing is known.
     age_seconds >= SETTLED_AFTER_SECONDS
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::{BLOB_MODE, StoreError, lock, try_lock};
 
@@ -56,6 +57,37 @@ impl Session {
                 moved: false,
             },
         ))
+    }
+
+    /// Makes a temporary second name for a file; `None` where the file system or its rules do not let us.
+    pub(super) fn link(&self, source: &File) -> Result<Option<TempName>, StoreError> {
+        use std::os::fd::AsRawFd as _;
+        let folder = self.folder()?;
+        let name = folder.next.fetch_add(1, Ordering::Relaxed).to_string();
+        let opened = format!("/proc/self/fd/{}", source.as_raw_fd());
+        let linked = rustix::fs::linkat(
+            rustix::fs::CWD,
+            &opened,
+            &folder.folder,
+            &name,
+            AtFlags::SYMLINK_FOLLOW,
+        );
+        match linked {
+            Ok(()) => Ok(Some(TempName {
+                folder,
+                name,
+                moved: false,
+            })),
+            Err(
+                Errno::XDEV
+                | Errno::PERM
+                | Errno::ACCESS
+                | Errno::MLINK
+                | Errno::NOENT
+                | Errno::OPNOTSUPP,
+            ) => Ok(None),
+            Err(error) => Err(StoreError::io("make", &folder.path.join(&name), error)),
+        }
     }
 
     fn folder(&self) -> Result<Arc<TempFolder>, StoreError> {
