@@ -237,6 +237,12 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_is_valid() {
+        let sample: Written = toml::from_str(include_str!("../../../deploy/archive.toml")).unwrap();
+        sample.check(Path::new("/etc/mirrorlog")).unwrap();
+    }
+
+    #[test]
     fn channels_that_cannot_live_together_are_refused() {
         let two = |a: &str, b: &str| {
             let one =

@@ -61,11 +61,15 @@ impl v1::journal_server::Journal for JournalService {
     async fn head(&self, request: Request<HeadRequest>) -> Result<Response<v1::Signed>, Status> {
         let channel = self.channel(&request.get_ref().channel)?;
         let head = channel.head.signed();
-        let none = || {
-            Status::not_found(format!(
+        let none = || match channel.journal.halted() {
+            Some(reason) => Status::data_loss(format!(
+                "channel {} is halted: {reason}",
+                channel.declared.name
+            )),
+            None => Status::not_found(format!(
                 "channel {} has no build yet",
                 channel.declared.name
-            ))
+            )),
         };
         Ok(Response::new(head.ok_or_else(none)?.to_proto()))
     }
