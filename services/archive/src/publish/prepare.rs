@@ -81,16 +81,7 @@ pub(crate) fn prepare(job: &Job<'_>) -> Result<Prepared, PublishError> {
         path: path.clone(),
         source,
     })?;
-    let purpose = if request.dry_run {
-        Purpose::DryRun
-    } else {
-        Purpose::Publish
-    };
-    let workspace = Workspace::open(
-        &config.store_dir,
-        &config.state_dir.join("scratch"),
-        purpose,
-    )?;
+    let workspace = job.workspace()?;
     counters.enter(Phase::Scan);
     let mut faults = Faults::default();
     let part = Part::of(channel, &tree, &mut faults)?;
@@ -124,24 +115,8 @@ pub(crate) fn prepare(job: &Job<'_>) -> Result<Prepared, PublishError> {
         });
     }
     counters.enter(Phase::Validate);
+    job.check_all(&tree, &workspace, &made, faults)?;
     let last = made.candidates.len() - 1;
-    for (number, candidate) in made.candidates.iter().enumerate() {
-        let found = job.check(&tree, &workspace, candidate, made.incremental)?;
-        if number < last && !found.is_empty() {
-            let wanted = candidate.base;
-            return Err(PublishError::NotSeparable {
-                wanted,
-                faults: found,
-            });
-        }
-        faults.append(found);
-    }
-    if !faults.is_empty() {
-        return Err(PublishError::Refused {
-            tree: path.clone(),
-            faults,
-        });
-    }
     let root = made.candidates[last].summary.root;
     let counts = count(&workspace, channel.head.map(|(_, root)| root), root)?;
     let step = |c: Candidate| PreparedStep {
@@ -244,6 +219,43 @@ fn bases(channel: &Channel, lane: Lane, head: Option<Digest>) -> Vec<(Option<Dig
 }
 
 impl Job<'_> {
+    fn workspace(&self) -> Result<Workspace, PublishError> {
+        let purpose = if self.request.dry_run {
+            Purpose::DryRun
+        } else {
+            Purpose::Publish
+        };
+        let scratch = self.config.state_dir.join("scratch");
+        let workspace = Workspace::open(&self.config.store_dir, &scratch, purpose)?;
+        workspace.with_immutable(&self.config.immutable)
+    }
+
+    /// Checks every candidate; `faults` are those of the scan.
+    fn check_all(
+        &self,
+        tree: &Tree,
+        workspace: &Workspace,
+        made: &Made,
+        mut faults: Faults,
+    ) -> Result<(), PublishError> {
+        let last = made.candidates.len() - 1;
+        for (number, candidate) in made.candidates.iter().enumerate() {
+            let found = self.check(tree, workspace, candidate, made.incremental)?;
+            if number < last && !found.is_empty() {
+                return Err(PublishError::NotSeparable {
+                    wanted: candidate.base,
+                    faults: found,
+                });
+            }
+            faults.append(found);
+        }
+        if faults.is_empty() {
+            return Ok(());
+        }
+        let tree = self.request.tree.clone();
+        Err(PublishError::Refused { tree, faults })
+    }
+
     fn check(
         &self,
         tree: &Tree,

@@ -111,6 +111,24 @@ async fn a_dry_run_says_what_would_be_and_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn configured_globs_are_linked_or_refused() {
+    let bench = Bench::new().await;
+    let config = PublishConfig {
+        immutable: vec!["d/".to_owned()],
+        ..bench.config()
+    };
+    publish(&config, request(&bench), &()).await.unwrap();
+    let linked = std::fs::metadata(bench.tree().join("d/b")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::nlink(&linked), 2);
+    let config = PublishConfig {
+        immutable: vec!["{".to_owned()],
+        ..bench.config()
+    };
+    let error = publish(&config, request(&bench), &()).await.unwrap_err();
+    assert_eq!(error.exit_code(), 64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_tree_is_refused() {
     let bench = Bench::new().await;
     std::fs::remove_dir_all(bench.tree()).unwrap();
