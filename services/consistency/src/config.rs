@@ -130,7 +130,9 @@ pub enum CheckError {
     #[error("mirror {0} is there twice")]
     Twice(MirrorId),
     /// No base of URLs.
-    #[error("url {url:?} of mirror {mirror} is not valid: use http://host or https://host, with a path if need be")]
+    #[error(
+        "url {url:?} of mirror {mirror} is not valid: use http://host or https://host, with a path if need be"
+    )]
     Url {
         /// Whose.
         mirror: MirrorId,
@@ -157,11 +159,19 @@ impl Config {
     fn resolve(&mut self, base: &Path) {
         let section = &mut self.consistency;
         let own = [&mut section.state, &mut section.key].into_iter();
-        let keys = self.archive.keys.iter_mut().chain(self.mirrors.iter_mut().map(|mirror| &mut mirror.key));
+        let keys = self
+            .archive
+            .keys
+            .iter_mut()
+            .chain(self.mirrors.iter_mut().map(|mirror| &mut mirror.key));
         for path in own.chain(keys) {
             *path = base.join(&*path);
         }
-        for url in self.mirrors.iter_mut().filter_map(|mirror| mirror.url.as_mut()) {
+        for url in self
+            .mirrors
+            .iter_mut()
+            .filter_map(|mirror| mirror.url.as_mut())
+        {
             url.truncate(url.trim_end_matches('/').len());
         }
     }
@@ -174,13 +184,21 @@ impl Config {
             }
             let usable = |url: &&String| {
                 let parsed = reqwest::Url::parse(url);
-                parsed.is_ok_and(|url| ["http", "https"].contains(&url.scheme()) && url.query().is_none())
+                parsed.is_ok_and(|url| {
+                    ["http", "https"].contains(&url.scheme()) && url.query().is_none()
+                })
             };
             if let Some(url) = mirror.url.as_ref().filter(|url| !usable(url)) {
-                return Err(CheckError::Url { mirror: mirror.id.clone(), url: url.clone() });
+                return Err(CheckError::Url {
+                    mirror: mirror.id.clone(),
+                    url: url.clone(),
+                });
             }
         }
-        let numbers = [("concurrency", self.audit.concurrency), ("new_files_max", self.audit.new_files_max)];
+        let numbers = [
+            ("concurrency", self.audit.concurrency),
+            ("new_files_max", self.audit.new_files_max),
+        ];
         match numbers.into_iter().find(|(_, number)| *number == 0) {
             Some((name, _)) => Err(CheckError::Zero(name)),
             None => Ok(()),
@@ -188,7 +206,9 @@ impl Config {
     }
 }
 
-fn text<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display>>(from: D) -> Result<T, D::Error> {
+fn text<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display>>(
+    from: D,
+) -> Result<T, D::Error> {
     let text = String::deserialize(from)?;
     text.parse().map_err(serde::de::Error::custom)
 }
@@ -197,7 +217,10 @@ fn texts<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display>
     from: D,
 ) -> Result<Vec<T>, D::Error> {
     let texts = Vec::<String>::deserialize(from)?;
-    texts.iter().map(|text| text.parse().map_err(serde::de::Error::custom)).collect()
+    texts
+        .iter()
+        .map(|text| text.parse().map_err(serde::de::Error::custom))
+        .collect()
 }
 
 #[cfg(test)]
@@ -246,14 +269,22 @@ channels = ["noble"]
         let file = dir.path().join("consistency.toml");
         std::fs::write(&file, text).unwrap();
         let mut config = Config::load(&file)?;
-        config.consistency.state = config.consistency.state.strip_prefix(dir.path()).unwrap().to_owned();
+        config.consistency.state = config
+            .consistency
+            .state
+            .strip_prefix(dir.path())
+            .unwrap()
+            .to_owned();
         Ok(config)
     }
 
     #[test]
     fn a_sample_is_read_whole() {
         let config = load(SAMPLE).unwrap();
-        assert_eq!(config.mirrors[0].url.as_deref(), Some("http://127.0.0.1:8001"));
+        assert_eq!(
+            config.mirrors[0].url.as_deref(),
+            Some("http://127.0.0.1:8001")
+        );
         assert_eq!(config.mirrors[1].url, None);
         assert_eq!((config.audit.sample, config.audit.concurrency), (8, 24));
         assert_eq!(config.consistency.state, Path::new("state"));

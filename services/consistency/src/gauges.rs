@@ -7,7 +7,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use runtime::boot::metrics::{self, ChannelLabels, MirrorLabels, VerdictLabels};
 
-const STATES: [State; 4] = [State::Pending, State::Verified, State::Complete, State::Revoked];
+const STATES: [State; 4] = [
+    State::Pending,
+    State::Verified,
+    State::Complete,
+    State::Revoked,
+];
 
 /// All that is shown. Cheap to clone.
 #[derive(Clone)]
@@ -23,8 +28,16 @@ pub(crate) struct Gauges {
 impl Gauges {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let (leader, parked) = (Gauge::default(), Gauge::default());
-        registry.register("consistency_leader", "1 while this replica audits and publishes", leader.clone());
-        registry.register("parked_messages", "Messages since the start that could not be used", parked.clone());
+        registry.register(
+            "consistency_leader",
+            "1 while this replica audits and publishes",
+            leader.clone(),
+        );
+        registry.register(
+            "parked_messages",
+            "Messages since the start that could not be used",
+            parked.clone(),
+        );
         Self {
             lag: metrics::mirror_lag_seconds(registry),
             missing: metrics::mirror_files_missing(registry),
@@ -42,9 +55,13 @@ impl Gauges {
     pub(crate) fn show(&self, status: &Status, parked: u64) {
         self.parked.set(i64::try_from(parked).unwrap_or(i64::MAX));
         for channel in &status.channels {
-            let labels = ChannelLabels { channel: channel.channel.to_string() };
+            let labels = ChannelLabels {
+                channel: channel.channel.to_string(),
+            };
             if let Some(expires) = channel.head_expires {
-                self.expires.get_or_create(&labels).set(expires.as_seconds());
+                self.expires
+                    .get_or_create(&labels)
+                    .set(expires.as_seconds());
             }
         }
         for mirror in &status.mirrors {
@@ -55,13 +72,27 @@ impl Gauges {
     }
 
     fn show_one(&self, mirror: &MirrorId, channel: &MirrorChannel) {
-        let labels = MirrorLabels { mirror: mirror.to_string(), channel: channel.channel.to_string() };
+        let labels = MirrorLabels {
+            mirror: mirror.to_string(),
+            channel: channel.channel.to_string(),
+        };
         self.lag.get_or_create(&labels).set(channel.lag_ms / 1000);
-        self.missing.get_or_create(&labels).set(i64::try_from(channel.missing).unwrap_or(i64::MAX));
+        self.missing
+            .get_or_create(&labels)
+            .set(i64::try_from(channel.missing).unwrap_or(i64::MAX));
         for state in STATES {
-            let MirrorLabels { mirror, channel: name } = labels.clone();
-            let labels = VerdictLabels { mirror, channel: name, state: state.as_str() };
-            self.verdict.get_or_create(&labels).set(i64::from(channel.state == state));
+            let MirrorLabels {
+                mirror,
+                channel: name,
+            } = labels.clone();
+            let labels = VerdictLabels {
+                mirror,
+                channel: name,
+                state: state.as_str(),
+            };
+            self.verdict
+                .get_or_create(&labels)
+                .set(i64::from(channel.state == state));
         }
     }
 }

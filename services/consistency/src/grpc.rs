@@ -33,26 +33,52 @@ type Replies = ReceiverStream<Result<v1::WatchReply, Status>>;
 impl consistency_server::Consistency for Service {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchReply, Status>> + Send>>;
 
-    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusReply>, Status> {
         let channel = rpc::optional_channel("channel", &request.get_ref().channel)?;
-        let status = self.desk.status(channel.clone()).await.ok_or_else(stopping)?;
+        let status = self
+            .desk
+            .status(channel.clone())
+            .await
+            .ok_or_else(stopping)?;
         if let Some(channel) = channel.filter(|_| status.channels.is_empty()) {
-            return Err(Status::not_found(format!("channel {channel} is not known here")));
+            return Err(Status::not_found(format!(
+                "channel {channel} is not known here"
+            )));
         }
-        let channels = status.channels.into_iter().map(|channel| v1::ChannelStatus {
-            channel: channel.channel.to_string(),
-            build: number(channel.build),
-            wanted: channel.wanted.iter().map(|(pool, build)| (pool.to_string(), build.get())).collect(),
-            head_expires_ms: channel.head_expires.map_or(0, |expires| expires.as_ms()),
-        });
+        let channels = status
+            .channels
+            .into_iter()
+            .map(|channel| v1::ChannelStatus {
+                channel: channel.channel.to_string(),
+                build: number(channel.build),
+                wanted: channel
+                    .wanted
+                    .iter()
+                    .map(|(pool, build)| (pool.to_string(), build.get()))
+                    .collect(),
+                head_expires_ms: channel.head_expires.map_or(0, |expires| expires.as_ms()),
+            });
         let mirrors = status.mirrors.into_iter().map(|mirror| self.mirror(mirror));
-        Ok(Response::new(v1::StatusReply { channels: channels.collect(), mirrors: mirrors.collect() }))
+        Ok(Response::new(v1::StatusReply {
+            channels: channels.collect(),
+            mirrors: mirrors.collect(),
+        }))
     }
 
-    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let channel = rpc::channel("channel", &request.get_ref().channel)?;
         let build = rpc::build("build", request.get_ref().build)?;
-        let first = self.desk.watch(channel.clone(), build).await.ok_or_else(stopping)?;
+        let first = self
+            .desk
+            .watch(channel.clone(), build)
+            .await
+            .ok_or_else(stopping)?;
         let (replies, stream) = mpsc::channel(WATCH_WAITING_MAX);
         let (desk, shutdown) = (self.desk.clone(), self.shutdown.clone());
         tokio::spawn(async move {
@@ -86,11 +112,21 @@ async fn watch(
     replies: &mpsc::Sender<Result<v1::WatchReply, Status>>,
 ) {
     let mirrors = first.mirrors.iter().map(ToString::to_string).collect();
-    if replies.send(Ok(v1::WatchReply { mirrors, verdict: None })).await.is_err() {
+    if replies
+        .send(Ok(v1::WatchReply {
+            mirrors,
+            verdict: None,
+        }))
+        .await
+        .is_err()
+    {
         return;
     }
     let mut watched = Some(first);
-    while let Some(Watched { standing, mut next, .. }) = watched {
+    while let Some(Watched {
+        standing, mut next, ..
+    }) = watched
+    {
         for signed in &standing {
             if replies.send(Ok(verdict_reply(signed))).await.is_err() {
                 return;
@@ -114,12 +150,18 @@ async fn watch(
 }
 
 fn verdict_reply(signed: &Signed) -> v1::WatchReply {
-    v1::WatchReply { mirrors: Vec::new(), verdict: Some(signed.to_proto()) }
+    v1::WatchReply {
+        mirrors: Vec::new(),
+        verdict: Some(signed.to_proto()),
+    }
 }
 
 fn mirror_channel(channel: MirrorChannel) -> v1::MirrorChannel {
     let dropped = Some(VerdictState::Revoked(RevokeReason::Dropped));
-    let retained = channel.builds.iter().filter(|build| build.verdict != dropped);
+    let retained = channel
+        .builds
+        .iter()
+        .filter(|build| build.verdict != dropped);
     v1::MirrorChannel {
         channel: channel.channel.to_string(),
         live: number(channel.live),
@@ -131,7 +173,11 @@ fn mirror_channel(channel: MirrorChannel) -> v1::MirrorChannel {
         reason: channel.reason.as_ref().map(reason_text).unwrap_or_default(),
         fetch_bytes_per_s: channel.fetch_bytes_per_s,
         retained: retained.map(|build| build.build.get()).collect(),
-        orders: channel.orders.iter().map(rpc::order_outcome_to_proto).collect(),
+        orders: channel
+            .orders
+            .iter()
+            .map(rpc::order_outcome_to_proto)
+            .collect(),
     }
 }
 

@@ -95,7 +95,14 @@ struct UntilQuiet<R> {
 impl<R: Read> UntilQuiet<R> {
     fn new(reader: R) -> (Self, oneshot::Receiver<()>) {
         let (quiet, heard) = oneshot::channel();
-        (Self { reader, quiet: Some(quiet), deadline: Instant::now() + CATCH_UP_MAX }, heard)
+        (
+            Self {
+                reader,
+                quiet: Some(quiet),
+                deadline: Instant::now() + CATCH_UP_MAX,
+            },
+            heard,
+        )
     }
 
     async fn next(&mut self) -> R::Item {
@@ -158,7 +165,9 @@ impl Inbox {
                     }
                 }
                 Err(error) => {
-                    self.park.park("event", event.position.sequence, &error, event.payload).await;
+                    self.park
+                        .park("event", event.position.sequence, &error, event.payload)
+                        .await;
                     self.gap.notify_one();
                 }
             }
@@ -180,14 +189,29 @@ impl Inbox {
     async fn wanted(self, mut wanted: UntilQuiet<Watch>) {
         loop {
             let change = wanted.next().await;
-            let build = change.value.as_ref().map(|value| wire::kv::decode_wanted(value)).transpose();
+            let build = change
+                .value
+                .as_ref()
+                .map(|value| wire::kv::decode_wanted(value))
+                .transpose();
             match (wire::kv::parse_wanted_key(&change.key), build) {
                 (Ok((channel, pool)), Ok(build)) => {
-                    self.desk.input(Input::Wanted { channel, pool, build }, &Span::none()).await;
+                    self.desk
+                        .input(
+                            Input::Wanted {
+                                channel,
+                                pool,
+                                build,
+                            },
+                            &Span::none(),
+                        )
+                        .await;
                 }
                 (Err(error), _) | (_, Err(error)) => {
                     let value = change.value.unwrap_or_default();
-                    self.park.park("wanted", change.revision, &error, value).await;
+                    self.park
+                        .park("wanted", change.revision, &error, value)
+                        .await;
                 }
             }
         }
@@ -198,7 +222,11 @@ impl Inbox {
             let message = verdicts.next().await;
             match self.verdict(&message) {
                 Ok((verdict, signed)) => self.desk.verdict(verdict, signed).await,
-                Err(error) => self.park.park("verdict", message.sequence, &error, message.payload).await,
+                Err(error) => {
+                    self.park
+                        .park("verdict", message.sequence, &error, message.payload)
+                        .await
+                }
             }
         }
     }
@@ -206,7 +234,10 @@ impl Inbox {
     fn verdict(&self, message: &Message) -> Result<(Verdict, Signed), Unusable> {
         let signed = Signed::decode(&message.payload)?;
         let verdict = signed.open_verdict(&self.own)?;
-        check_subject(format!("mirrorlog.verdict.{}.{}", verdict.channel, verdict.mirror), &message.subject)?;
+        check_subject(
+            format!("mirrorlog.verdict.{}.{}", verdict.channel, verdict.mirror),
+            &message.subject,
+        )?;
         Ok((verdict, signed))
     }
 
@@ -238,7 +269,11 @@ impl Inbox {
                 self.desk.input(Input::Report(report), &span).await;
             }
             Err(Unusable::Unknown(mirror)) => self.desk.stranger(mirror).await,
-            Err(error) => self.park.park("report", message.sequence, &error, message.payload).await,
+            Err(error) => {
+                self.park
+                    .park("report", message.sequence, &error, message.payload)
+                    .await
+            }
         }
     }
 
@@ -248,7 +283,10 @@ impl Inbox {
         let mirror = MirrorId::new(name).map_err(|_| unknown())?;
         let keys = self.mirrors.get(&mirror).ok_or_else(unknown)?;
         let report = Signed::decode(&message.payload)?.open_report(keys)?;
-        check_subject(format!("mirrorlog.report.{}.{}", report.mirror, report.channel), &message.subject)?;
+        check_subject(
+            format!("mirrorlog.report.{}.{}", report.mirror, report.channel),
+            &message.subject,
+        )?;
         Ok(report)
     }
 }
@@ -266,7 +304,14 @@ fn mirror_of(subject: &str) -> &str {
 
 /// A statement counts only under the subject of whom it speaks.
 fn check_subject(said: String, subject: &str) -> Result<(), Unusable> {
-    if said == subject { Ok(()) } else { Err(Unusable::Subject { said, subject: subject.to_owned() }) }
+    if said == subject {
+        Ok(())
+    } else {
+        Err(Unusable::Subject {
+            said,
+            subject: subject.to_owned(),
+        })
+    }
 }
 
 /// How many reports of each mirror are looked at. Checking a signature costs; a mirror that floods
@@ -283,7 +328,9 @@ const LIMITED_MAX: usize = 65_536;
 impl Limits {
     fn admit(&mut self, message: Message, now: Instant) -> Option<Message> {
         let full = self.waiting.len() >= LIMITED_MAX || self.allowed.len() >= LIMITED_MAX;
-        if !self.waiting.contains_key(&message.subject) && (full || self.allow(mirror_of(&message.subject), now)) {
+        if !self.waiting.contains_key(&message.subject)
+            && (full || self.allow(mirror_of(&message.subject), now))
+        {
             return Some(message);
         }
         self.waiting.insert(message.subject.clone(), message);
@@ -296,13 +343,21 @@ impl Limits {
 
     fn release(&mut self, now: Instant) -> Vec<Message> {
         let subjects: Vec<String> = self.waiting.keys().cloned().collect();
-        let allowed = subjects.into_iter().filter(|subject| self.allow(mirror_of(subject), now));
+        let allowed = subjects
+            .into_iter()
+            .filter(|subject| self.allow(mirror_of(subject), now));
         let allowed: Vec<String> = allowed.collect();
-        allowed.iter().filter_map(|subject| self.waiting.remove(subject)).collect()
+        allowed
+            .iter()
+            .filter_map(|subject| self.waiting.remove(subject))
+            .collect()
     }
 
     fn allow(&mut self, mirror: &str, now: Instant) -> bool {
-        let (left, at) = self.allowed.entry(mirror.to_owned()).or_insert((REPORTS_BURST, None));
+        let (left, at) = self
+            .allowed
+            .entry(mirror.to_owned())
+            .or_insert((REPORTS_BURST, None));
         let since = at.map_or(0.0, |at| now.duration_since(at).as_secs_f64());
         *left = (*left + since * REPORTS_PER_S).min(REPORTS_BURST);
         *at = Some(now);
@@ -323,19 +378,34 @@ mod tests {
 
     fn message(subject: &str, sequence: u64) -> Message {
         let (subject, trace) = (subject.to_owned(), opentelemetry::Context::new());
-        Message { subject, sequence, payload: Bytes::new(), trace }
+        Message {
+            subject,
+            sequence,
+            payload: Bytes::new(),
+            trace,
+        }
     }
 
     #[test]
     fn a_flood_delays_only_its_mirror_and_keeps_the_newest_word() {
         let (mut limits, now) = (Limits::default(), Instant::now());
         let noisy = "mirrorlog.report.nz1.noble";
-        let admitted = (0..200).filter(|n| limits.admit(message(noisy, *n), now).is_some()).count();
+        let admitted = (0..200)
+            .filter(|n| limits.admit(message(noisy, *n), now).is_some())
+            .count();
         assert_eq!(admitted, 60);
-        assert!(limits.admit(message("mirrorlog.report.au1.noble", 0), now).is_some());
+        assert!(
+            limits
+                .admit(message("mirrorlog.report.au1.noble", 0), now)
+                .is_some()
+        );
         assert!(limits.release(now).is_empty());
         let later = now + Duration::from_millis(100);
-        let released: Vec<u64> = limits.release(later).iter().map(|message| message.sequence).collect();
+        let released: Vec<u64> = limits
+            .release(later)
+            .iter()
+            .map(|message| message.sequence)
+            .collect();
         assert_eq!(released, [199]);
         assert!(!limits.holds());
     }

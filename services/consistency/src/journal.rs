@@ -39,7 +39,10 @@ pub(crate) async fn follow(endpoint: Endpoint, keys: TrustedKeys, desk: Desk, ga
             }
             Err(error) => {
                 if std::mem::replace(&mut heard, false) {
-                    tracing::warn!(error = format!("{error:#}"), "archive's journal cannot be read, trying again");
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "archive's journal cannot be read, trying again"
+                    );
                 }
                 RETRY
             }
@@ -52,17 +55,29 @@ pub(crate) async fn follow(endpoint: Endpoint, keys: TrustedKeys, desk: Desk, ga
 }
 
 async fn read(client: &mut Client, keys: &TrustedKeys, desk: &Desk) -> anyhow::Result<()> {
-    let channels = client.channels(v1::ChannelsRequest {}).await?.into_inner().channels;
+    let channels = client
+        .channels(v1::ChannelsRequest {})
+        .await?
+        .into_inner()
+        .channels;
     for channel in channels {
         // Retractions first, so that nothing taken back is looked at.
-        let request = v1::RetractionsRequest { channel: channel.clone() };
+        let request = v1::RetractionsRequest {
+            channel: channel.clone(),
+        };
         let mut retractions = client.retractions(request).await?.into_inner();
         while let Some(signed) = retractions.try_next().await? {
             let retraction = Signed::from_proto(signed)?.open_retraction(keys)?;
-            desk.input(Input::Retraction(retraction), &Span::none()).await;
+            desk.input(Input::Retraction(retraction), &Span::none())
+                .await;
         }
         snapshots(client, keys, desk, &channel).await?;
-        match client.head(v1::HeadRequest { channel: channel.clone() }).await {
+        match client
+            .head(v1::HeadRequest {
+                channel: channel.clone(),
+            })
+            .await
+        {
             Ok(head) => {
                 let head = Signed::from_proto(head.into_inner())?.open_head(keys)?;
                 desk.input(Input::Head(head), &Span::none()).await;
@@ -74,10 +89,19 @@ async fn read(client: &mut Client, keys: &TrustedKeys, desk: &Desk) -> anyhow::R
     Ok(())
 }
 
-async fn snapshots(client: &mut Client, keys: &TrustedKeys, desk: &Desk, channel: &str) -> anyhow::Result<()> {
+async fn snapshots(
+    client: &mut Client,
+    keys: &TrustedKeys,
+    desk: &Desk,
+    channel: &str,
+) -> anyhow::Result<()> {
     let mut from = 1;
     loop {
-        let request = v1::SnapshotsRequest { channel: channel.to_owned(), from, limit: BATCH };
+        let request = v1::SnapshotsRequest {
+            channel: channel.to_owned(),
+            from,
+            limit: BATCH,
+        };
         let mut snapshots = client.snapshots(request).await?.into_inner();
         let start = from;
         while let Some(signed) = snapshots.try_next().await? {

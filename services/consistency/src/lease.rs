@@ -50,11 +50,19 @@ struct Seen {
 }
 
 /// Competes for the lease, and holds it, until `shutdown`; then gives it back.
-pub(crate) async fn hold(log: Log, holder: String, desk: Desk, post: Post, shutdown: CancellationToken) {
+pub(crate) async fn hold(
+    log: Log,
+    holder: String,
+    desk: Desk,
+    post: Post,
+    shutdown: CancellationToken,
+) {
     let bucket = loop {
         match log.bucket("lease").await {
             Ok(bucket) => break bucket,
-            Err(error) => tracing::warn!(error = causes(&error), "lease cannot be read, trying again"),
+            Err(error) => {
+                tracing::warn!(error = causes(&error), "lease cannot be read, trying again")
+            }
         }
         tokio::select! {
             () = sleep(RENEW) => {}
@@ -74,7 +82,10 @@ pub(crate) async fn hold(log: Log, holder: String, desk: Desk, post: Post, shutd
                 seen = None;
             }
             Ok(None) => {}
-            Err(error) => tracing::warn!(error = causes(&error), "lease cannot be taken, trying again"),
+            Err(error) => tracing::warn!(
+                error = causes(&error),
+                "lease cannot be taken, trying again"
+            ),
         }
         tokio::select! {
             () = sleep(RENEW) => {}
@@ -84,7 +95,11 @@ pub(crate) async fn hold(log: Log, holder: String, desk: Desk, post: Post, shutd
 }
 
 /// Takes the lease when it is free, ours, or has stood still for long enough.
-async fn acquire(bucket: &Bucket, holder: &str, seen: &mut Option<Seen>) -> Result<Option<u64>, LogError> {
+async fn acquire(
+    bucket: &Bucket,
+    holder: &str,
+    seen: &mut Option<Seen>,
+) -> Result<Option<u64>, LogError> {
     let current = bucket.get(KEY).await?;
     let revision = match &current {
         None => 0,
@@ -92,14 +107,20 @@ async fn acquire(bucket: &Bucket, holder: &str, seen: &mut Option<Seen>) -> Resu
             let ours = value == FREE || value == holder.as_bytes();
             let known = seen.as_ref().filter(|seen| seen.revision == *revision);
             let since = known.map_or_else(Instant::now, |seen| seen.since);
-            *seen = Some(Seen { revision: *revision, since });
+            *seen = Some(Seen {
+                revision: *revision,
+                since,
+            });
             if !ours && since.elapsed() < TAKEOVER {
                 return Ok(None);
             }
             *revision
         }
     };
-    match bucket.set(KEY, Bytes::copy_from_slice(holder.as_bytes()), revision).await {
+    match bucket
+        .set(KEY, Bytes::copy_from_slice(holder.as_bytes()), revision)
+        .await
+    {
         Ok(revision) => Ok(Some(revision)),
         Err(LogError::Refused { .. }) => Ok(None),
         Err(error) => Err(error),
@@ -108,7 +129,13 @@ async fn acquire(bucket: &Bucket, holder: &str, seen: &mut Option<Seen>) -> Resu
 
 /// Renews until somebody else has the lease, it cannot be renewed, or `shutdown`. When a verdict of a
 /// newer leader was seen, renews at once: who still has the lease after that leads again.
-async fn renew(bucket: &Bucket, holder: &str, mut revision: u64, desk: &Desk, shutdown: &CancellationToken) {
+async fn renew(
+    bucket: &Bucket,
+    holder: &str,
+    mut revision: u64,
+    desk: &Desk,
+    shutdown: &CancellationToken,
+) {
     let mut renewed = Instant::now();
     loop {
         let mut challenged = false;
@@ -136,7 +163,9 @@ async fn renew(bucket: &Bucket, holder: &str, mut revision: u64, desk: &Desk, sh
             Ok(Err(LogError::Refused { .. })) => {
                 // An answer that was lost leaves our own newer revision behind.
                 match bucket.get(KEY).await {
-                    Ok(Some((next, value))) if value == holder.as_bytes() => (revision, renewed) = (next, asked),
+                    Ok(Some((next, value))) if value == holder.as_bytes() => {
+                        (revision, renewed) = (next, asked)
+                    }
                     Ok(_) | Err(_) => {
                         tracing::warn!("lease lost, following");
                         return;

@@ -14,7 +14,8 @@
 //! | --- | --- |
 //! | [`config`] | the configuration file |
 //! | [`run`] | starts and stops all of it |
-//! | `desk` | owns the fold; the only place that changes it |
+//! | `desk` | where orders are handed in |
+//! | `work` | owns the fold; the only place that changes it |
 //! | `inbox` | log, heads, reports and verdicts: checked and turned into inputs |
 //! | `journal` | what the log lacks, from the archive |
 //! | `lease` | who leads |
@@ -39,6 +40,7 @@ mod manifests;
 mod park;
 mod post;
 pub mod run;
+mod work;
 
 pub use config::Config;
 pub use run::serve;

@@ -68,7 +68,12 @@ struct State {
 impl Manifests {
     pub(crate) fn new(store: Store, cache_bytes: usize, archive: Source) -> Self {
         let pages = Pages::new(store.clone(), cache_bytes);
-        Self(Arc::new(Inner { store, pages, archive, state: Mutex::default() }))
+        Self(Arc::new(Inner {
+            store,
+            pages,
+            archive,
+            state: Mutex::default(),
+        }))
     }
 
     /// The pages, for readers on blocking threads.
@@ -77,14 +82,22 @@ impl Manifests {
     }
 
     /// Looks at every page of `root` again, after one turned out to be missing.
-    pub(crate) async fn repair(&self, root: Digest, mirror: Option<&Http>) -> Result<(), ManifestsError> {
+    pub(crate) async fn repair(
+        &self,
+        root: Digest,
+        mirror: Option<&Http>,
+    ) -> Result<(), ManifestsError> {
         self.state().present.remove(&root);
         self.state().order.retain(|known| *known != root);
         self.fetch(root, Present::Unknown, mirror).await
     }
 
     /// Returns when every page of `root` is here. `mirror` is asked for what the archive does not give.
-    pub(crate) async fn ensure(&self, root: Digest, mirror: Option<&Http>) -> Result<(), ManifestsError> {
+    pub(crate) async fn ensure(
+        &self,
+        root: Digest,
+        mirror: Option<&Http>,
+    ) -> Result<(), ManifestsError> {
         let cell = {
             let mut state = self.state();
             if state.present.contains(&root) {
@@ -92,7 +105,9 @@ impl Manifests {
             }
             state.coming.entry(root).or_default().clone()
         };
-        let fetched = cell.get_or_try_init(|| self.fetch(root, Present::Whole, mirror)).await;
+        let fetched = cell
+            .get_or_try_init(|| self.fetch(root, Present::Whole, mirror))
+            .await;
         let mut state = self.state();
         state.coming.remove(&root);
         fetched?;
@@ -107,9 +122,17 @@ impl Manifests {
         Ok(())
     }
 
-    async fn fetch(&self, root: Digest, present: Present, mirror: Option<&Http>) -> Result<(), ManifestsError> {
+    async fn fetch(
+        &self,
+        root: Digest,
+        present: Present,
+        mirror: Option<&Http>,
+    ) -> Result<(), ManifestsError> {
         let now = tokio::time::Instant::now();
-        let down = self.state().archive_down_until.is_some_and(|until| until > now);
+        let down = self
+            .state()
+            .archive_down_until
+            .is_some_and(|until| until > now);
         if !down {
             match self.ask_archive(root, present).await? {
                 true => return Ok(()),
@@ -125,11 +148,21 @@ impl Manifests {
     /// False when the archive cannot give all of it, or nothing comes for a while.
     async fn ask_archive(&self, root: Digest, present: Present) -> Result<bool, ManifestsError> {
         let cancel = CancellationToken::new();
-        let options = FetchOptions { lane: Lane::Priority, cancel: cancel.clone(), ..FetchOptions::default() };
+        let options = FetchOptions {
+            lane: Lane::Priority,
+            cancel: cancel.clone(),
+            ..FetchOptions::default()
+        };
         let _ended = cancel.drop_guard();
         let sources = [self.0.archive.clone()];
         let progress = options.progress.clone();
-        let mut fetch = std::pin::pin!(fetch_manifest(&sources, root, &self.0.store, present, &options));
+        let mut fetch = std::pin::pin!(fetch_manifest(
+            &sources,
+            root,
+            &self.0.store,
+            present,
+            &options
+        ));
         let mut received = 0;
         loop {
             match tokio::time::timeout(ARCHIVE_STALL, &mut fetch).await {
@@ -139,7 +172,9 @@ impl Manifests {
                     tracing::warn!(%root, error, "manifest does not come from the archive");
                     return Ok(false);
                 }
-                Err(_) if progress.received_bytes() > received => received = progress.received_bytes(),
+                Err(_) if progress.received_bytes() > received => {
+                    received = progress.received_bytes()
+                }
                 Err(_) => {
                     tracing::warn!(%root, "archive does not give the manifest");
                     return Ok(false);
@@ -200,7 +235,10 @@ impl Manifests {
             return Ok((digest, None, page));
         }
         let nowhere = || ManifestsError::Nowhere(digest);
-        let bytes = mirror.bytes(&format!("/@/page/{digest}"), PAGE_MAX_BYTES).await.ok_or_else(nowhere)?;
+        let bytes = mirror
+            .bytes(&format!("/@/page/{digest}"), PAGE_MAX_BYTES)
+            .await
+            .ok_or_else(nowhere)?;
         if Digest::of(&bytes) != digest {
             return Err(nowhere());
         }
@@ -215,7 +253,9 @@ impl Manifests {
     }
 
     fn sweep_blocking(&self, keep: Vec<Digest>) -> Result<u64, ManifestsError> {
-        let Some(_lock) = self.0.store.try_sweep_lock()? else { return Ok(0) };
+        let Some(_lock) = self.0.store.try_sweep_lock()? else {
+            return Ok(0);
+        };
         // Whatever comes while pages are marked and removed is fetched again when it is asked for.
         let kept: BTreeSet<Digest> = keep.iter().copied().collect();
         self.state().present.retain(|root| kept.contains(root));

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use mirrorlog_core::limits::EVENT_MAX_BYTES;
 use runtime::boot::Health;
 
 /// Most parked messages; more are counted and logged, and not kept.
-const PARKED_MAX: usize = 1000;
+const PARKED_MAX: usize = 256;
 
 /// The folder of parked messages. Cheap to clone.
 #[derive(Clone)]
@@ -21,7 +22,11 @@ pub(crate) struct Park {
 impl Park {
     pub(crate) fn open(dir: &Path, health: Health) -> std::io::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        Ok(Self { dir: dir.to_owned(), health, count: Arc::default() })
+        Ok(Self {
+            dir: dir.to_owned(),
+            health,
+            count: Arc::default(),
+        })
     }
 
     /// Messages parked since the start.
@@ -30,17 +35,35 @@ impl Park {
     }
 
     /// Keeps `payload` as `<what>-<sequence>`.
-    pub(crate) async fn park(&self, what: &'static str, sequence: u64, why: &(dyn std::error::Error + Send + Sync), payload: Bytes) {
+    pub(crate) async fn park(
+        &self,
+        what: &'static str,
+        sequence: u64,
+        why: &(dyn std::error::Error + Send + Sync),
+        payload: Bytes,
+    ) {
         let causes = causes(why);
-        tracing::error!(what, sequence, why = causes, "message cannot be used, parked");
+        tracing::error!(
+            what,
+            sequence,
+            why = causes,
+            "message cannot be used, parked"
+        );
         self.count.fetch_add(1, Ordering::Relaxed);
-        self.health.degrade("parked", format!("{what} {sequence} cannot be used: {causes}"));
-        let (dir, file) = (self.dir.clone(), self.dir.join(format!("{what}-{sequence}")));
+        self.health.degrade(
+            "parked",
+            format!("{what} {sequence} cannot be used: {causes}"),
+        );
+        let (dir, file) = (
+            self.dir.clone(),
+            self.dir.join(format!("{what}-{sequence}")),
+        );
         let written = tokio::task::spawn_blocking(move || {
             if std::fs::read_dir(dir)?.count() >= PARKED_MAX {
                 return Ok(());
             }
-            std::fs::write(file, payload)
+            // Reports may be larger; the beginning says enough of one that cannot be used.
+            std::fs::write(file, &payload[..payload.len().min(EVENT_MAX_BYTES)])
         });
         if let Ok(Err(error)) = written.await {
             tracing::error!(what, sequence, %error, "parked message could not be kept");

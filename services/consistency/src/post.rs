@@ -27,8 +27,17 @@ const RETRY: Duration = Duration::from_millis(200);
 /// Something to be written to the log.
 #[derive(Clone, Debug)]
 pub(crate) enum Letter {
-    Verdict { channel: ChannelId, build: Build, mirror: MirrorId, signed: Bytes },
-    Wanted { channel: ChannelId, pool: PoolId, build: Option<Build> },
+    Verdict {
+        channel: ChannelId,
+        build: Build,
+        mirror: MirrorId,
+        signed: Bytes,
+    },
+    Wanted {
+        channel: ChannelId,
+        pool: PoolId,
+        build: Option<Build>,
+    },
 }
 
 struct Job {
@@ -66,7 +75,11 @@ impl Post {
             tasks.spawn(worker.run(jobs));
             sender
         });
-        Ok(Self { workers: workers.collect(), term, returned })
+        Ok(Self {
+            workers: workers.collect(),
+            term,
+            returned,
+        })
     }
 
     /// Leadership changed: what waits is no longer ours to say.
@@ -83,11 +96,17 @@ impl Post {
     pub(crate) async fn send(&self, letter: Letter) {
         let mut hasher = DefaultHasher::new();
         match &letter {
-            Letter::Verdict { channel, mirror, .. } => (channel, mirror).hash(&mut hasher),
+            Letter::Verdict {
+                channel, mirror, ..
+            } => (channel, mirror).hash(&mut hasher),
             Letter::Wanted { channel, pool, .. } => (channel, pool).hash(&mut hasher),
         }
         let worker = usize::try_from(hasher.finish() % WORKERS as u64).unwrap_or(0);
-        let job = Job { letter, term: *self.term.borrow(), span: Span::current() };
+        let job = Job {
+            letter,
+            term: *self.term.borrow(),
+            span: Span::current(),
+        };
         // Fails only when the service stops.
         self.workers[worker].send(job).await.ok();
     }
@@ -104,7 +123,12 @@ impl Worker {
     async fn run(self, mut jobs: mpsc::Receiver<Job>) {
         while let Some(job) = jobs.recv().await {
             if !self.deliver(&job).await
-                && let Letter::Verdict { channel, build, mirror, .. } = job.letter
+                && let Letter::Verdict {
+                    channel,
+                    build,
+                    mirror,
+                    ..
+                } = job.letter
             {
                 let mut returned = self.returned.lock().unwrap_or_else(PoisonError::into_inner);
                 returned.insert((mirror, channel, build));
@@ -115,7 +139,9 @@ impl Worker {
     /// False when it did not leave: the log refuses it, or this replica no longer leads.
     async fn deliver(&self, job: &Job) -> bool {
         while *self.term.borrow() == job.term {
-            let Err(error) = self.write(&job.letter).instrument(job.span.clone()).await else { return true };
+            let Err(error) = self.write(&job.letter).instrument(job.span.clone()).await else {
+                return true;
+            };
             tracing::warn!(error = causes(&error), "verdict cannot be published");
             if error.reaction() != Reaction::Retry {
                 return false;
@@ -127,13 +153,28 @@ impl Worker {
 
     async fn write(&self, letter: &Letter) -> Result<(), LogError> {
         match letter {
-            Letter::Verdict { channel, mirror, signed, .. } => {
-                self.log.publish_verdict(channel, mirror, signed.clone()).await
+            Letter::Verdict {
+                channel,
+                mirror,
+                signed,
+                ..
+            } => {
+                self.log
+                    .publish_verdict(channel, mirror, signed.clone())
+                    .await
             }
-            Letter::Wanted { channel, pool, build } => {
+            Letter::Wanted {
+                channel,
+                pool,
+                build,
+            } => {
                 let key = wire::kv::wanted_key(channel, pool);
                 match build {
-                    Some(build) => self.wanted.put(&key, wire::kv::encode_wanted(*build).into()).await.map(drop),
+                    Some(build) => self
+                        .wanted
+                        .put(&key, wire::kv::encode_wanted(*build).into())
+                        .await
+                        .map(drop),
                     None => self.wanted.delete(&key).await,
                 }
             }

@@ -21,13 +21,14 @@ use wire::v1::consistency_server::ConsistencyServer;
 
 use crate::audit::Auditor;
 use crate::config::{AuditSection, Config, MirrorSection};
-use crate::desk::{Desk, Orders, Shelf, Work};
+use crate::desk::{Desk, Orders};
 use crate::gauges::Gauges;
 use crate::grpc::Service;
 use crate::inbox::Inbox;
 use crate::manifests::Manifests;
 use crate::park::Park;
 use crate::post::Post;
+use crate::work::{Shelf, Work};
 use crate::{journal, lease};
 
 /// Memory for decoded manifest pages, in bytes.
@@ -53,7 +54,11 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let mut registry = metrics::registry("consistency");
     let gauges = Gauges::new(&mut registry);
     let mut servers = JoinSet::new();
-    servers.spawn(serve_http(http, health.router(Arc::new(registry)), shutdown.clone()));
+    servers.spawn(serve_http(
+        http,
+        health.router(Arc::new(registry)),
+        shutdown.clone(),
+    ));
     health.degrade("log", "the log was not reached yet");
     let log = tokio::select! {
         log = Log::connect(&config.nats, "mirrorlog-consistency", true) => log?,
@@ -63,12 +68,26 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
 
     let mut tasks = JoinSet::new();
     let (desk, orders) = Desk::new();
-    let parts = Parts { config: &config, keys: &keys, log: &log, desk: &desk, health: &health };
-    let park = Park::open(&state.join("parked"), health.clone()).context("cannot make the folder of parked messages")?;
+    let parts = Parts {
+        config: &config,
+        keys: &keys,
+        log: &log,
+        desk: &desk,
+        health: &health,
+    };
+    let park = Park::open(&state.join("parked"), health.clone())
+        .context("cannot make the folder of parked messages")?;
     let post = Post::start(&log, &mut tasks).await?;
     parts.start_desk(orders, gauges, park.clone(), post.clone(), &mut tasks)?;
-    let urls = config.mirrors.iter().filter_map(|mirror| Some((mirror.id.clone(), mirror.url.clone()?)));
-    let service = Service { desk: desk.clone(), urls: urls.collect(), shutdown: shutdown.clone() };
+    let urls = config
+        .mirrors
+        .iter()
+        .filter_map(|mirror| Some((mirror.id.clone(), mirror.url.clone()?)));
+    let service = Service {
+        desk: desk.clone(),
+        urls: urls.collect(),
+        shutdown: shutdown.clone(),
+    };
     let routes = Routes::new(ConsistencyServer::new(service));
     let (limits, serving, stop) = (GrpcLimits::default(), health.clone(), shutdown.clone());
     servers.spawn(async move { serve_grpc(grpc, routes, &serving, &limits, stop).await });
@@ -105,9 +124,15 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
 /// Two services in one folder would take the lease under one name.
 fn lock(state: &Path) -> anyhow::Result<std::fs::File> {
     let path = state.join("lock");
-    let file = std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let file =
+        std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
-    locked.with_context(|| format!("{} is in use by another consistency service", state.display()))?;
+    locked.with_context(|| {
+        format!(
+            "{} is in use by another consistency service",
+            state.display()
+        )
+    })?;
     Ok(file)
 }
 
@@ -119,14 +144,25 @@ struct Keys {
 
 impl Keys {
     fn read(config: &Config) -> anyhow::Result<Self> {
-        let archive: Vec<PublicKey> =
-            config.archive.keys.iter().map(|file| read_public(file)).collect::<Result<_, _>>()?;
-        anyhow::ensure!(!archive.is_empty(), "archive.keys is empty: name the archive's public key");
+        let archive: Vec<PublicKey> = config
+            .archive
+            .keys
+            .iter()
+            .map(|file| read_public(file))
+            .collect::<Result<_, _>>()?;
+        anyhow::ensure!(
+            !archive.is_empty(),
+            "archive.keys is empty: name the archive's public key"
+        );
         let mirror = |mirror: &MirrorSection| Ok((mirror.id.clone(), read_public(&mirror.key)?));
         Ok(Self {
             own: read_secret(&config.consistency.key)?,
             archive: TrustedKeys::new(archive),
-            mirrors: config.mirrors.iter().map(mirror).collect::<anyhow::Result<_>>()?,
+            mirrors: config
+                .mirrors
+                .iter()
+                .map(mirror)
+                .collect::<anyhow::Result<_>>()?,
         })
     }
 }
@@ -153,7 +189,10 @@ impl Parts<'_> {
         let source = Source::new(&config.archive.fetch)?;
         let store = Store::open(&config.consistency.state.join("pages"))?;
         let manifests = Manifests::new(store, PAGE_CACHE_BYTES, source);
-        let public = config.mirrors.iter().filter_map(|mirror| Some((mirror.id.clone(), mirror.url.clone()?)));
+        let public = config
+            .mirrors
+            .iter()
+            .filter_map(|mirror| Some((mirror.id.clone(), mirror.url.clone()?)));
         let work = Work {
             fold: Consistency::new(rules(&config.audit), config.mirrors.iter().map(member)),
             desk: self.desk.clone(),
@@ -173,10 +212,19 @@ impl Parts<'_> {
 
     async fn start_readers(&self, park: Park, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
         let address = &self.config.archive.fetch;
-        let url = if address.contains("://") { address.clone() } else { format!("http://{address}") };
+        let url = if address.contains("://") {
+            address.clone()
+        } else {
+            format!("http://{address}")
+        };
         let gap = Arc::new(Notify::new());
         let archive = self.keys.archive.clone();
-        tasks.spawn(journal::follow(Endpoint::from_shared(url)?, archive.clone(), self.desk.clone(), gap.clone()));
+        tasks.spawn(journal::follow(
+            Endpoint::from_shared(url)?,
+            archive.clone(),
+            self.desk.clone(),
+            gap.clone(),
+        ));
         let mirrors = self.keys.mirrors.iter();
         let mirrors = mirrors.map(|(mirror, key)| (mirror.clone(), TrustedKeys::new([*key])));
         let inbox = Inbox {
@@ -196,7 +244,11 @@ fn member(mirror: &MirrorSection) -> Member {
     Member {
         mirror: mirror.id.clone(),
         pool: mirror.pool.clone(),
-        audience: if mirror.url.is_some() { Audience::Public } else { Audience::Private },
+        audience: if mirror.url.is_some() {
+            Audience::Public
+        } else {
+            Audience::Private
+        },
         channels: mirror.channels.clone(),
     }
 }

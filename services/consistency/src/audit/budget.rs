@@ -20,7 +20,10 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn new(per_day_bytes: u64) -> Self {
-        Self { per_day_bytes, used: Mutex::new((0, 0)) }
+        Self {
+            per_day_bytes,
+            used: Mutex::new((0, 0)),
+        }
     }
 
     /// Takes the files in order as far as the bytes go. What is too large is only glanced at:
@@ -59,9 +62,17 @@ mod tests {
 
     fn file(size_bytes: u64) -> File {
         let path = EntryPath::new(b"a").unwrap();
-        let entry =
-            FileEntry { size_bytes, digest: Digest::of(b""), mode: Mode::Plain, mtime: Mtime::from_seconds(0) };
-        File { path, entry, depth: Depth::Whole }
+        let entry = FileEntry {
+            size_bytes,
+            digest: Digest::of(b""),
+            mode: Mode::Plain,
+            mtime: Mtime::from_seconds(0),
+        };
+        File {
+            path,
+            entry,
+            depth: Depth::Whole,
+        }
     }
 
     #[test]
@@ -69,8 +80,17 @@ mod tests {
         let budget = Budget::new(1000);
         let chosen = budget.choose(vec![file(600), file(900_000), file(400), file(1)]);
         let depths: Vec<Depth> = chosen.iter().map(|file| file.depth).collect();
-        assert_eq!(depths, [Depth::Whole, Depth::Glance, Depth::Whole, Depth::Whole]);
+        assert_eq!(
+            depths,
+            [Depth::Whole, Depth::Glance, Depth::Whole, Depth::Whole]
+        );
         let chosen = budget.choose((0..6).map(|_| file(10)).collect());
-        assert_eq!(chosen.iter().filter(|file| file.depth == Depth::Whole).count(), FREE_FILES);
+        assert_eq!(
+            chosen
+                .iter()
+                .filter(|file| file.depth == Depth::Whole)
+                .count(),
+            FREE_FILES
+        );
     }
 }

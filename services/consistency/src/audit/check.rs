@@ -29,17 +29,32 @@ pub(super) enum Found {
 pub(super) async fn file(http: &Http, audit: &Audit, file: File) -> Found {
     let found = ask(http, audit, &file).await;
     let silent = Found::Bad(AuditOutcome::Unreachable);
-    let found = if found == silent { ask(http, audit, &file).await } else { found };
+    let found = if found == silent {
+        ask(http, audit, &file).await
+    } else {
+        found
+    };
     match &found {
-        Found::Bad(AuditOutcome::Faulty(_)) if audit.scope == Scope::Live => settle_live(http, audit, found).await,
+        Found::Bad(AuditOutcome::Faulty(_)) if audit.scope == Scope::Live => {
+            settle_live(http, audit, found).await
+        }
         Found::Same | Found::Glanced | Found::Bad(_) => found,
     }
 }
 
 /// For builds without files: that the mirror answers for the build.
 pub(super) async fn alone(http: &Http, audit: &Audit) -> AuditOutcome {
-    match http.get(&format!("/@/{}/{}/snapshot", audit.channel, audit.build), None).await {
-        Ok(answer) if answer.status().is_success() => AuditOutcome::Passed { audited_files: 0, new_files: 0 },
+    match http
+        .get(
+            &format!("/@/{}/{}/snapshot", audit.channel, audit.build),
+            None,
+        )
+        .await
+    {
+        Ok(answer) if answer.status().is_success() => AuditOutcome::Passed {
+            audited_files: 0,
+            new_files: 0,
+        },
         Ok(answer) if answer.status().is_server_error() => AuditOutcome::Unreachable,
         Ok(_) => AuditOutcome::Faulty(RevokeReason::Dropped),
         Err(_) => AuditOutcome::Unreachable,
@@ -51,7 +66,10 @@ async fn ask(http: &Http, audit: &Audit, file: &File) -> Found {
         Depth::Whole => None,
         Depth::Glance => Some("bytes=0-0"),
     };
-    let answer = match http.get(&url_path(audit, file.path.as_bytes()), range).await {
+    let answer = match http
+        .get(&url_path(audit, file.path.as_bytes()), range)
+        .await
+    {
         Ok(answer) => answer,
         Err(error) => {
             tracing::debug!(%error, path = %file.path, "mirror does not answer");
@@ -73,7 +91,9 @@ async fn ask(http: &Http, audit: &Audit, file: &File) -> Found {
     let empty = file.entry.size_bytes == 0 && status == StatusCode::RANGE_NOT_SATISFIABLE;
     if !status.is_success() && !empty {
         tracing::info!(%status, path = %file.path, "file is not served");
-        return faulty(RevokeReason::Missing { path: file.path.clone() });
+        return faulty(RevokeReason::Missing {
+            path: file.path.clone(),
+        });
     }
     // 3. What it says of the file must be true.
     if says_other(&answer, file) {
@@ -106,15 +126,24 @@ async fn hash(mut answer: Response, file: &File) -> Found {
         }
     }
     let digest = Digest::from_bytes(hasher.finalize().into());
-    if digest == file.entry.digest && length == file.entry.size_bytes { Found::Same } else { mismatch(&file.path) }
+    if digest == file.entry.digest && length == file.entry.size_bytes {
+        Found::Same
+    } else {
+        mismatch(&file.path)
+    }
 }
 
 /// What `Mirrorlog-Build: CHANNEL=N` says, if it is not the build that was asked for. A path that
 /// channels of a mount share is answered by one of them; absent is fine where the digest is right.
 fn other_build(answer: &Response, audit: &Audit) -> Option<AuditOutcome> {
     let header = answer.headers().get(BUILD_HEADER)?.to_str().ok()?;
-    let named = header.split(',').filter_map(|part| part.trim().split_once('='));
-    let build = named.filter(|(channel, _)| *channel == audit.channel.as_str()).map(|(_, build)| build).next()?;
+    let named = header
+        .split(',')
+        .filter_map(|part| part.trim().split_once('='));
+    let build = named
+        .filter(|(channel, _)| *channel == audit.channel.as_str())
+        .map(|(_, build)| build)
+        .next()?;
     let build: Option<Build> = build.parse().ok();
     match audit.scope {
         _ if build == Some(audit.build) => None,
@@ -125,12 +154,19 @@ fn other_build(answer: &Response, audit: &Audit) -> Option<AuditOutcome> {
 
 /// True when the answer's own headers name another digest or length.
 fn says_other(answer: &Response, file: &File) -> bool {
-    let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+    let header = |name| {
+        answer
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
     let tag = header(ETAG).map(|tag| tag.trim_start_matches("W/").trim_matches('"'));
     // Other servers in front have tags of their own kind.
     let digest = tag.and_then(|tag| tag.parse::<Digest>().ok());
     let whole = match answer.status() {
-        StatusCode::PARTIAL_CONTENT => header(CONTENT_RANGE).and_then(|range| range.rsplit('/').next()?.parse().ok()),
+        StatusCode::PARTIAL_CONTENT => {
+            header(CONTENT_RANGE).and_then(|range| range.rsplit('/').next()?.parse().ok())
+        }
         StatusCode::OK => answer.content_length(),
         _other => None,
     };
@@ -140,10 +176,19 @@ fn says_other(answer: &Response, file: &File) -> bool {
 
 /// Something is wrong under the live URL: unless the mirror has moved on in between, it counts.
 async fn settle_live(http: &Http, audit: &Audit, found: Found) -> Found {
-    let Some(bytes) = http.bytes(&format!("/@/{}", audit.channel), 64 * 1024).await else { return found };
+    let Some(bytes) = http
+        .bytes(&format!("/@/{}", audit.channel), 64 * 1024)
+        .await
+    else {
+        return found;
+    };
     let state: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
     let live = state.and_then(|state| state.get("live")?.as_u64());
-    if live.is_some_and(|live| live > audit.build.get()) { Found::Bad(AuditOutcome::Moved) } else { found }
+    if live.is_some_and(|live| live > audit.build.get()) {
+        Found::Bad(AuditOutcome::Moved)
+    } else {
+        found
+    }
 }
 
 fn faulty(reason: RevokeReason) -> Found {

@@ -14,7 +14,9 @@ const IDLE: Duration = Duration::from_secs(30);
 /// A client for all mirrors: HTTP/1.1 with connections kept for the next request.
 pub(super) fn client(config: &AuditSection) -> anyhow::Result<Client> {
     // Fails when a provider is set already, which is as good.
-    rustls::crypto::ring::default_provider().install_default().ok();
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .ok();
     let client = Client::builder()
         .user_agent(concat!("mirrorlog/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(config.timeout.0)
@@ -42,7 +44,11 @@ impl Http {
 
     /// Asks for a path (encoded already, with its slash); a connection that was kept and turns out
     /// closed is made anew once.
-    pub(super) async fn get(&self, path: &str, range: Option<&str>) -> Result<Response, reqwest::Error> {
+    pub(super) async fn get(
+        &self,
+        path: &str,
+        range: Option<&str>,
+    ) -> Result<Response, reqwest::Error> {
         let ask = || {
             let request = self.client.get(format!("{}{path}", self.url));
             match range {
@@ -58,12 +64,18 @@ impl Http {
 
     /// True when the mirror answers at all.
     pub(super) async fn answers(&self, path: &str) -> bool {
-        self.get(path, None).await.is_ok_and(|answer| !answer.status().is_server_error())
+        self.get(path, None)
+            .await
+            .is_ok_and(|answer| !answer.status().is_server_error())
     }
 
     /// A whole small answer; none when there is no such thing, or it is larger than `max_bytes`.
     pub(crate) async fn bytes(&self, path: &str, max_bytes: usize) -> Option<Vec<u8>> {
-        let mut answer = self.get(path, None).await.ok().filter(|answer| answer.status().is_success())?;
+        let mut answer = self
+            .get(path, None)
+            .await
+            .ok()
+            .filter(|answer| answer.status().is_success())?;
         let mut bytes = Vec::new();
         while let Some(chunk) = answer.chunk().await.ok()? {
             if bytes.len() + chunk.len() > max_bytes {

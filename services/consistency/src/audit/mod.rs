@@ -91,8 +91,22 @@ impl Auditor {
         let work = async move {
             let outcome = this.run(&audit).await;
             tracing::debug!(?outcome, "audit ended");
-            let Audit { id, mirror, channel, build, scope, .. } = audit;
-            let audited = Audited { id, mirror, channel, build, scope, outcome };
+            let Audit {
+                id,
+                mirror,
+                channel,
+                build,
+                scope,
+                ..
+            } = audit;
+            let audited = Audited {
+                id,
+                mirror,
+                channel,
+                build,
+                scope,
+                outcome,
+            };
             desk.input(Input::Audited(audited), &inner).await;
         };
         tokio::spawn(work.instrument(span));
@@ -102,32 +116,60 @@ impl Auditor {
     pub(crate) fn probe(&self, mirror: MirrorId, desk: Desk) {
         let this = self.clone();
         tokio::spawn(async move {
-            let Some(watched) = this.0.mirrors.get(&mirror) else { return };
+            let Some(watched) = this.0.mirrors.get(&mirror) else {
+                return;
+            };
             let nonce = format!("{:016x}", plan::random());
-            let answers = watched.http.answers(&format!("/@/probe/{nonce}?bytes=16")).await;
-            let reach = if answers { Reach::Answered } else { Reach::Silent };
-            desk.input(Input::Probed { mirror, reach }, &Span::none()).await;
+            let answers = watched
+                .http
+                .answers(&format!("/@/probe/{nonce}?bytes=16"))
+                .await;
+            let reach = if answers {
+                Reach::Answered
+            } else {
+                Reach::Silent
+            };
+            desk.input(Input::Probed { mirror, reach }, &Span::none())
+                .await;
         });
     }
 
     async fn run(&self, audit: &Audit) -> AuditOutcome {
-        let Some(mirror) = self.0.mirrors.get(&audit.mirror) else { return AuditOutcome::Inconclusive };
+        let Some(mirror) = self.0.mirrors.get(&audit.mirror) else {
+            return AuditOutcome::Inconclusive;
+        };
         // Closed never; a failure means that the service stops.
-        let (Ok(_one), Ok(_all)) = (mirror.slots.acquire().await, self.0.slots.acquire().await) else {
+        let (Ok(_one), Ok(_all)) = (mirror.slots.acquire().await, self.0.slots.acquire().await)
+        else {
             return AuditOutcome::Inconclusive;
         };
         let mut base = audit.base.map(|(_, root)| root);
         if let Some(root) = base
-            && self.0.manifests.ensure(root, Some(&mirror.http)).await.is_err()
+            && self
+                .0
+                .manifests
+                .ensure(root, Some(&mirror.http))
+                .await
+                .is_err()
         {
             // Without its base a build is audited as a first one.
             base = None;
         }
-        if let Err(error) = self.0.manifests.ensure(audit.root, Some(&mirror.http)).await {
-            tracing::warn!(error = causes(&error), "manifest is not to be had, audit put off");
+        if let Err(error) = self
+            .0
+            .manifests
+            .ensure(audit.root, Some(&mirror.http))
+            .await
+        {
+            tracing::warn!(
+                error = causes(&error),
+                "manifest is not to be had, audit put off"
+            );
             return AuditOutcome::Inconclusive;
         }
-        let Some(plan) = self.plan(audit, base, &mirror.http).await else { return AuditOutcome::Inconclusive };
+        let Some(plan) = self.plan(audit, base, &mirror.http).await else {
+            return AuditOutcome::Inconclusive;
+        };
         self.ask(audit, mirror, plan).await
     }
 
@@ -190,7 +232,10 @@ impl Auditor {
                 }
             }
         }
-        worst.unwrap_or(AuditOutcome::Passed { audited_files, new_files })
+        worst.unwrap_or(AuditOutcome::Passed {
+            audited_files,
+            new_files,
+        })
     }
 }
 
@@ -203,7 +248,10 @@ fn worse(one: Option<AuditOutcome>, other: AuditOutcome) -> Option<AuditOutcome>
         AuditOutcome::Inconclusive => 1,
         AuditOutcome::Passed { .. } => 0,
     };
-    Some(one.filter(|one| weight(one) >= weight(&other)).unwrap_or(other))
+    Some(
+        one.filter(|one| weight(one) >= weight(&other))
+            .unwrap_or(other),
+    )
 }
 
 /// Where a file of an audit is asked for.

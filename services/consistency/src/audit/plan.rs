@@ -61,7 +61,12 @@ pub(super) struct Planner {
 
 impl Planner {
     pub(super) fn new(pages: Pages, sample: usize, new_files_max: usize) -> Self {
-        Self { pages, sample, new_files_max, diffs: Arc::default() }
+        Self {
+            pages,
+            sample,
+            new_files_max,
+            diffs: Arc::default(),
+        }
     }
 
     /// Chooses files of `audit`, whose manifest and whose `base`'s must be here. Blocks.
@@ -80,7 +85,11 @@ impl Planner {
         if audit.depth == AuditDepth::First {
             let new = self.new_files(base, audit.root)?;
             new_files = new.count;
-            let most = if audit.scope == Scope::Live { LIVE_NEW_MAX } else { new.files.len() };
+            let most = if audit.scope == Scope::Live {
+                LIVE_NEW_MAX
+            } else {
+                new.files.len()
+            };
             for (path, file) in pick(&new.files, most) {
                 if chosen.insert(path.clone(), *file).is_none() {
                     must.push((path.clone(), *file));
@@ -92,8 +101,15 @@ impl Planner {
                 must.push((path, file));
             }
         }
-        let whole = |(path, entry)| File { path, entry, depth: Depth::Whole };
-        Ok(Plan { files: must.into_iter().map(whole).collect(), new_files })
+        let whole = |(path, entry)| File {
+            path,
+            entry,
+            depth: Depth::Whole,
+        };
+        Ok(Plan {
+            files: must.into_iter().map(whole).collect(),
+            new_files,
+        })
     }
 
     /// Finds out what is new in `root` before it is asked for. Blocks.
@@ -129,7 +145,9 @@ impl Planner {
         let (mut count, mut files) = (0_u64, Vec::new());
         for difference in manifest::diff(&self.pages, Some(&base), Some(&root)) {
             let difference = difference?;
-            let Some((_, Entry::File(file))) = difference.new else { continue };
+            let Some((_, Entry::File(file))) = difference.new else {
+                continue;
+            };
             let before = difference.old.as_ref().and_then(Entry::file);
             if before.is_some_and(|before| before.digest == file.digest) {
                 continue;
@@ -149,17 +167,27 @@ impl Planner {
         let entries = self.entries(&root)?;
         if entries > self.new_files_max as u64 {
             let files = self.sampled(&root, self.new_files_max)?;
-            return Ok(New { count: entries, files });
+            return Ok(New {
+                count: entries,
+                files,
+            });
         }
         let mut files = Vec::new();
         for item in manifest::iter(&self.pages, &root, b"", None) {
             let (_, path, entry) = item?;
             files.extend(entry.file().map(|file| (path, *file)));
         }
-        Ok(New { count: files.len() as u64, files })
+        Ok(New {
+            count: files.len() as u64,
+            files,
+        })
     }
 
-    fn sampled(&self, root: &Digest, count: usize) -> Result<Vec<(EntryPath, FileEntry)>, PlanError> {
+    fn sampled(
+        &self,
+        root: &Digest,
+        count: usize,
+    ) -> Result<Vec<(EntryPath, FileEntry)>, PlanError> {
         let entries = self.entries(root)?;
         let mut files = Vec::new();
         for _ in 0..count {
@@ -170,13 +198,21 @@ impl Planner {
         Ok(files)
     }
 
-    fn file_at(&self, root: &Digest, ordinal: Ordinal) -> Result<Option<(EntryPath, FileEntry)>, PlanError> {
+    fn file_at(
+        &self,
+        root: &Digest,
+        ordinal: Ordinal,
+    ) -> Result<Option<(EntryPath, FileEntry)>, PlanError> {
         let found = manifest::at(&self.pages, root, ordinal)?;
         Ok(found.and_then(|(path, entry)| entry.file().map(|file| (path, *file))))
     }
 
     fn entries(&self, root: &Digest) -> Result<u64, PlanError> {
-        Ok(self.pages.page(root).map_err(ManifestError::Read)?.entries())
+        Ok(self
+            .pages
+            .page(root)
+            .map_err(ManifestError::Read)?
+            .entries())
     }
 }
 

@@ -93,8 +93,12 @@ impl Mirror {
     pub async fn up(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.address = listener.local_addr().unwrap();
-        let router = Router::new().fallback(answer).with_state(self.served.clone());
-        self.server = Some(tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }));
+        let router = Router::new()
+            .fallback(answer)
+            .with_state(self.served.clone());
+        self.server = Some(tokio::spawn(async move {
+            axum::serve(listener, router).await.unwrap()
+        }));
     }
 
     /// Stops answering: connections are closed, new ones refused.
@@ -113,7 +117,12 @@ impl Mirror {
     }
 
     /// Reports `builds` as whole (or one file short), the last live one as `live`.
-    pub async fn report(&mut self, log: &Log, live: Option<u64>, builds: &[(u64, Summary, Presence)]) {
+    pub async fn report(
+        &mut self,
+        log: &Log,
+        live: Option<u64>,
+        builds: &[(u64, Summary, Presence)],
+    ) {
         self.lock().live = live;
         self.sequence += 1;
         let reported = |(number, summary, presence): &(u64, Summary, Presence)| ReportedBuild {
@@ -140,7 +149,9 @@ impl Mirror {
             orders: Vec::new(),
         };
         let signed = Signed::sign(&self.key, &Statement::Report(report));
-        log.publish_report(&self.id, &channel(), signed.encode().into()).await.unwrap();
+        log.publish_report(&self.id, &channel(), signed.encode().into())
+            .await
+            .unwrap();
     }
 }
 
@@ -149,8 +160,14 @@ async fn answer(State(served): State<Arc<Mutex<Served>>>, uri: Uri) -> Response 
     served.requests += 1;
     let path = uri.path();
     if let Some(digest) = path.strip_prefix("/@/page/") {
-        let page = digest.parse().ok().and_then(|digest: Digest| served.pages.get(&digest).cloned());
-        return page.map_or_else(|| StatusCode::NOT_FOUND.into_response(), IntoResponse::into_response);
+        let page = digest
+            .parse()
+            .ok()
+            .and_then(|digest: Digest| served.pages.get(&digest).cloned());
+        return page.map_or_else(
+            || StatusCode::NOT_FOUND.into_response(),
+            IntoResponse::into_response,
+        );
     }
     if path.starts_with("/@/probe/") {
         return "nonce".into_response();
@@ -164,18 +181,28 @@ async fn answer(State(served): State<Arc<Mutex<Served>>>, uri: Uri) -> Response 
             let (number, path) = pinned.split_once('/').unwrap();
             (number.parse().ok(), path)
         }
-        None => (served.live, path.strip_prefix("/ubuntu/").unwrap_or_default()),
+        None => (
+            served.live,
+            path.strip_prefix("/ubuntu/").unwrap_or_default(),
+        ),
     };
     let path = path.replace("%2B", "+");
     let files = number.and_then(|number: u64| served.builds.get(&number));
-    let content = files.and_then(|files| files.get(&path)).filter(|_| !served.missing.contains(&path));
-    let Some(mut content) = content.cloned() else { return StatusCode::NOT_FOUND.into_response() };
+    let content = files
+        .and_then(|files| files.get(&path))
+        .filter(|_| !served.missing.contains(&path));
+    let Some(mut content) = content.cloned() else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
     let tag = format!("\"{}\"", Digest::of(&content));
     if served.corrupt.contains(&path) {
         content[0] ^= 1;
     }
     let build = format!("noble={}", number.unwrap_or(0));
-    let headers = [(HeaderName::from_static("mirrorlog-build"), build), (axum::http::header::ETAG, tag)];
+    let headers = [
+        (HeaderName::from_static("mirrorlog-build"), build),
+        (axum::http::header::ETAG, tag),
+    ];
     let headers = headers.map(|(name, value)| (name, HeaderValue::from_str(&value).unwrap()));
     (headers, content).into_response()
 }
@@ -197,8 +224,18 @@ pub struct Network {
 impl Network {
     pub async fn start(mirrors: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let nats = NatsServer::start(&dir.path().join("nats"), None).await.unwrap();
-        let log = Log::connect(&NatsConfig { url: nats.url.clone() }, "test", false).await.unwrap();
+        let nats = NatsServer::start(&dir.path().join("nats"), None)
+            .await
+            .unwrap();
+        let log = Log::connect(
+            &NatsConfig {
+                url: nats.url.clone(),
+            },
+            "test",
+            false,
+        )
+        .await
+        .unwrap();
         log.ensure().await.unwrap();
         let archive = generate(&dir.path().join("archive"), "archive").unwrap();
         generate(&dir.path().join("consistency"), "consistency").unwrap();
@@ -211,11 +248,25 @@ impl Network {
         let fetch = listener.local_addr().unwrap();
         let service = server::service(store.clone(), server::Limits::default());
         let journal = Journal::default();
-        let routes = server::builder().add_service(service).add_service(JournalServer::new(journal.clone()));
-        let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+        let routes = server::builder()
+            .add_service(service)
+            .add_service(JournalServer::new(journal.clone()));
+        let incoming =
+            tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
         tokio::spawn(routes.serve_with_incoming(incoming));
         let pages = MemoryPages::new();
-        Self { dir, log, mirrors: started, nats, archive, store, pages, fetch, journal, retractions: 0 }
+        Self {
+            dir,
+            log,
+            mirrors: started,
+            nats,
+            archive,
+            store,
+            pages,
+            fetch,
+            journal,
+            retractions: 0,
+        }
     }
 
     /// Makes a manifest of `files`, for the archive to serve.
@@ -228,12 +279,19 @@ impl Network {
                 mode: Mode::Plain,
                 mtime: Mtime::from_seconds(0),
             };
-            builder.push(&EntryPath::new(path.as_bytes()).unwrap(), &Entry::File(entry)).unwrap();
+            builder
+                .push(
+                    &EntryPath::new(path.as_bytes()).unwrap(),
+                    &Entry::File(entry),
+                )
+                .unwrap();
         }
         let summary = builder.finish().unwrap();
         let batch = self.store.batch();
         for digest in self.pages.digests() {
-            batch.put(&digest, &self.pages.bytes(&digest).unwrap()).unwrap();
+            batch
+                .put(&digest, &self.pages.bytes(&digest).unwrap())
+                .unwrap();
         }
         batch.commit().unwrap();
         summary
@@ -241,12 +299,15 @@ impl Network {
 
     pub fn page_bytes(&self) -> BTreeMap<Digest, Vec<u8>> {
         let digests = self.pages.digests().into_iter();
-        digests.map(|digest| (digest, self.pages.bytes(&digest).unwrap())).collect()
+        digests
+            .map(|digest| (digest, self.pages.bytes(&digest).unwrap()))
+            .collect()
     }
 
     pub async fn publish(&self, number: u64, summary: Summary) {
         let signed = self.sign(number, summary);
-        self.append(EventBody::Snapshot(signed), number, summary.root).await;
+        self.append(EventBody::Snapshot(signed), number, summary.root)
+            .await;
     }
 
     /// Publishes in the journal alone, as if the log had lost the event.
@@ -286,7 +347,8 @@ impl Network {
             created: now(),
         };
         let signed = Signed::sign(&self.archive, &Statement::Retraction(retraction));
-        self.append(EventBody::Retraction(signed), head.0, head.1.root).await;
+        self.append(EventBody::Retraction(signed), head.0, head.1.root)
+            .await;
     }
 
     async fn append(&self, body: EventBody, head: u64, root: Digest) {
@@ -300,17 +362,37 @@ impl Network {
         };
         let head = Signed::sign(&self.archive, &Statement::Head(head));
         let id = body.signed().digest().to_hex();
-        let event = Event { body, head: Some(head), delta: DeltaSource::Pages };
-        let last = self.log.last_event(Lane::Bulk, &channel()).await.unwrap().map_or(0, |(sequence, _)| sequence);
+        let event = Event {
+            body,
+            head: Some(head),
+            delta: DeltaSource::Pages,
+        };
+        let last = self
+            .log
+            .last_event(Lane::Bulk, &channel())
+            .await
+            .unwrap()
+            .map_or(0, |(sequence, _)| sequence);
         let payload = Bytes::from(event.encode());
-        self.log.publish_event(Lane::Bulk, &channel(), &id, last, payload).await.unwrap();
+        self.log
+            .publish_event(Lane::Bulk, &channel(), &id, last, payload)
+            .await
+            .unwrap();
     }
 
     /// Puts bytes on the log that are no event.
     pub async fn append_garbage(&self) {
-        let last = self.log.last_event(Lane::Bulk, &channel()).await.unwrap().map_or(0, |(sequence, _)| sequence);
+        let last = self
+            .log
+            .last_event(Lane::Bulk, &channel())
+            .await
+            .unwrap()
+            .map_or(0, |(sequence, _)| sequence);
         let payload = Bytes::from_static(b"not an event");
-        self.log.publish_event(Lane::Bulk, &channel(), "garbage", last, payload).await.unwrap();
+        self.log
+            .publish_event(Lane::Bulk, &channel(), "garbage", last, payload)
+            .await
+            .unwrap();
     }
 
     pub async fn serve(&self, state: &str, archive: Option<&str>) -> Service {
@@ -359,7 +441,10 @@ impl v1::journal_server::Journal for Journal {
         Ok(tonic::Response::new(v1::ChannelsReply { channels }))
     }
 
-    async fn head(&self, _: tonic::Request<v1::HeadRequest>) -> Result<tonic::Response<v1::Signed>, tonic::Status> {
+    async fn head(
+        &self,
+        _: tonic::Request<v1::HeadRequest>,
+    ) -> Result<tonic::Response<v1::Signed>, tonic::Status> {
         Err(tonic::Status::not_found("no head"))
     }
 
@@ -369,7 +454,11 @@ impl v1::journal_server::Journal for Journal {
     ) -> Result<tonic::Response<Replies>, tonic::Status> {
         let from = usize::try_from(request.get_ref().from).unwrap() - 1;
         let snapshots = self.0.lock().unwrap().clone();
-        let snapshots: Vec<_> = snapshots.iter().skip(from).map(|signed| Ok(signed.to_proto())).collect();
+        let snapshots: Vec<_> = snapshots
+            .iter()
+            .skip(from)
+            .map(|signed| Ok(signed.to_proto()))
+            .collect();
         Ok(tonic::Response::new(tokio_stream::iter(snapshots)))
     }
 
@@ -382,7 +471,11 @@ impl v1::journal_server::Journal for Journal {
 }
 
 async fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 /// A consistency service in this process.
@@ -399,10 +492,17 @@ impl Service {
         let stop = CancellationToken::new();
         let task = tokio::spawn(consistency::serve(config, stop.clone()));
         let client = until("the service answers", || async {
-            ConsistencyClient::connect(format!("http://{grpc}")).await.ok()
+            ConsistencyClient::connect(format!("http://{grpc}"))
+                .await
+                .ok()
         });
         let client = client.await;
-        Self { client, http, stop, task }
+        Self {
+            client,
+            http,
+            stop,
+            task,
+        }
     }
 
     pub async fn stop(self) {
@@ -417,8 +517,15 @@ impl Service {
     }
 
     pub async fn status(&self) -> v1::StatusReply {
-        let request = v1::StatusRequest { channel: String::new() };
-        self.client.clone().status(request).await.unwrap().into_inner()
+        let request = v1::StatusRequest {
+            channel: String::new(),
+        };
+        self.client
+            .clone()
+            .status(request)
+            .await
+            .unwrap()
+            .into_inner()
     }
 
     /// Waits until `mirror` has this state and reason (its beginning) for its live build.
@@ -426,7 +533,10 @@ impl Service {
         let what = format!("{mirror} is {state} {reason}");
         until(&what, || async {
             let status = self.status().await;
-            let found = status.mirrors.into_iter().find(|found| found.id == mirror)?;
+            let found = status
+                .mirrors
+                .into_iter()
+                .find(|found| found.id == mirror)?;
             let found = found.channels.into_iter().next()?;
             (found.state == state && found.reason.starts_with(reason)).then_some(found)
         })
@@ -461,5 +571,7 @@ pub fn files(count: usize, changed: usize, salt: &str) -> Files {
         let salt = if number < changed { salt } else { "" };
         format!("content {number} {salt}").into_bytes()
     };
-    (0..count).map(|number| (format!("pool/p+{number:05}.deb"), content(number))).collect()
+    (0..count)
+        .map(|number| (format!("pool/p+{number:05}.deb"), content(number)))
+        .collect()
 }

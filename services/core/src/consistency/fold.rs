@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::id::{ChannelId, MirrorId};
+use crate::statement::{Report, Retraction, Snapshot, Verdict};
 use crate::time::Timestamp;
 
 use super::carried::Context;
@@ -38,35 +39,11 @@ impl Consistency {
     pub fn step(&mut self, input: Input, now: Timestamp) -> Vec<Effect> {
         let mut out = Vec::new();
         let done = match input {
-            Input::Snapshot(snapshot) => {
-                let channel = snapshot.channel.clone();
-                self.with_channel(&channel, &mut out, |known, out| {
-                    match known.snapshot(&snapshot) {
-                        Taken::New | Taken::Known => {}
-                        Taken::Fork => {
-                            out.push(Effect::Fork {
-                                channel: snapshot.channel.clone(),
-                                build: snapshot.build,
-                            });
-                        }
-                    }
-                })
-                .map(|()| self.settle_channel(&channel, now, &mut out))
-            }
-            Input::Head(head) => {
-                let channel = head.channel.clone();
-                self.with_channel(&channel, &mut out, |known, _| known.head(head))
-            }
-            Input::Retraction(retraction) => {
-                let channel = retraction.channel.clone();
-                self.with_channel(&channel, &mut out, |known, _| {
-                    known.retract(&retraction);
-                })
-                .map(|()| {
-                    self.settle_channel(&channel, now, &mut out);
-                    self.advance(&channel, now, &mut out);
-                })
-            }
+            Input::Snapshot(snapshot) => self.snapshot(&snapshot, now, &mut out),
+            Input::Head(head) => self
+                .channel(&head.channel.clone())
+                .map(|channel| channel.head(head)),
+            Input::Retraction(retraction) => self.retraction(&retraction, now, &mut out),
             Input::Report(report) => self.report(report, now, &mut out),
             Input::Audited(audited) => {
                 self.audited(audited, now, &mut out);
@@ -92,7 +69,7 @@ impl Consistency {
                 build,
             } => match self.leadership {
                 Leadership::Leader { .. } => Ok(()),
-                Leadership::Follower => self.with_channel(&channel, &mut out, |known, _| {
+                Leadership::Follower => self.channel(&channel).map(|known| {
                     match build {
                         Some(build) => known.wanted.insert(pool, build),
                         None => known.wanted.remove(&pool),
@@ -114,22 +91,48 @@ impl Consistency {
         out
     }
 
-    fn with_channel(
-        &mut self,
-        id: &ChannelId,
-        out: &mut Vec<Effect>,
-        change: impl FnOnce(&mut Channel, &mut Vec<Effect>),
-    ) -> Result<(), Refusal> {
+    fn channel(&mut self, id: &ChannelId) -> Result<&mut Channel, Refusal> {
         if !self.channels.contains_key(id) && self.channels.len() >= CHANNELS_MAX {
             return Err(Refusal::TooManyChannels(id.clone()));
         }
-        change(self.channels.entry(id.clone()).or_default(), out);
+        Ok(self.channels.entry(id.clone()).or_default())
+    }
+
+    fn snapshot(
+        &mut self,
+        snapshot: &Snapshot,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        let id = &snapshot.channel;
+        match self.channel(id)?.snapshot(snapshot) {
+            Taken::Known => {}
+            Taken::New => self.settle_channel(id, now, out),
+            Taken::Fork => out.push(Effect::Fork {
+                channel: id.clone(),
+                build: snapshot.build,
+            }),
+        }
+        Ok(())
+    }
+
+    fn retraction(
+        &mut self,
+        retraction: &Retraction,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        let id = &retraction.channel;
+        if self.channel(id)?.retract(retraction) {
+            self.settle_channel(id, now, out);
+            self.advance(id, now, out);
+        }
         Ok(())
     }
 
     fn report(
         &mut self,
-        report: crate::statement::Report,
+        report: Report,
         now: Timestamp,
         out: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
@@ -148,7 +151,7 @@ impl Consistency {
         Ok(())
     }
 
-    fn adopt(&mut self, verdict: crate::statement::Verdict) -> Result<(), Refusal> {
+    fn adopt(&mut self, verdict: Verdict) -> Result<(), Refusal> {
         let revision = verdict.lease_revision;
         if revision < self.fence {
             return Err(Refusal::Fenced {
