@@ -8,6 +8,7 @@
 //! | [`key`] | key files in signify's format |
 //! | [`boot`] | configuration, telemetry, shutdown, health, metrics, the clock |
 //! | [`trace`] | one trace over NATS headers and gRPC metadata |
+#![warn(missing_docs)]
 
 pub mod boot;
 pub mod key;
@@ -27,8 +28,15 @@ pub enum Reaction {
     Halt,
 }
 
-/// An error with its causes on one line, `a: b: c`, for logs.
+/// An error with its causes on one line, `a: b: c`, for logs. A cause that its error repeats is left out.
 pub fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let mut line = error.to_string();
+    for cause in std::iter::successors(error.source(), |error| error.source()) {
+        let text = cause.to_string();
+        if !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+    }
+    line
 }

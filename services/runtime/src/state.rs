@@ -1,17 +1,23 @@
 //! Small control state (outbox, cursors, targets, leases): one writer, atomic commits, durable before anything is acked.
 
+use std::any::Any;
 use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use crate::Reaction;
 
 /// Memory that sled may use for its cache, in bytes; the state is far smaller.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// How often, and after what pause, a lock is tried again: half a second in all.
+const LOCK_ATTEMPTS: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why the state could not be opened, read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +47,12 @@ pub enum StateError {
         /// What it said.
         message: String,
     },
+    /// sled opened it as if it were new, and it is not: that is what it makes of a log that it cannot follow.
+    #[error("the state in {} has lost what was in it", dir.display())]
+    Lost {
+        /// The state's folder.
+        dir: PathBuf,
+    },
     /// An earlier commit failed: what is in memory may not be what is on the disk.
     #[error("the state in {} failed before; restart to read what is on the disk", dir.display())]
     Failed {
@@ -65,9 +77,11 @@ impl StateError {
     pub fn reaction(&self) -> Reaction {
         match self {
             Self::Busy { .. } => Reaction::Retry,
-            Self::Sled { .. } | Self::Panic { .. } | Self::Failed { .. } | Self::Io { .. } => {
-                Reaction::Halt
-            }
+            Self::Sled { .. }
+            | Self::Panic { .. }
+            | Self::Lost { .. }
+            | Self::Failed { .. }
+            | Self::Io { .. } => Reaction::Halt,
         }
     }
 
@@ -79,6 +93,9 @@ impl StateError {
         }
     }
 }
+
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
 
 /// What services need of a database. Values are small; keys are laid out by each service in one enum.
 pub trait Control: Send + Sync {
@@ -92,7 +109,7 @@ pub trait Control: Send + Sync {
     ///
     /// # Errors
     /// [`StateError::Sled`].
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StateError>;
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StateError>;
 
     /// Applies all of it or nothing, in order, and returns when it is durable.
     ///
@@ -142,32 +159,63 @@ impl SledState {
     pub fn open(dir: &Path) -> Result<(Self, Opened), StateError> {
         std::fs::create_dir_all(dir).map_err(|e| StateError::io("make", dir, e))?;
         let lock = take_lock(dir)?;
-        match open_sled(dir) {
-            Ok(db) => Ok((Self::ready(dir, db, lock)?, Opened::AsLeft)),
+        match Self::open_locked(dir, &lock) {
+            Ok(state) => Ok((state, Opened::AsLeft)),
             Err(error) if is_broken(&error) => {
                 let aside = move_aside(dir)?;
                 tracing::error!(dir = %dir.display(), aside = %aside.display(), error = crate::chain(&error), "state does not open: moved aside, starting empty");
-                let db = open_sled(dir)?;
-                Ok((Self::ready(dir, db, lock)?, Opened::Rebuilt(aside)))
+                Ok((Self::open_locked(dir, &lock)?, Opened::Rebuilt(aside)))
             }
             Err(error) => Err(error),
         }
     }
 
-    fn ready(dir: &Path, db: sled::Db, lock: File) -> Result<Self, StateError> {
+    fn open_locked(dir: &Path, lock: &File) -> Result<Self, StateError> {
+        let db = patiently(|| open_sled(dir))?;
         let path = dir.join("db");
         let log = File::open(&path).map_err(|e| StateError::io("open", &path, e))?;
-        for folder in [dir, parent_of(dir)] {
-            let synced = File::open(folder).and_then(|folder| folder.sync_all());
-            synced.map_err(|e| StateError::io("sync", folder, e))?;
-        }
-        Ok(Self {
+        let lock = lock
+            .try_clone()
+            .map_err(|e| StateError::io("keep the lock on", dir, e))?;
+        let state = Self {
             dir: dir.to_owned(),
             db,
             log,
             failed: AtomicBool::new(false),
             _lock: lock,
-        })
+        };
+        state.check_lost()?;
+        Ok(state)
+    }
+
+    /// sled takes a log that it cannot follow for an empty one, or for the part before the fault. A file
+    /// beside the log and a key in it, both made at the beginning, tell the first from new state. (The
+    /// second is an older state, which every service has to cope with: others hold the truth.)
+    fn check_lost(&self) -> Result<(), StateError> {
+        let file = self.dir.join("made");
+        let fail = |e| self.fail("open", e);
+        let tree = self.db.open_tree("mirrorlog").map_err(fail)?;
+        let keyed = tree.contains_key("made").map_err(fail)?;
+        let filed = file
+            .try_exists()
+            .map_err(|e| StateError::io("look at", &file, e))?;
+        if filed && !keyed {
+            return Err(StateError::Lost {
+                dir: self.dir.clone(),
+            });
+        }
+        if !keyed {
+            tree.insert("made", b"").map_err(fail)?;
+            self.sync()?;
+        }
+        if !filed {
+            File::create(&file).map_err(|e| StateError::io("make", &file, e))?;
+        }
+        for folder in [&self.dir, parent_of(&self.dir)] {
+            let synced = File::open(folder).and_then(|folder| folder.sync_all());
+            synced.map_err(|e| StateError::io("sync", folder, e))?;
+        }
+        Ok(())
     }
 
     /// Nobody may read what did not become durable.
@@ -186,10 +234,13 @@ impl SledState {
         self.db
             .apply_batch(batch)
             .map_err(|e| self.fail("change", e))?;
+        self.sync()
+    }
+
+    fn sync(&self) -> Result<(), StateError> {
         self.db.flush().map_err(|e| self.fail("flush", e))?;
-        self.log
-            .sync_data()
-            .map_err(|e| StateError::io("sync", &self.dir.join("db"), e))
+        let synced = self.log.sync_data();
+        synced.map_err(|e| StateError::io("sync", &self.dir.join("db"), e))
     }
 
     fn fail(&self, action: &'static str, source: sled::Error) -> StateError {
@@ -208,7 +259,7 @@ impl Control for SledState {
         Ok(value.map(|value| value.to_vec()))
     }
 
-    fn scan(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StateError> {
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StateError> {
         self.check_failed()?;
         let pairs = self.db.scan_prefix(prefix).map(|pair| match pair {
             Ok((key, value)) => Ok((key.to_vec(), value.to_vec())),
@@ -239,13 +290,28 @@ fn take_lock(dir: &Path) -> Result<File, StateError> {
     let path = beside(dir, "lock");
     let file = File::options().create(true).append(true).open(&path);
     let file = file.map_err(|e| StateError::io("open", &path, e))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::Busy {
-            dir: dir.to_owned(),
-        }),
-        Err(e) => Err(StateError::io("lock", &path, e)),
+    patiently(
+        || match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(()),
+            Err(Errno::WOULDBLOCK) => Err(StateError::Busy {
+                dir: dir.to_owned(),
+            }),
+            Err(e) => Err(StateError::io("lock", &path, e)),
+        },
+    )?;
+    Ok(file)
+}
+
+/// Tries again for half a second what is busy. A lock may outlive its holder for a moment: sled's threads
+/// still finish their work on the file, and a process that was just forked has our files until its exec.
+fn patiently<T>(attempt: impl Fn() -> Result<T, StateError>) -> Result<T, StateError> {
+    for _ in 0..LOCK_ATTEMPTS {
+        match attempt() {
+            Err(StateError::Busy { .. }) => std::thread::sleep(LOCK_PAUSE),
+            done => return done,
+        }
     }
+    attempt()
 }
 
 fn open_sled(dir: &Path) -> Result<sled::Db, StateError> {
@@ -255,35 +321,41 @@ fn open_sled(dir: &Path) -> Result<sled::Db, StateError> {
         .cache_capacity(CACHE_BYTES)
         .flush_every_ms(None);
     // sled 0.34 asserts its way through a log that it does not understand.
-    match catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(db)) => Ok(db),
-        Ok(Err(sled::Error::Io(e))) if e.to_string().starts_with("could not acquire lock") => {
-            Err(StateError::Busy {
+    let opened = catch_unwind(AssertUnwindSafe(|| config.open()));
+    let opened = opened.map_err(|panic| StateError::Panic {
+        dir: dir.to_owned(),
+        message: message_of(&*panic),
+    })?;
+    opened.map_err(|source| {
+        if is_locked(&source) {
+            StateError::Busy {
                 dir: dir.to_owned(),
-            })
-        }
-        Ok(Err(source)) => Err(StateError::Sled {
-            action: "open",
-            dir: dir.to_owned(),
-            source,
-        }),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let message = text
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("no message");
-            Err(StateError::Panic {
+            }
+        } else {
+            StateError::Sled {
+                action: "open",
                 dir: dir.to_owned(),
-                message: message.to_owned(),
-            })
+                source,
+            }
         }
-    }
+    })
+}
+
+/// sled tells this only by its text.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(e) if e.to_string().starts_with("could not acquire lock"))
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("no message").to_owned()
 }
 
 /// True when the bytes on disk are at fault, not the system around them.
 fn is_broken(error: &StateError) -> bool {
     match error {
-        StateError::Panic { .. } => true,
+        StateError::Panic { .. } | StateError::Lost { .. } => true,
         StateError::Busy { .. } | StateError::Failed { .. } | StateError::Io { .. } => false,
         StateError::Sled { source, .. } => match source {
             sled::Error::Io(e) => matches!(

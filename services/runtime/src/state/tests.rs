@@ -1,8 +1,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::process::Command;
-
 use super::*;
+
+fn open(dir: &Path) -> (SledState, Opened) {
+    SledState::open(dir).unwrap()
+}
 
 fn put(key: &str, value: &str) -> Write {
     Write::Put(key.into(), value.into())
@@ -13,7 +15,7 @@ fn what_is_committed_is_there_after_reopening() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().join("state");
     {
-        let (state, opened) = SledState::open(&dir).unwrap();
+        let (state, opened) = open(&dir);
         assert_eq!(opened, Opened::AsLeft);
         state
             .commit(&[
@@ -27,7 +29,7 @@ fn what_is_committed_is_there_after_reopening() {
             .unwrap();
         state.commit(&[]).unwrap();
     }
-    let (state, opened) = SledState::open(&dir).unwrap();
+    let (state, opened) = open(&dir);
     assert_eq!(opened, Opened::AsLeft);
     assert_eq!(state.get(b"target").unwrap(), None);
     let cursors = state.scan(b"cursor/").unwrap();
@@ -41,7 +43,7 @@ fn what_is_committed_is_there_after_reopening() {
 #[test]
 fn changes_apply_in_order() {
     let tmp = tempfile::tempdir().unwrap();
-    let (state, _) = SledState::open(&tmp.path().join("state")).unwrap();
+    let (state, _) = open(&tmp.path().join("state"));
     state
         .commit(&[
             put("key", "1"),
@@ -56,7 +58,7 @@ fn changes_apply_in_order() {
 fn a_second_opener_is_told_and_breaks_nothing() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().join("state");
-    let (state, _) = SledState::open(&dir).unwrap();
+    let (state, _) = open(&dir);
     state.commit(&[put("key", "1")]).unwrap();
     assert!(matches!(
         SledState::open(&dir),
@@ -75,7 +77,7 @@ fn broken_state_is_moved_aside_and_made_anew() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = tmp.path().join("state");
     for number in 0..2_u8 {
-        let (state, _) = SledState::open(&dir).unwrap();
+        let (state, _) = open(&dir);
         state.commit(&[put("key", "1")]).unwrap();
         drop(state);
         // A configuration of another version of sled's, with a valid checksum.
@@ -83,7 +85,7 @@ fn broken_state_is_moved_aside_and_made_anew() {
         let mut bytes = text.as_bytes().to_vec();
         bytes.extend(crc32(text.as_bytes()).to_le_bytes());
         std::fs::write(dir.join("conf"), bytes).unwrap();
-        let (state, opened) = SledState::open(&dir).unwrap();
+        let (state, opened) = open(&dir);
         let Opened::Rebuilt(aside) = opened else {
             panic!("{number}: {opened:?}")
         };
@@ -99,10 +101,61 @@ fn broken_state_is_moved_aside_and_made_anew() {
         assert_eq!(state.get(b"key").unwrap(), None);
         state.commit(&[put("key", "2")]).unwrap();
         drop(state);
-        let (state, opened) = SledState::open(&dir).unwrap();
+        let (state, opened) = open(&dir);
         assert_eq!(
             (state.get(b"key").unwrap(), opened),
             (Some(b"2".to_vec()), Opened::AsLeft)
+        );
+    }
+}
+
+type Spoil = fn(&mut Vec<u8>);
+
+/// Whatever a disk makes of the file: it opens, shows nothing that was not there, and takes commits.
+#[test]
+fn rotten_state_never_keeps_a_service_from_starting() {
+    let value = "value ".repeat(200);
+    let rot: [Spoil; 6] = [
+        |bytes| bytes.clear(),
+        |bytes| bytes.iter_mut().for_each(|byte| *byte = 0),
+        |bytes| bytes.truncate(bytes.len() / 2),
+        |bytes| bytes.iter_mut().step_by(97).for_each(|byte| *byte ^= 0x55),
+        |bytes| bytes.iter_mut().take(4096).for_each(|byte| *byte = 0xff),
+        |bytes| bytes.iter_mut().skip(600).for_each(|byte| *byte = 0x17),
+    ];
+    for (number, spoil) in rot.into_iter().enumerate() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("state");
+        let (state, _) = open(&dir);
+        for round in 0..30 {
+            state
+                .commit(&[put(&format!("key/{round}"), &value), put("round", "x")])
+                .unwrap();
+        }
+        drop(state);
+        let mut bytes = std::fs::read(dir.join("db")).unwrap();
+        spoil(&mut bytes);
+        std::fs::write(dir.join("db"), bytes).unwrap();
+        let (state, opened) = open(&dir);
+        let pairs = state.scan(b"key/").unwrap();
+        assert!(
+            pairs.iter().all(|(_, found)| *found == value.as_bytes()),
+            "{number}"
+        );
+        // All of it gone is never taken for new; a part of it may be gone unseen.
+        let wiped = number < 2;
+        assert!(
+            matches!(opened, Opened::Rebuilt(_)) || !wiped,
+            "{number}: {opened:?}"
+        );
+        state.commit(&[put("after", "1")]).unwrap();
+        drop(state);
+        let (state, opened) = open(&dir);
+        assert_eq!(opened, Opened::AsLeft);
+        assert_eq!(
+            state.get(b"after").unwrap(),
+            Some(b"1".to_vec()),
+            "{number}"
         );
     }
 }
@@ -115,88 +168,6 @@ fn a_path_that_is_a_file_is_an_error() {
     std::fs::write(&dir, "").unwrap();
     assert!(matches!(SledState::open(&dir), Err(StateError::Io { .. })));
     assert!(dir.is_file());
-}
-
-const CHILD: &str = "MIRRORLOG_TEST_STATE";
-
-/// The process that dies in the test below; does nothing otherwise.
-#[test]
-fn child_that_dies_in_the_middle() {
-    let Some(dir) = std::env::var_os(CHILD) else {
-        return;
-    };
-    let (state, _) = SledState::open(Path::new(&dir)).unwrap();
-    for round in 0_u32.. {
-        let value = round.to_be_bytes().to_vec();
-        let pair = |key: &str| Write::Put(key.as_bytes().to_vec(), value.clone());
-        state
-            .commit(
-                &(0..20)
-                    .map(|n| pair(&format!("key/{n}")))
-                    .collect::<Vec<_>>(),
-            )
-            .unwrap();
-        // The parent reads acked rounds from here.
-        std::fs::write(Path::new(&dir).with_extension("acked"), round.to_string()).unwrap();
-    }
-}
-
-#[test]
-fn invariant_a_killed_process_leaves_whole_commits() {
-    let tmp = tempfile::tempdir().unwrap();
-    let dir = tmp.path().join("state");
-    let acked = dir.with_extension("acked");
-    let mut least = 0;
-    for round in 0..4_u32 {
-        let mut child = Command::new(std::env::current_exe().unwrap());
-        child
-            .args(["--exact", "state::tests::child_that_dies_in_the_middle"])
-            .env(CHILD, &dir);
-        let mut child = child.stdout(std::process::Stdio::null()).spawn().unwrap();
-        let wanted = 3 * round + 1;
-        while std::fs::read_to_string(&acked)
-            .ok()
-            .and_then(|text| text.parse::<u32>().ok())
-            .unwrap_or(0)
-            < wanted
-        {
-            assert!(child.try_wait().unwrap().is_none(), "the child ended");
-            std::thread::yield_now();
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        least = least.max(
-            std::fs::read_to_string(&acked)
-                .unwrap()
-                .parse()
-                .unwrap_or(wanted),
-        );
-        std::fs::remove_file(&acked).unwrap();
-        let (state, opened) = SledState::open(&dir).unwrap();
-        assert_eq!(opened, Opened::AsLeft);
-        let values = state.scan(b"key/").unwrap();
-        assert_eq!(values.len(), 20);
-        let first = u32::from_be_bytes(values[0].1.as_slice().try_into().unwrap());
-        assert!(
-            values
-                .iter()
-                .all(|(_, value)| *value == first.to_be_bytes()),
-            "half a commit: {values:?}"
-        );
-        assert!(
-            first >= least,
-            "acked round {least} is gone, {first} is there"
-        );
-        // The next child starts over.
-        least = 0;
-        state
-            .commit(
-                &(0..20)
-                    .map(|n| Write::Delete(format!("key/{n}").into_bytes()))
-                    .collect::<Vec<_>>(),
-            )
-            .unwrap();
-    }
 }
 
 /// CRC-32 (IEEE 802.3), as sled signs its configuration.

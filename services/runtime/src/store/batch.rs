@@ -59,7 +59,8 @@ impl Batch {
         }
     }
 
-    /// Takes content from memory. What the store or this batch has already is not written again.
+    /// Takes content from memory. What the store or this batch has already is not
+    /// written again: [`Store::quarantine`] a corrupt blob before putting it anew.
     ///
     /// # Errors
     /// [`StoreError::Mismatch`] when the bytes do not have this digest, [`StoreError::Full`], [`StoreError::Io`].

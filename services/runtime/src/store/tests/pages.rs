@@ -1,0 +1,74 @@
+//! Manifest pages behind their cache.
+
+use std::fs;
+
+use mirrorlog_core::id::Digest;
+use mirrorlog_core::manifest::{Builder, Entry, FileEntry, Mode, PageRead as _};
+use mirrorlog_core::path::EntryPath;
+use mirrorlog_core::time::Mtime;
+
+use super::{content, put, store};
+use crate::store::{Pages, StoreError};
+
+#[test]
+fn pages_are_checked_and_absent_ones_named() {
+    let (_dir, store) = store();
+    let pages = Pages::new(store.clone(), 1 << 20);
+    let absent = Digest::of(b"absent");
+    assert!(matches!(pages.page(&absent), Err(StoreError::Absent(digest)) if digest == absent));
+    let junk = put(&store, b"no page at all");
+    assert!(matches!(pages.page(&junk), Err(StoreError::Page { .. })));
+    let large = put(
+        &store,
+        &content(1, mirrorlog_core::limits::PAGE_MAX_BYTES + 1),
+    );
+    assert!(matches!(
+        pages.page(&large),
+        Err(StoreError::TooLarge { .. })
+    ));
+    fs::write(store.path_of(&junk), "changed").unwrap();
+    assert!(matches!(
+        pages.page(&junk),
+        Err(StoreError::Mismatch { .. })
+    ));
+    assert_eq!(pages.cached_bytes(), 0);
+}
+
+#[test]
+fn manifests_live_in_the_store_and_the_cache_keeps_to_its_bytes() {
+    let (_dir, store) = store();
+    let batch = store.batch();
+    let mut builder = Builder::new(&batch);
+    for number in 0..5000_u32 {
+        let path = EntryPath::new(format!("pool/main/p{number:06}.deb").as_bytes()).unwrap();
+        let digest = Digest::of(&number.to_le_bytes());
+        let file = FileEntry {
+            size_bytes: 4,
+            digest,
+            mode: Mode::Plain,
+            mtime: Mtime::from_seconds(0),
+        };
+        builder.push(&path, &Entry::File(file)).unwrap();
+    }
+    let summary = builder.finish().unwrap();
+    batch.commit().unwrap();
+
+    let cache_bytes = 200_000;
+    let pages = Pages::new(store.clone(), cache_bytes);
+    let mut found = 0;
+    for item in mirrorlog_core::manifest::iter(&pages, &summary.root, b"pool/", None) {
+        item.unwrap();
+        found += 1;
+        assert!(pages.cached_bytes() <= cache_bytes as u64);
+    }
+    assert_eq!(found, 5000);
+    assert!(pages.cached_bytes() > 0);
+    // The root is in the cache: it is found even though the disk has lost it.
+    pages.page(&summary.root).unwrap();
+    store.remove(&summary.root).unwrap();
+    pages.page(&summary.root).unwrap();
+    assert!(matches!(
+        Pages::new(store, 0).page(&summary.root),
+        Err(StoreError::Absent(_))
+    ));
+}
