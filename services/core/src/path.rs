@@ -207,6 +207,7 @@ fn first_link<T, E>(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used)]
     use super::*;
 
     fn path(text: &str) -> EntryPath {

@@ -303,10 +303,7 @@ impl Syncer {
 
 impl From<FetchError> for SyncError {
     fn from(error: FetchError) -> Self {
-        match error {
-            FetchError::Cancelled => Self::Stopped,
-            other => Self::Fetch(other),
-        }
+        if matches!(error, FetchError::Cancelled) { Self::Stopped } else { Self::Fetch(error) }
     }
 }
 
