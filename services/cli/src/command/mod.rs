@@ -11,9 +11,10 @@ mod retract;
 mod serve;
 mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::CommandFactory as _;
+use runtime::boot::TelemetryConfig;
 
 use crate::args::{Args, Command, LocalCommand, ServeCommand};
 use crate::failure::{CONFIG, Failure, IO, OrExit as _};
@@ -36,13 +37,9 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
     );
     // Services set up telemetry from their configuration; commands only warn unless told otherwise.
     let level = log.as_deref().or(Some("warn"));
-    let _telemetry = (!service).then(|| {
-        runtime::boot::telemetry(
-            "mirrorlog",
-            &runtime::boot::TelemetryConfig::default(),
-            level,
-        )
-    });
+    let traced = matches!(command, Command::Publish(_) | Command::Retract(_));
+    let exports = config.as_deref().filter(|_| traced).map(exports).unwrap_or_default();
+    let _telemetry = (!service).then(|| runtime::boot::telemetry("cli", &exports, level));
     match command {
         Command::Local(LocalCommand::Up(up)) => local::up(&up, output).await,
         Command::Local(LocalCommand::Demo(demo)) => local::demo(&demo, output).await,
@@ -80,6 +77,11 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
             Ok(0)
         }
     }
+}
+
+/// Where the archive exports traces: what it publishes begins in the command. A bad file is the command's to refuse.
+fn exports(config: &Path) -> TelemetryConfig {
+    archive::config::Config::load(config).map(|config| config.telemetry).unwrap_or_default()
 }
 
 fn need(config: Option<PathBuf>) -> Result<PathBuf, Failure> {

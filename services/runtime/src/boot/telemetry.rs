@@ -16,6 +16,7 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 /// Longest that one export, or the last flush, may take.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 const DEFAULT_LEVEL: &str = "info";
+const EXPORT_LEVEL: &str = "info";
 /// Crates whose debug output is about themselves; a bare level does not turn it on.
 const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tower=warn,tonic=warn,reqwest=warn,rustls=warn,sled=warn,opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry_otlp=warn";
 
@@ -65,8 +66,10 @@ pub fn telemetry(service: &str, config: &TelemetryConfig, level: Option<&str>) -
         let tracer = provider.tracer("mirrorlog");
         tracing_opentelemetry::layer().with_tracer(tracer)
     });
-    let installed = tracing_subscriber::registry().with(stderr_layer().with_filter(filter.clone()));
-    let installed = installed.with(spans.with_filter(filter)).try_init();
+    // A quiet command still has its place in the trace.
+    let exported = filter_of(EXPORT_LEVEL).unwrap_or_else(|_| EnvFilter::new(EXPORT_LEVEL));
+    let installed = tracing_subscriber::registry().with(stderr_layer().with_filter(filter));
+    let installed = installed.with(spans.with_filter(exported)).try_init();
     if let Err(error) = installed {
         tracing::debug!(%error, "telemetry runs already");
     }
