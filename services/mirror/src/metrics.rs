@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use mirrorlog_core::id::Lane;
 use mirrorlog_core::time::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -11,7 +12,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use runtime::boot::Health;
-use runtime::boot::metrics::{self, ChannelLabels};
+
+use runtime::boot::metrics::{self, ChannelLabels, FetchLabels};
 use runtime::log::Log;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,7 @@ pub(crate) struct Metrics {
     head_expires: Family<ChannelLabels, Gauge>,
     live_build: Family<ChannelLabels, Gauge>,
     parked: Gauge,
+    fetched: Family<FetchLabels, Counter>,
     /// Answers of the public face.
     pub(crate) http_requests: HttpRequests,
 }
@@ -78,7 +81,12 @@ impl Metrics {
             "Messages that could not be verified",
             parked.clone(),
         );
+        let fetched = metrics::fetch_bytes(registry);
+        for lane in Lane::ALL {
+            drop(fetched.get_or_create(&from_archive(lane)));
+        }
         Self {
+            fetched,
             disk_free_bytes: metrics::disk_free_bytes(registry),
             last_scrub: metrics::last_scrub_timestamp_seconds(registry),
             head_expires: metrics::head_expires_timestamp_seconds(registry),
@@ -91,6 +99,11 @@ impl Metrics {
     /// A scrub went through everything.
     pub(crate) fn scrubbed(&self, now: Timestamp) {
         self.last_scrub.set(now.as_seconds());
+    }
+
+    /// Counts what a sync or a healing has fetched.
+    pub(crate) fn fetched(&self, lane: Lane) -> Counter {
+        self.fetched.get_or_create_owned(&from_archive(lane))
     }
 
     fn look(&self, parts: &Parts) {
@@ -114,6 +127,13 @@ impl Metrics {
                 .get_or_create(&labels)
                 .set(i64::try_from(live).unwrap_or(i64::MAX));
         }
+    }
+}
+
+fn from_archive(lane: Lane) -> FetchLabels {
+    FetchLabels {
+        lane: lane.as_str(),
+        source: "archive",
     }
 }
 

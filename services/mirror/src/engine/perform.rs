@@ -159,6 +159,7 @@ impl Engine {
         let span = tracing::info_span!(parent: &parent, "sync", channel = %id, %build, %lane);
         let (syncer, sender, channel) =
             (self.parts.syncer.clone(), self.sender.clone(), id.clone());
+        let fetched = self.parts.metrics.fetched(lane);
         let work = async move {
             tracing::debug!("sync started");
             let lacks = Lacks {
@@ -168,6 +169,7 @@ impl Engine {
             };
             // Not cut off when cancelled: the fetch then ends by itself and keeps what has arrived.
             let outcome = syncer.run(&job, &lacks).await;
+            fetched.inc_by(job.progress.received_bytes());
             if job.stop.is_cancelled() {
                 return;
             }
@@ -208,6 +210,7 @@ impl Engine {
         self.slot(id).heals.insert(build, task);
         let (syncer, sender, channel) =
             (self.parts.syncer.clone(), self.sender.clone(), id.clone());
+        let fetched = self.parts.metrics.fetched(Lane::Bulk);
         tokio::spawn(async move {
             let lacks = Lacks {
                 engine: sender.clone(),
@@ -215,6 +218,7 @@ impl Engine {
                 build,
             };
             let ran = job.stop.run_until_cancelled(syncer.run(&job, &lacks)).await;
+            fetched.inc_by(job.progress.received_bytes());
             let outcome = ran.unwrap_or(Err(SyncError::Stopped));
             sender
                 .send(Message::Healed {
