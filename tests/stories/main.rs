@@ -1,0 +1,17 @@
+//! Stories: whole networks of real processes, told as their users would see them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod broken_tree;
+mod closures;
+mod crash;
+mod outage;
+mod priority;
+mod publishing;
+mod retract;
+mod two_publishers;
+mod verify_replay;
+mod whole_builds;

@@ -1,0 +1,115 @@
+//! Real apt, with folders of its own.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::debian::DebianRepo;
+use crate::process::{run, tool};
+
+/// An apt that knows one URL and one suite.
+#[derive(Debug)]
+pub struct Apt {
+    root: PathBuf,
+}
+
+impl Apt {
+    /// `name` tells the apts of one repository apart.
+    pub fn new(repo: &DebianRepo, name: &str, url: &str, suite: &str) -> Self {
+        let root = repo.scratch().join("apt").join(name);
+        let folders = [
+            "etc/apt.conf.d",
+            "etc/preferences.d",
+            "state/lists/partial",
+            "cache/archives/partial",
+            "out",
+        ];
+        for folder in folders {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        for file in ["status", "apt.conf"] {
+            std::fs::write(root.join(file), "").unwrap();
+        }
+        let keyring = repo.keyring();
+        let line = format!(
+            "deb [arch=amd64 signed-by={}] {url} {suite} main\n",
+            keyring.display()
+        );
+        std::fs::write(root.join("etc/sources.list"), line).unwrap();
+        Self { root }
+    }
+
+    /// `apt-get update`; a warning fails the test too, for everything must be there at once.
+    pub fn update(&self) {
+        let output = self.get(&["update"]).output().unwrap();
+        let said = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let clean = !said.lines().any(|line| {
+            ["E:", "W:", "Err:"]
+                .iter()
+                .any(|word| line.starts_with(word))
+        });
+        assert!(
+            output.status.success() && clean,
+            "apt-get update failed: {said}"
+        );
+    }
+
+    /// `apt-get download`; gives the package's file.
+    pub fn download(&self, package: &str) -> Vec<u8> {
+        let out = self.root.join("out");
+        std::fs::remove_dir_all(&out).unwrap();
+        std::fs::create_dir(&out).unwrap();
+        run(&mut self.get(&["download", package]));
+        let file = std::fs::read_dir(&out).unwrap().next().unwrap().unwrap();
+        std::fs::read(file.path()).unwrap()
+    }
+
+    /// What apt would install, dependencies included: `name version` each.
+    pub fn would_install(&self, package: &str) -> Vec<String> {
+        let said = run(&mut self.get(&["install", "--simulate", package]));
+        let said = String::from_utf8(said).unwrap();
+        let lines = said.lines().filter_map(|line| line.strip_prefix("Inst "));
+        let named = lines.map(|line| {
+            line.replace('(', "")
+                .split_whitespace()
+                .take(2)
+                .collect::<Vec<_>>()
+                .join(" ")
+        });
+        named.collect()
+    }
+
+    fn get(&self, words: &[&str]) -> Command {
+        let at = |name: &str| self.root.join(name).display().to_string();
+        let options = [
+            format!("Dir::Etc={}", at("etc")),
+            format!("Dir::State={}", at("state")),
+            format!("Dir::State::status={}", at("status")),
+            format!("Dir::Cache={}", at("cache")),
+            "Dir::Etc::sourceparts=/dev/null".to_owned(),
+            "APT::Architecture=amd64".to_owned(),
+            "APT::Sandbox::User=root".to_owned(),
+            "Acquire::Languages=none".to_owned(),
+            "Acquire::Retries=0".to_owned(),
+            "Acquire::Check-Valid-Until=true".to_owned(),
+            "Acquire::Check-Date=true".to_owned(),
+            "Acquire::http::Proxy=DIRECT".to_owned(),
+        ];
+        let mut command = tool("apt-get");
+        for option in options {
+            command.arg("-o").arg(option);
+        }
+        // No settings of the machine's.
+        command
+            .env("APT_CONFIG", self.root.join("apt.conf"))
+            .env("LC_ALL", "C");
+        command
+            .arg("-q")
+            .args(words)
+            .current_dir(self.root.join("out"));
+        command
+    }
+}

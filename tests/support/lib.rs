@@ -1,0 +1,25 @@
+//! What stories are told with: a network of real processes, a real Debian repository, a real apt.
+//!
+//! Nothing here links a crate of ours: the binary, HTTP and files are all that users have.
+//! Whatever is started is stopped on drop. Waiting is always for a condition, with a limit.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+mod apt;
+mod debian;
+mod http;
+mod network;
+mod process;
+mod tree;
+mod wait;
+
+pub use apt::Apt;
+pub use debian::DebianRepo;
+pub use http::{Http, Response};
+pub use network::{Ended, Network, Setup};
+pub use process::{binary, run, tool};
+pub use tree::{Tree, noise, sha256};
+pub use wait::{until, until_within};

@@ -1,0 +1,500 @@
+//! A whole network: `mirrorlog local up` in a folder of its own.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::OpenOptions;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::http::{Http, Response};
+use crate::process::{Kept, binary, command, runs, said, signal};
+use crate::wait::{until, until_within};
+
+const UP_LIMIT: Duration = Duration::from_secs(60);
+/// Lines of a log that a failed test shows.
+const LOG_LINES: usize = 12;
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// What a network is made with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub mirrors: u16,
+    /// Most that each mirror fetches, such as `20mbit`.
+    pub limit: Option<String>,
+    /// Environment of the services.
+    pub env: Vec<(String, String)>,
+}
+
+impl Setup {
+    pub fn mirrors(mirrors: u16) -> Self {
+        Self {
+            mirrors,
+            limit: None,
+            env: Vec::new(),
+        }
+    }
+
+    pub fn limit(mut self, limit: &str) -> Self {
+        self.limit = Some(limit.to_owned());
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// How a command ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub code: i32,
+    /// What `--json` printed; null where that was no one document.
+    pub json: Value,
+    pub stdout: String,
+    pub stderr: String,
+    pub seconds: f64,
+}
+
+impl Ended {
+    /// The same, if it ended with 0.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        self.code_is(0)
+    }
+
+    /// The same, if it ended with this code.
+    #[track_caller]
+    pub fn code_is(self, code: i32) -> Self {
+        let Self { stdout, stderr, .. } = &self;
+        assert_eq!(self.code, code, "stderr: {stderr}\nstdout: {stdout}");
+        self
+    }
+
+    /// The published build.
+    #[track_caller]
+    pub fn build(&self) -> u64 {
+        self.json["build"].as_u64().unwrap()
+    }
+
+    /// The lines of a command that streams.
+    pub fn lines(&self) -> Vec<Value> {
+        self.stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
+/// One service that can be killed and started again.
+#[derive(Debug)]
+struct Member {
+    /// The program's word for it; `None` for nats-server.
+    service: Option<&'static str>,
+    config: PathBuf,
+    /// Where it says that it is ready; NATS: where it listens.
+    address: String,
+    pid: u32,
+    /// Once a test has started it.
+    own: Option<Kept>,
+}
+
+/// A running network. Services are called `archive`, `consistency`, `nats`, and mirrors by their ids: `nz1`, `nz2`, …
+#[derive(Debug)]
+pub struct Network {
+    members: Mutex<BTreeMap<String, Member>>,
+    mirrors: Vec<(String, String)>,
+    nats_program: PathBuf,
+    env: Vec<(String, String)>,
+    local: Value,
+    up: Option<Kept>,
+    http: Http,
+    dir: TempDir,
+}
+
+impl Network {
+    /// A network of some mirrors.
+    pub fn up(mirrors: u16) -> Self {
+        Self::start(&Setup::mirrors(mirrors))
+    }
+
+    /// A network as it is asked for, once all of it is ready.
+    pub fn start(setup: &Setup) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("net");
+        let mirrors = setup.mirrors.to_string();
+        let mut args = vec![
+            "local",
+            "up",
+            "--dir",
+            home.to_str().unwrap(),
+            "--mirrors",
+            &mirrors,
+        ];
+        if let Some(limit) = &setup.limit {
+            args.extend(["--limit", limit]);
+        }
+        let log = std::fs::File::create(dir.path().join("up.log")).unwrap();
+        let child = command(&binary(), args)
+            .envs(setup.env.iter().cloned())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut up = Kept(child);
+        let file = home.join("local.json");
+        until_within(UP_LIMIT, "the network comes up", || {
+            let ended = up.0.try_wait().unwrap();
+            let log = || std::fs::read_to_string(dir.path().join("up.log")).unwrap();
+            assert!(ended.is_none(), "`local up` ended: {}", log());
+            file.exists()
+        });
+        let local: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let members = members(&local);
+        let nats_pid = members["nats"].pid;
+        let mirrors = local["mirrors"].as_array().unwrap().iter();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        Self {
+            mirrors: mirrors
+                .map(|one| (text(&one["id"]), text(&one["http"])))
+                .collect(),
+            members: Mutex::new(members),
+            nats_program: std::fs::read_link(format!("/proc/{nats_pid}/exe")).unwrap(),
+            env: setup.env.clone(),
+            local,
+            up: Some(up),
+            http: Http::new(),
+            dir,
+        }
+    }
+
+    /// Ends it as Ctrl-C does; it must do so cleanly.
+    pub fn stop(mut self) {
+        for member in self.members.lock().unwrap().values_mut() {
+            member.own = None;
+        }
+        let status = self.up.take().unwrap().end(STOP_LIMIT);
+        assert!(
+            status.is_some_and(|status| status.success()),
+            "`local up` ended with {status:?}"
+        );
+        for (name, member) in &*self.members.lock().unwrap() {
+            assert!(!runs(member.pid), "{name} outlived `local up`");
+        }
+    }
+
+    /// The network's folder.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.path().join("net")
+    }
+
+    /// A folder for a test's own files.
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn http(&self) -> &Http {
+        &self.http
+    }
+
+    /// Ids of the mirrors.
+    pub fn mirrors(&self) -> Vec<&str> {
+        self.mirrors.iter().map(|(id, _)| id.as_str()).collect()
+    }
+
+    /// A mirror's public URL.
+    pub fn url(&self, mirror: &str) -> &str {
+        let found = self.mirrors.iter().find(|(id, _)| id == mirror);
+        &found
+            .unwrap_or_else(|| panic!("no mirror is called {mirror}"))
+            .1
+    }
+
+    /// A mirror's folder, with its state and store.
+    pub fn mirror_dir(&self, mirror: &str) -> PathBuf {
+        self.config(mirror).parent().unwrap().to_owned()
+    }
+
+    /// The configuration of a service.
+    pub fn config(&self, name: &str) -> PathBuf {
+        self.members.lock().unwrap()[name].config.clone()
+    }
+
+    /// Where the archive's public key is.
+    pub fn key(&self) -> PathBuf {
+        self.local["archive"]["key"].as_str().unwrap().into()
+    }
+
+    /// The process of a service.
+    pub fn pid(&self, name: &str) -> u32 {
+        self.members.lock().unwrap()[name].pid
+    }
+
+    /// What a mirror answers.
+    pub fn get(&self, mirror: &str, path: &str) -> Response {
+        self.http.get(&format!("{}{path}", self.url(mirror)))
+    }
+
+    /// What a mirror answers to a request of another kind.
+    pub fn ask(
+        &self,
+        mirror: &str,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Response {
+        self.http
+            .ask(method, &format!("{}{path}", self.url(mirror)), headers)
+    }
+
+    /// `/@/<channel>` of a mirror; null while it does not know the channel.
+    pub fn channel(&self, mirror: &str, channel: &str) -> Value {
+        let url = format!("{}/@/{channel}", self.url(mirror));
+        let answer = self.http.try_ask(Method::GET, &url, &[]).ok();
+        let known = answer.filter(|answer| answer.status == 200);
+        known.map_or(Value::Null, |answer| answer.json())
+    }
+
+    /// The build that is live on a mirror.
+    pub fn live(&self, mirror: &str, channel: &str) -> Option<u64> {
+        self.channel(mirror, channel)["live"].as_u64()
+    }
+
+    /// Runs an operator's command with `--json`.
+    pub fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Ended {
+        self.run_command(&mut self.command(args))
+    }
+
+    /// An operator's command, to be changed and run.
+    pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
+        let mut command = command(&binary(), ["--json", "--config"]);
+        command.arg(self.config("archive")).args(args);
+        command.envs(self.env.iter().cloned());
+        command
+    }
+
+    /// Runs a command of [`Network::command`].
+    pub fn run_command(&self, command: &mut Command) -> Ended {
+        let begun = Instant::now();
+        let output = command.output().unwrap();
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let code = output.status.code();
+        Ended {
+            code: code.unwrap_or_else(|| panic!("{command:?} was killed: {}", said(&output))),
+            json: serde_json::from_str(&stdout).unwrap_or_default(),
+            stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            seconds: begun.elapsed().as_secs_f64(),
+        }
+    }
+
+    /// `publish CHANNEL TREE …`.
+    pub fn publish(&self, channel: &str, tree: &Path, more: &[&str]) -> Ended {
+        let mut command = self.command(["publish", channel]);
+        self.run_command(command.arg(tree).args(more))
+    }
+
+    /// Publishes and waits until all mirrors are complete; gives the build.
+    #[track_caller]
+    pub fn publish_everywhere(&self, channel: &str, tree: &Path) -> u64 {
+        let ended = self
+            .publish(channel, tree, &["--wait", "all", "--timeout", "60"])
+            .ok();
+        let complete = ended.json["complete"].as_array().unwrap().len();
+        assert_eq!(complete, self.mirrors.len(), "{}", ended.stdout);
+        ended.build()
+    }
+
+    /// `status CHANNEL`; null while there is nothing to say.
+    pub fn status(&self, channel: &str) -> Value {
+        self.run(["status", channel]).json
+    }
+
+    /// What `status` says of a mirror and a channel.
+    pub fn standing(&self, mirror: &str, channel: &str) -> Value {
+        let status = self.status(channel);
+        let mut mirrors = status["mirrors"].as_array().into_iter().flatten();
+        let found = mirrors.find(|one| one["id"] == mirror);
+        let channels = found.and_then(|one| one["channels"].as_array());
+        let found = channels.and_then(|all| all.iter().find(|one| one["channel"] == channel));
+        found.cloned().unwrap_or_default()
+    }
+
+    /// Whether the mirror is live at that build and complete.
+    pub fn is_complete(&self, mirror: &str, channel: &str, build: u64) -> bool {
+        let standing = self.standing(mirror, channel);
+        standing["live"] == build && standing["state"] == "complete"
+    }
+
+    /// Waits until mirrors are live at a build and complete.
+    #[track_caller]
+    pub fn await_complete(&self, mirrors: &[&str], channel: &str, build: u64) {
+        for mirror in mirrors {
+            let what = format!("{mirror} is complete at build {build} of {channel}");
+            until(&what, || self.is_complete(mirror, channel, build));
+        }
+    }
+
+    /// Kills a service, as a crash would.
+    pub fn kill(&self, name: &str) {
+        let mut members = self.members.lock().unwrap();
+        let member = members.get_mut(name).unwrap();
+        signal(member.pid, Signal::KILL);
+        let pid = member.pid;
+        if let Some(mut own) = member.own.take() {
+            own.0.wait().unwrap();
+        }
+        until("the killed process is gone", || !runs(pid));
+    }
+
+    /// Starts a killed service again, and waits until it is ready.
+    pub fn restart(&self, name: &str) {
+        self.spawn(name);
+        until_within(UP_LIMIT, &format!("{name} is ready again"), || {
+            self.is_ready(name)
+        });
+    }
+
+    /// Starts a killed service again.
+    pub fn spawn(&self, name: &str) {
+        let mut members = self.members.lock().unwrap();
+        let member = members.get_mut(name).unwrap();
+        assert!(!runs(member.pid), "{name} is running");
+        let mut command = match member.service {
+            Some(service) => {
+                let mut command = command(&binary(), ["--config"]);
+                command.arg(&member.config).args([service, "serve"]);
+                command
+            }
+            None => {
+                let mut command = command(&self.nats_program, ["--config"]);
+                command.arg(&member.config);
+                command
+            }
+        };
+        let logs = self.dir().join("logs");
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(logs.join(format!("{name}.log")));
+        let child = command
+            .envs(self.env.iter().cloned())
+            .stdout(Stdio::null())
+            .stderr(log.unwrap())
+            .spawn()
+            .unwrap();
+        member.pid = child.id();
+        member.own = Some(Kept(child));
+    }
+
+    /// Whether a service says that it is ready.
+    pub fn is_ready(&self, name: &str) -> bool {
+        let (http, address) = {
+            let members = self.members.lock().unwrap();
+            let member = &members[name];
+            assert!(runs(member.pid), "{name} has died: {}", self.log(name));
+            (member.service.is_some(), member.address.clone())
+        };
+        if !http {
+            return TcpStream::connect(address).is_ok();
+        }
+        let url = format!("http://{address}/readyz");
+        let answer = self.http.try_ask(Method::GET, &url, &[]);
+        answer.is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// What a service answers at `/metrics`, `/healthz` or `/readyz`.
+    pub fn ask_service(&self, name: &str, path: &str) -> Response {
+        let address = self.members.lock().unwrap()[name].address.clone();
+        self.http.get(&format!("http://{address}{path}"))
+    }
+
+    /// The end of a service's log.
+    pub fn log(&self, name: &str) -> String {
+        let file = self.dir().join("logs").join(format!("{name}.log"));
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+    }
+
+    /// Says everything that a reader of a failed test needs.
+    fn describe(&self) {
+        let mut names: Vec<String> = self.members.lock().unwrap().keys().cloned().collect();
+        names.retain(|name| name != "nats");
+        for name in names {
+            eprintln!("--- {name}\n{}", self.log(&name));
+        }
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.describe();
+        }
+        let Ok(members) = self.members.get_mut() else {
+            return;
+        };
+        // The log goes last: those who use it end sooner while it is there.
+        let mut nats = members.remove("nats");
+        for member in members.values_mut() {
+            member.own = None;
+        }
+        if let Some(mut up) = self.up.take() {
+            up.end(STOP_LIMIT);
+        }
+        for pid in members.values().chain(&nats).map(|member| member.pid) {
+            if runs(pid) {
+                signal(pid, Signal::KILL);
+            }
+        }
+        if let Some(nats) = &mut nats {
+            nats.own = None;
+        }
+    }
+}
+
+fn members(local: &Value) -> BTreeMap<String, Member> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let pid = |value: &Value| u32::try_from(value["pid"].as_u64().unwrap()).unwrap();
+    let service = |value: &Value, service| {
+        let config = PathBuf::from(text(&value["config"]));
+        Member {
+            service: Some(service),
+            address: http_address(&config),
+            config,
+            pid: pid(value),
+            own: None,
+        }
+    };
+    let mut members = BTreeMap::new();
+    for (name, word) in [("archive", "archive"), ("consistency", "consistency")] {
+        members.insert(name.to_owned(), service(&local[name], word));
+    }
+    for mirror in local["mirrors"].as_array().unwrap() {
+        members.insert(text(&mirror["id"]), service(mirror, "mirror"));
+    }
+    let archive = &members["archive"].config;
+    let nats = Member {
+        service: None,
+        config: archive.ancestors().nth(2).unwrap().join("nats/nats.conf"),
+        address: text(&local["nats"]["url"]).replace("nats://", ""),
+        pid: pid(&local["nats"]),
+        own: None,
+    };
+    members.insert("nats".to_owned(), nats);
+    members
+}
+
+fn http_address(config: &Path) -> String {
+    let parsed: toml::Table = std::fs::read_to_string(config).unwrap().parse().unwrap();
+    parsed["http"]["listen"].as_str().unwrap().to_owned()
+}
