@@ -239,11 +239,13 @@ impl Daemon {
         let channel = channel.await?;
         self.insert(Arc::clone(&channel));
         tracing::info!(channel = %name, %layout, "channel made");
+        let turn = channel.turn.lock().await;
         if let Some(link) = self.link()
             && let Err(error) = self.fence.claim(&link.builds, name).await
         {
             tracing::warn!(channel = %name, error = %error, "counter not claimed yet");
         }
+        drop(turn);
         Ok(channel)
     }
 
@@ -253,6 +255,8 @@ impl Daemon {
     /// [`FenceError`].
     pub(crate) async fn claim_all(&self, link: &Link) -> Result<(), FenceError> {
         for channel in self.channels() {
+            // A reservation under way has notes of its own.
+            let _turn = channel.turn.lock().await;
             self.fence
                 .claim(&link.builds, &channel.declared.name)
                 .await?;

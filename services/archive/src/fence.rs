@@ -15,14 +15,14 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use mirrorlog_core::archive::{Behind, Counter, Series};
+use mirrorlog_core::archive::{Behind, Counted, Counter, Note, Series};
 use mirrorlog_core::id::{Build, ChannelId};
 use runtime::log::{Bucket, LogError};
 use runtime::state::{Control, StateError, Write};
 use wire::DecodeError;
 use wire::kv::Numbering;
 
-use crate::state::{CodecError, Key, decode_number, encode_number};
+use crate::state::{CodecError, Key, decode_note, decode_number, encode_note, encode_number};
 
 const EPOCH_KEY: &str = "_epoch";
 /// Attempts at a compare-and-set before giving up: each lost one means that somebody else wrote.
@@ -80,7 +80,7 @@ pub struct Wish<'a> {
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     revision: u64,
-    numbering: Option<Numbering>,
+    counted: Option<Counted>,
 }
 
 /// This process' claim on the counters.
@@ -182,22 +182,24 @@ impl Fence {
     /// Puts this epoch on a channel's counters, so that an older archive cannot change them.
     ///
     /// # Errors
-    /// [`FenceError::TakenOver`], [`FenceError::Log`], [`FenceError::Decode`].
+    /// [`FenceError::TakenOver`], [`FenceError::Log`], [`FenceError::Decode`], [`FenceError::State`].
     pub async fn claim(&self, bucket: &Bucket, channel: &ChannelId) -> Result<(), FenceError> {
         for series in [Series::Builds, Series::Retractions] {
             let key = counter_key(channel, series);
             for _attempt in 0..ATTEMPTS {
                 self.forget(&key);
                 let seen = self.seen(bucket, &key).await?;
-                let Some(numbering) = seen.numbering.filter(|held| held.epoch != self.epoch())
+                let Some(counted) = seen.counted.filter(|counted| counted.epoch != self.epoch())
                 else {
                     break;
                 };
-                let numbering = Numbering {
+                let note = self.note(series, channel)?.claiming(&counted, self.epoch());
+                self.keep(series, channel, &note, Vec::new()).await?;
+                let claimed = Counted {
                     epoch: self.epoch(),
-                    ..numbering
+                    ..counted
                 };
-                if self.set(bucket, &key, numbering, seen.revision).await? {
+                if self.set(bucket, &key, claimed, seen.revision).await? {
                     break;
                 }
             }
@@ -217,7 +219,7 @@ impl Fence {
         let seen = self
             .seen(bucket, &counter_key(channel, Series::Builds))
             .await?;
-        Ok(seen.numbering.is_none())
+        Ok(seen.counted.is_none())
     }
 
     /// Reserves `wish.count` numbers and returns the first. What `note` returns for it becomes durable before that.
@@ -231,49 +233,66 @@ impl Fence {
         note: impl Fn(u64) -> Vec<Write>,
     ) -> Result<u64, FenceError> {
         let key = counter_key(wish.channel, wish.series);
+        let Wish {
+            channel,
+            series,
+            journaled,
+            reported,
+            ..
+        } = *wish;
+        // What a lost compare-and-set noted counts no more: its numbers were not taken.
+        let before = self.note(series, channel)?;
         for _attempt in 0..ATTEMPTS {
             if let Some(reason) = self.lost() {
                 return Err(FenceError::TakenOver(reason));
             }
             let seen = self.seen(bucket, &key).await?;
-            let Wish {
+            let counter = Counter {
                 series,
                 journaled,
+                note: before,
+                counted: seen.counted,
                 reported,
-                ..
-            } = *wish;
-            let noted = Key::Intended(series, wish.channel.clone()).encode();
-            let intended = self
-                .state
-                .get(&noted)?
-                .map_or(Ok(0), |value| decode_number(&value))?;
-            let counted = seen.numbering.map(|held| held.newest.map_or(0, Build::get));
-            let first = Counter {
-                series,
-                journaled,
-                intended,
-                counted,
-                reported,
-            }
-            .next();
-            let first = first.inspect_err(|_behind| self.forget(&key))?;
+            };
+            let first = counter.next().inspect_err(|_behind| self.forget(&key))?;
             if wish.count == 0 {
                 return Ok(first);
             }
             let last = first.saturating_add(wish.count - 1);
-            let mut writes = note(first);
-            writes.push(Write::Put(noted, encode_number(last)));
-            let state = Arc::clone(&self.state);
-            run_blocking(move || state.commit(&writes)).await?;
-            let numbering = Numbering {
+            let noted = before.reserving(seen.counted.as_ref(), self.epoch(), last);
+            self.keep(series, channel, &noted, note(first)).await?;
+            let reserved = Counted {
                 epoch: self.epoch(),
-                newest: Build::new(last),
+                number: last,
             };
-            if self.set(bucket, &key, numbering, seen.revision).await? {
+            if self.set(bucket, &key, reserved, seen.revision).await? {
                 return Ok(first);
             }
         }
-        Err(FenceError::Busy(wish.channel.clone()))
+        Err(FenceError::Busy(channel.clone()))
+    }
+
+    fn note(&self, series: Series, channel: &ChannelId) -> Result<Note, FenceError> {
+        let value = self
+            .state
+            .get(&Key::Note(series, channel.clone()).encode())?;
+        Ok(value.map_or(Ok(Note::default()), |value| decode_note(&value))?)
+    }
+
+    /// Makes a note durable, with other writes of the same moment.
+    async fn keep(
+        &self,
+        series: Series,
+        channel: &ChannelId,
+        note: &Note,
+        mut writes: Vec<Write>,
+    ) -> Result<(), FenceError> {
+        writes.push(Write::Put(
+            Key::Note(series, channel.clone()).encode(),
+            encode_note(note),
+        ));
+        let state = Arc::clone(&self.state);
+        Ok(run_blocking(move || state.commit(&writes)).await?)
     }
 
     /// Forgets what the server was seen to hold: after it was lost or made anew.
@@ -288,23 +307,29 @@ impl Fence {
         &self,
         bucket: &Bucket,
         key: &str,
-        numbering: Numbering,
+        counted: Counted,
         revision: u64,
     ) -> Result<bool, FenceError> {
+        let numbering = Numbering {
+            epoch: counted.epoch,
+            newest: Build::new(counted.number),
+        };
         match bucket.set(key, numbering.encode().into(), revision).await {
             Ok(revision) => {
                 self.remember(
                     key,
                     Seen {
                         revision,
-                        numbering: Some(numbering),
+                        counted: Some(counted),
                     },
                 );
                 Ok(true)
             }
             Err(LogError::Refused { .. }) => {
                 self.forget(key);
-                Ok(false)
+                // Refused may also mean that the first sending arrived and its answer did not:
+                // nobody else writes this epoch.
+                Ok(self.seen(bucket, key).await?.counted == Some(counted))
             }
             Err(error) => {
                 self.forget(key);
@@ -326,20 +351,22 @@ impl Fence {
         let seen = match bucket.get(key).await? {
             None => Seen {
                 revision: 0,
-                numbering: None,
+                counted: None,
             },
             Some((revision, value)) => {
                 let decoded = Numbering::decode(&value);
                 let key = key.to_owned();
-                let numbering = decoded.map_err(|source| FenceError::Decode { key, source })?;
+                let Numbering { epoch, newest } =
+                    decoded.map_err(|source| FenceError::Decode { key, source })?;
+                let number = newest.map_or(0, Build::get);
                 Seen {
                     revision,
-                    numbering: Some(numbering),
+                    counted: Some(Counted { epoch, number }),
                 }
             }
         };
         let own = self.epoch();
-        if let Some(held) = seen.numbering.filter(|held| held.epoch > own) {
+        if let Some(held) = seen.counted.filter(|held| held.epoch > own) {
             return Err(self.lose(format!(
                 "{key} was numbered in epoch {}, this one is {own}",
                 held.epoch

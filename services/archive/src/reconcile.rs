@@ -163,7 +163,8 @@ impl Daemon {
     ) -> Result<StreamIdentity, FenceError> {
         link.log.ensure().await?;
         let identity = link.log.identity().await?;
-        if known != Some(identity) {
+        let same = known == Some(identity);
+        if !same {
             if known.is_some() {
                 tracing::warn!("the log's stream was made anew");
             }
@@ -171,7 +172,9 @@ impl Daemon {
             self.heads_lost();
         }
         self.fence.check(&link.builds).await?;
-        self.claim_all(link).await?;
+        if !same {
+            self.claim_all(link).await?;
+        }
         self.reconcile(link).await;
         Ok(identity)
     }

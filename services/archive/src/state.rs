@@ -3,7 +3,7 @@
 //! The journal is the truth; all of this can be made anew from it, at the price of a burned build number
 //! or an event that is sent twice.
 
-use mirrorlog_core::archive::{Item, Series};
+use mirrorlog_core::archive::{Item, Note, Series};
 use mirrorlog_core::id::{Build, ChannelId};
 
 /// Why a key or value was refused.
@@ -21,14 +21,14 @@ pub struct CodecError {
 /// | key | bytes | value |
 /// | --- | --- | --- |
 /// | epoch | `e` | the newest epoch taken: u64, big-endian |
-/// | intended | `i`, `b` or `r`, channel | newest number that was to be reserved: u64, big-endian |
+/// | note | `n`, `b` or `r`, channel | [`Note`]: number and two epochs, u64 each, big-endian |
 /// | outbox | `o`, position (u64, big-endian) | [`Outgoing`] |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
     /// The epoch under which this archive last published.
     Epoch,
-    /// The newest number of a channel for which a reservation was tried.
-    Intended(Series, ChannelId),
+    /// What this archive meant to reserve on a channel.
+    Note(Series, ChannelId),
     /// A statement that is journaled, or about to be, and not yet known to be on the log.
     Outbox(u64),
 }
@@ -41,12 +41,12 @@ impl Key {
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Epoch => b"e".to_vec(),
-            Self::Intended(series, channel) => {
+            Self::Note(series, channel) => {
                 let series = match series {
                     Series::Builds => b'b',
                     Series::Retractions => b'r',
                 };
-                [b"i", &[series][..], channel.as_str().as_bytes()].concat()
+                [b"n", &[series][..], channel.as_str().as_bytes()].concat()
             }
             Self::Outbox(position) => [OUTBOX_PREFIX, &position.to_be_bytes()].concat(),
         }
@@ -67,8 +67,8 @@ impl Key {
         };
         match bytes {
             b"e" => Ok(Self::Epoch),
-            [b'i', b'b', name @ ..] => Ok(Self::Intended(Series::Builds, channel(name)?)),
-            [b'i', b'r', name @ ..] => Ok(Self::Intended(Series::Retractions, channel(name)?)),
+            [b'n', b'b', name @ ..] => Ok(Self::Note(Series::Builds, channel(name)?)),
+            [b'n', b'r', name @ ..] => Ok(Self::Note(Series::Retractions, channel(name)?)),
             [b'o', position @ ..] => {
                 let position = position.try_into().map_err(|_| refused())?;
                 Ok(Self::Outbox(u64::from_be_bytes(position)))
@@ -94,6 +94,28 @@ pub fn decode_number(bytes: &[u8]) -> Result<u64, CodecError> {
         bytes: bytes.to_vec(),
     })?;
     Ok(u64::from_be_bytes(number))
+}
+
+/// A note as a value.
+pub fn encode_note(note: &Note) -> Vec<u8> {
+    let [before, after] = note.epochs;
+    [note.number, before, after].map(u64::to_be_bytes).concat()
+}
+
+/// Reads what [`encode_note`] writes.
+///
+/// # Errors
+/// [`CodecError`] unless there are 24 bytes.
+pub fn decode_note(bytes: &[u8]) -> Result<Note, CodecError> {
+    if bytes.len() != 24 {
+        return Err(CodecError {
+            what: "note",
+            bytes: bytes.to_vec(),
+        });
+    }
+    let number = decode_number(&bytes[..8])?;
+    let epochs = [decode_number(&bytes[8..16])?, decode_number(&bytes[16..])?];
+    Ok(Note { number, epochs })
 }
 
 /// What is to be put on the log: `b` or `r`, number (u64, big-endian), channel.
@@ -163,16 +185,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(channel in channel(), position: u64, item in item()) {
+        fn what_is_written_is_read(channel in channel(), position: u64, epochs: [u64; 2], item in item()) {
             let keys = [
                 Key::Epoch,
-                Key::Intended(Series::Builds, channel.clone()),
-                Key::Intended(Series::Retractions, channel.clone()),
+                Key::Note(Series::Builds, channel.clone()),
+                Key::Note(Series::Retractions, channel.clone()),
                 Key::Outbox(position),
             ];
             for key in keys {
                 prop_assert_eq!(Key::decode(&key.encode()).unwrap(), key);
             }
+            let note = Note { number: position, epochs };
+            prop_assert_eq!(decode_note(&encode_note(&note)).unwrap(), note);
             let outgoing = Outgoing { channel, item };
             prop_assert_eq!(Outgoing::decode(&outgoing.encode()).unwrap(), outgoing);
             prop_assert_eq!(decode_number(&encode_number(position)).unwrap(), position);
@@ -193,8 +217,8 @@ mod tests {
     fn the_layout_does_not_change() {
         let channel = ChannelId::new("noble").unwrap();
         assert_eq!(
-            Key::Intended(Series::Builds, channel.clone()).encode(),
-            b"ibnoble"
+            Key::Note(Series::Builds, channel.clone()).encode(),
+            b"nbnoble"
         );
         assert_eq!(Key::Outbox(258).encode(), b"o\0\0\0\0\0\0\x01\x02");
         let outgoing = Outgoing {
@@ -202,7 +226,14 @@ mod tests {
             item: Item::Retraction(3),
         };
         assert_eq!(outgoing.encode(), b"r\0\0\0\0\0\0\0\x03noble");
-        assert!(decode_number(b"short").is_err());
+        assert_eq!(
+            encode_note(&Note {
+                number: 1,
+                epochs: [2, 3]
+            })[7..16],
+            *b"\x01\0\0\0\0\0\0\0\x02"
+        );
+        assert!(decode_number(b"short").is_err() && decode_note(b"short").is_err());
     }
 
     #[test]

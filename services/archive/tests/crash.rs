@@ -51,7 +51,7 @@ async fn invariant_no_build_is_lost_and_none_gets_a_second_root() {
     let mut number = 0_u64;
     for kill in 0..=KILLS {
         let mut daemon = start(&site);
-        let (mut admin, mut journal) = connect(&site.state().join("admin.sock"), site.grpc).await;
+        let (mut admin, mut journal) = connect(&site.state().join("admin.sock"), &site.grpc).await;
         let of_channel = || SnapshotsRequest {
             channel: channel().to_string(),
             from: 0,

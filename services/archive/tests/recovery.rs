@@ -285,7 +285,8 @@ async fn two_archives_race_and_no_number_is_given_twice() {
         ];
         // Either may win, both may lose; what counts is what the journals say.
         let (a, b) = tokio::join!(first.publish(trees[0]), second.publish(trees[1]));
-        for status in [a, b].into_iter().filter_map(Result::err) {
+        let statuses: Vec<_> = [a, b].into_iter().filter_map(Result::err).collect();
+        for status in &statuses {
             assert_ne!(status.code(), Code::Internal, "{status}");
         }
         let newest = first
@@ -293,7 +294,10 @@ async fn two_archives_race_and_no_number_is_given_twice() {
             .await
             .newest
             .max(second.describe().await.newest);
-        assert!(tokio::time::Instant::now() < end, "nobody publishes");
+        assert!(
+            tokio::time::Instant::now() < end,
+            "nobody publishes: {statuses:?}"
+        );
         if newest > 5 {
             break;
         }
@@ -359,7 +363,7 @@ async fn a_bad_journal_halts_its_channel_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signify_reads_the_journal() {
+async fn the_journal_is_in_signify_s_format() {
     let (_dir, server) = nats().await;
     let site = Site::new(&server.url);
     let mut archive = site.start().await;

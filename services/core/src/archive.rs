@@ -14,8 +14,10 @@ pub mod numbering;
 pub mod plan;
 
 #[cfg(test)]
+mod race;
+#[cfg(test)]
 mod tests;
 
 pub use history::{Admitted, History, HistoryError, Item, Published, Withdrawal};
-pub use numbering::{Behind, Counter, Series, Witness};
+pub use numbering::{Behind, Counted, Counter, Note, Series, Witness};
 pub use plan::{Planned, Refusal, Split, Step, check_retraction, plan, split};

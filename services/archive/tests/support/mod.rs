@@ -1,8 +1,8 @@
 //! A real archive daemon on a real nats-server, each test with its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub, dead_code)]
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use mirrorlog_core::id::{ChannelId, Digest, Lane};
@@ -34,8 +34,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Folder of one archive, and how to reach it.
 pub struct Site {
     pub dir: TempDir,
-    pub grpc: u16,
-    http: u16,
+    pub grpc: String,
     nats: String,
 }
 
@@ -51,12 +50,17 @@ pub fn channel() -> ChannelId {
     ChannelId::new("noble").unwrap()
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+/// An address that no other test has: loopback is large, and ports asked of the system are given out again.
+fn own_address() -> String {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, middle, low] = std::process::id().to_be_bytes();
+    let site = COUNT.fetch_add(1, Ordering::Relaxed);
+    assert!(site < 250, "too many sites in one process");
+    format!(
+        "127.{}.{middle}.{low}:{}",
+        1 + high % 250,
+        20_000 + u16::from(site)
+    )
 }
 
 impl Site {
@@ -65,8 +69,7 @@ impl Site {
         runtime::key::generate(&dir.path().join("archive"), "test").unwrap();
         let site = Self {
             dir,
-            grpc: free_port(),
-            http: free_port(),
+            grpc: own_address(),
             nats: nats.to_owned(),
         };
         site.configure();
@@ -79,8 +82,7 @@ impl Site {
         copy_dir(self.dir.path(), dir.path());
         let site = Self {
             dir,
-            grpc: free_port(),
-            http: free_port(),
+            grpc: own_address(),
             nats: self.nats.clone(),
         };
         site.configure();
@@ -92,9 +94,9 @@ impl Site {
             "[archive]\nstate = 'state'\nstore = 'store'\nkey = 'archive.sec'\nallow_undeclared = true\n\
              [[channels]]\nname = 'noble'\nmount = '/ubuntu'\nlayout = 'plain'\n\
              [[channels]]\nname = 'noble-security'\nmount = '/ubuntu'\nlayout = 'plain'\n\
-             [nats]\nurl = '{}'\n[grpc]\nlisten = '127.0.0.1:{}'\n[http]\nlisten = '127.0.0.1:{}'\n\
+             [nats]\nurl = '{}'\n[grpc]\nlisten = '{}'\n[http]\nlisten = '127.0.0.1:0'\n\
              [heads]\nrenew = '1s'\nexpire = '60s'\n[reconcile]\nevery = '200ms'\n",
-            self.nats, self.grpc, self.http
+            self.nats, self.grpc
         );
         std::fs::write(self.config(), text).unwrap();
     }
@@ -121,7 +123,7 @@ impl Site {
             let mut serving = tokio::spawn(archive::serve(config, stop.clone()));
             let connected = tokio::select! {
                 ended = &mut serving => Err(ended.unwrap().unwrap_err()),
-                connected = connect(&socket, self.grpc) => Ok(connected),
+                connected = connect(&socket, &self.grpc) => Ok(connected),
             };
             match connected {
                 Ok((admin, journal)) => {
@@ -208,9 +210,9 @@ impl Site {
     }
 }
 
-pub async fn connect(socket: &Path, grpc: u16) -> (AdminClient<Channel>, JournalClient<Channel>) {
+pub async fn connect(socket: &Path, grpc: &str) -> (AdminClient<Channel>, JournalClient<Channel>) {
     let unix = Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap();
-    let tcp = Endpoint::from_shared(format!("http://127.0.0.1:{grpc}")).unwrap();
+    let tcp = Endpoint::from_shared(format!("http://{grpc}")).unwrap();
     loop {
         if let (Ok(unix), Ok(tcp)) = (unix.connect().await, tcp.connect().await) {
             return (AdminClient::new(unix), JournalClient::new(tcp));
@@ -254,12 +256,13 @@ impl Running {
     /// Publishes as soon as the log is there.
     pub async fn publish_patiently(&mut self, summary: Summary) -> u64 {
         let until = tokio::time::Instant::now() + PATIENCE;
+        // A merge may come between the look and the commit.
+        let retried = [tonic::Code::Unavailable, tonic::Code::FailedPrecondition];
         loop {
             match self.publish(summary).await {
                 Ok(builds) => return builds[0],
                 Err(status)
-                    if status.code() == tonic::Code::Unavailable
-                        && tokio::time::Instant::now() < until =>
+                    if retried.contains(&status.code()) && tokio::time::Instant::now() < until =>
                 {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }

@@ -16,6 +16,10 @@ fn root(number: u8) -> Digest {
     Digest::of(&[number])
 }
 
+fn counted(number: u64) -> Counted {
+    Counted { epoch: 1, number }
+}
+
 /// What may happen to an archive.
 #[derive(Clone, Debug)]
 enum Op {
@@ -70,11 +74,11 @@ fn op() -> impl Strategy<Value = Op> {
 #[derive(Default)]
 struct World {
     history: History,
-    intended: u64,
+    note: Note,
     counted: Option<(u64, u64)>,
     clock: i64,
     log: Vec<Said>,
-    copies: Vec<(History, u64)>,
+    copies: Vec<(History, Note)>,
     roots: BTreeMap<Build, Digest>,
 }
 
@@ -94,36 +98,32 @@ impl World {
         Counter {
             series: Series::Builds,
             journaled: self.history.newest().map_or(0, |newest| newest.build.get()),
-            intended: self.intended,
-            counted: self.counted.map(|(builds, _)| builds),
+            note: self.note,
+            counted: self.counted.map(|(builds, _)| counted(builds)),
             reported: self.roots.keys().next_back().map_or(0, |build| build.get()),
         }
     }
 
     fn may_retract(&self) -> bool {
         let journaled = self.history.next_retraction() - 1;
-        let counted = self.counted.map(|(_, retractions)| retractions);
-        let series = Series::Retractions;
-        Counter {
+        let counted = self.counted.map(|(_, retractions)| counted(retractions));
+        let (series, note) = (Series::Retractions, Note::default());
+        let counter = Counter {
             series,
             journaled,
-            intended: journaled,
+            note,
             counted,
             reported: 0,
-        }
-        .next()
-        .is_ok()
+        };
+        counter.next().is_ok()
     }
 
     fn reserve(&mut self, count: u64) -> Option<Build> {
         // A journal that lacks a retraction is as much behind as one that lacks a build.
-        let first = self
-            .counter()
-            .next_build()
-            .ok()
-            .filter(|_| self.may_retract())?;
+        let counter = self.counter();
+        let first = counter.next_build().ok().filter(|_| self.may_retract())?;
         let last = first.get() + count - 1;
-        self.intended = self.intended.max(last);
+        self.note = self.note.reserving(counter.counted.as_ref(), 1, last);
         self.counted = Some((last, self.history.next_retraction() - 1));
         Some(first)
     }
@@ -212,7 +212,7 @@ impl World {
     }
 
     fn step(&mut self, op: Op) {
-        self.copies.push((self.history.clone(), self.intended));
+        self.copies.push((self.history.clone(), self.note));
         match op {
             Op::Publish {
                 root: r,
@@ -269,7 +269,7 @@ impl World {
                 self.merge();
                 self.count();
                 let index = self.copies.len().saturating_sub(back + 1);
-                (self.history, self.intended) = self.copies[index].clone();
+                (self.history, self.note) = self.copies[index].clone();
             }
             Op::Merge => self.merge(),
         }
@@ -423,20 +423,30 @@ fn a_second_statement_for_a_number_is_a_fork() {
 
 #[test]
 fn a_restored_journal_is_behind() {
-    let series = Series::Builds;
+    let note = Note {
+        number: 7,
+        epochs: [1, 1],
+    };
+    let (series, counted) = (Series::Builds, Some(counted(7)));
     let sound = Counter {
         series,
         journaled: 7,
-        intended: 7,
-        counted: Some(7),
+        note,
+        counted,
         reported: 99,
     };
     assert_eq!(sound.next(), Ok(8));
-    let behind = Counter {
-        counted: Some(9),
+    let other = Some(Counted {
+        epoch: 1,
+        number: 9,
+    });
+    let text = Counter {
+        counted: other,
         ..sound
-    };
-    let text = behind.next().unwrap_err().to_string();
+    }
+    .next()
+    .unwrap_err()
+    .to_string();
     assert_eq!(text, "the counter knows build 9, but the journal ends at 7");
     let lost = Counter {
         counted: None,
@@ -445,18 +455,17 @@ fn a_restored_journal_is_behind() {
     };
     assert_eq!(lost.next().unwrap_err().witness, Witness::Mirror);
     let crashed = Counter {
-        intended: 8,
-        counted: Some(8),
+        journaled: 6,
         ..sound
     };
-    assert_eq!(crashed.next_build(), Ok(build(9)));
+    assert_eq!(crashed.next_build(), Ok(build(8)));
     assert_eq!(
         Counter {
             series: Series::Retractions,
             ..crashed
         }
         .next(),
-        Ok(8)
+        Ok(7)
     );
 }
 
