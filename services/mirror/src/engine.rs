@@ -4,6 +4,7 @@
 //! Effects are idempotent and derived again at each start, so a crash between any two of these
 //! costs time, never content.
 
+mod mailbox;
 mod perform;
 mod slot;
 
@@ -17,12 +18,12 @@ use mirrorlog_core::statement::{Head, Order, OrderOutcome, Snapshot, retractions
 use mirrorlog_core::time::Timestamp;
 use runtime::log::{AckHandle, StreamIdentity};
 use runtime::state::Write;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use wire::Signed;
 use wire::event::Opened;
 use wire::state::Cursor;
 
+pub(crate) use self::mailbox::Mailbox;
 pub(crate) use self::slot::Slot;
 use crate::inbox::Arrived;
 use crate::journal::Answer;
@@ -30,7 +31,7 @@ use crate::run::Parts;
 use crate::state::Key;
 use crate::sync::{Missing, SyncError, Whole};
 
-/// What reaches the engine. Bounded: a slow engine slows the log's readers down, not the server.
+/// What reaches the engine.
 pub(crate) enum Message {
     /// A verified event.
     Event(Box<Arrived>),
@@ -93,12 +94,31 @@ pub(crate) enum Message {
     Tick,
 }
 
-/// Messages that may wait for the engine.
-pub(crate) const INBOX_MAX: usize = 256;
 /// Pause between two ticks.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
 /// Pause before a failed write of control state is tried again.
 const PERSIST_RETRY: Duration = Duration::from_secs(1);
+
+impl Message {
+    /// The lane that waits for this, if one does.
+    fn lane(&self) -> Option<Lane> {
+        match self {
+            Self::Event(arrived) => Some(arrived.lane),
+            Self::Skipped { lane, .. }
+            | Self::StreamChanged { lane, .. }
+            | Self::Planned { lane, .. }
+            | Self::Synced { lane, .. } => Some(*lane),
+            Self::Head { .. }
+            | Self::Journal { .. }
+            | Self::Lacks { .. }
+            | Self::Faults { .. }
+            | Self::Healed { .. }
+            | Self::Order(_)
+            | Self::OrderDone { .. }
+            | Self::Tick => None,
+        }
+    }
+}
 
 /// Owns the state of all channels.
 pub(crate) struct Engine {
@@ -108,16 +128,17 @@ pub(crate) struct Engine {
     pub(super) cursors: BTreeMap<Lane, Cursor>,
     pub(super) acks: HashMap<(Lane, u64), AckHandle>,
     pub(super) outcomes: Vec<OrderOutcome>,
-    pub(super) sender: mpsc::Sender<Message>,
+    pub(super) sender: Mailbox,
     pub(super) stop: CancellationToken,
     pub(super) last_progress_ack: tokio::time::Instant,
+    pub(super) last_progress_report: tokio::time::Instant,
 }
 
 impl Engine {
     /// Takes up the state that was left.
     pub(crate) fn load(
         parts: Arc<Parts>,
-        sender: mpsc::Sender<Message>,
+        sender: Mailbox,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let mirror = &parts.config.mirror;
@@ -135,6 +156,7 @@ impl Engine {
             sender,
             stop,
             last_progress_ack: tokio::time::Instant::now(),
+            last_progress_report: tokio::time::Instant::now(),
             parts,
         };
         for lane in Lane::ALL {
@@ -174,13 +196,13 @@ impl Engine {
     }
 
     /// Runs until `stop`.
-    pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+    pub(crate) async fn run(mut self, mut inbox: mailbox::Inbox) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let message = tokio::select! {
                 () = self.stop.cancelled() => break,
-                message = inbox.recv() => message.unwrap_or(Message::Tick),
+                message = inbox.next() => message.unwrap_or(Message::Tick),
                 _ = tick.tick() => Message::Tick,
             };
             self.handle(message).await;
@@ -203,6 +225,8 @@ impl Engine {
                 self.persist_cursors().await;
                 self.finish_event(&ack, channel.is_some()).await;
                 if let Some(channel) = channel {
+                    // Whatever was asked lately was asked before this.
+                    self.slot(&channel).ask_again = true;
                     self.ask_journal(&channel, Build::FIRST);
                 }
             }
@@ -230,12 +254,7 @@ impl Engine {
                 channel,
                 build,
                 missing,
-            } => {
-                if let Some(slot) = self.slots.get_mut(&channel) {
-                    slot.missing.insert(build, missing);
-                }
-                self.report(&channel);
-            }
+            } => self.on_lacks(&channel, build, missing).await,
             Message::Synced {
                 channel,
                 lane,
@@ -249,10 +268,13 @@ impl Engine {
                 build,
                 missing,
             } => {
-                if let Some(slot) = self.slots.get_mut(&channel) {
+                // One that was let go meanwhile has nothing to lose.
+                if let Some(slot) = self.slots.get_mut(&channel)
+                    && slot.channel.held.contains_key(&build)
+                {
                     slot.missing.insert(build, missing);
+                    self.step(&channel, Input::Lost { build }, Vec::new()).await;
                 }
-                self.step(&channel, Input::Lost { build }, Vec::new()).await;
             }
             Message::Healed {
                 channel,
@@ -313,17 +335,8 @@ impl Engine {
     ) {
         let channel = snapshot.channel.clone();
         let lane = event.map_or(snapshot.lane, |(lane, _)| lane);
-        let target = Target {
-            build: snapshot.build,
-            base: snapshot.base,
-            root: snapshot.root,
-            created: snapshot.created,
-        };
-        let key = Key::Snapshot(channel.clone(), snapshot.build).encode();
-        let write = Write::Put(key, signed.encode());
-        self.slot(&channel)
-            .snapshots
-            .insert(snapshot.build, (signed, snapshot.clone()));
+        let target = target_of(snapshot);
+        let writes = self.remember(signed, snapshot).await;
         let sequence = event.map(|(_, sequence)| sequence);
         self.step(
             &channel,
@@ -332,9 +345,56 @@ impl Engine {
                 lane,
                 sequence,
             },
-            vec![write],
+            writes,
         )
         .await;
+        if self.slot(&channel).is_crowded() {
+            self.forget_old(&channel).await;
+        }
+    }
+
+    /// Keeps a signed snapshot, but never in place of another one: that is a fork.
+    async fn remember(&mut self, signed: Signed, snapshot: &Snapshot) -> Vec<Write> {
+        let slot = self.slot(&snapshot.channel);
+        match slot.snapshots.get(&snapshot.build) {
+            Some((_, known)) if known.root != snapshot.root => {
+                let fork = Input::Fork {
+                    build: snapshot.build,
+                    first: known.root,
+                    second: snapshot.root,
+                };
+                self.step(&snapshot.channel, fork, Vec::new()).await;
+                Vec::new()
+            }
+            Some(_) => Vec::new(),
+            None => {
+                let key = Key::Snapshot(snapshot.channel.clone(), snapshot.build).encode();
+                let write = Write::Put(key, signed.encode());
+                slot.snapshots
+                    .insert(snapshot.build, (signed, snapshot.clone()));
+                vec![write]
+            }
+        }
+    }
+
+    async fn on_lacks(&mut self, id: &ChannelId, build: Build, missing: Missing) {
+        let slot = self.slot(id);
+        let lanes = Lane::ALL.into_iter().filter(|lane| {
+            let sync = slot.channel.lane(*lane).sync;
+            sync.is_some_and(|sync| sync.target.build == build)
+        });
+        let lanes: Vec<Lane> = lanes.collect();
+        let missing_bytes = missing.bytes;
+        slot.missing.insert(build, missing);
+        for lane in lanes {
+            let planned = Input::Planned {
+                lane,
+                build,
+                missing_bytes,
+            };
+            self.step(id, planned, Vec::new()).await;
+        }
+        self.report(id);
     }
 
     async fn on_retraction(
@@ -416,9 +476,13 @@ impl Engine {
         if let Some((signed, head)) = answer.head {
             self.on_head(signed, &head, Vec::new()).await;
         }
-        // The newest first: a mirror any number of builds behind goes straight to its target.
+        // The newest first: a mirror any number of builds behind goes straight to its target. Known ones
+        // too: what was passed over for a newer build counts again when that one is taken back.
         for (signed, snapshot) in answer.snapshots.into_iter().rev() {
-            if !self.slot(channel).snapshots.contains_key(&snapshot.build) {
+            let target = target_of(&snapshot);
+            let known = self.slot(channel).snapshots.get(&snapshot.build);
+            let news = known.is_none_or(|(_, known)| known.root != snapshot.root);
+            if news || !self.slot(channel).channel.is_settled(snapshot.lane, &target) {
                 self.on_snapshot(signed, &snapshot, None).await;
             }
         }
@@ -488,8 +552,9 @@ impl Engine {
             finished: now,
             received_bytes,
         });
-        let span = live.and_then(|live| slot.spans.get(&live)).cloned();
-        let _entered = span.as_ref().map(tracing::Span::enter);
+        let parent = live.and_then(|live| slot.spans.get(&live));
+        let flip = |parent| tracing::info_span!(parent: parent, "flip", channel = %id);
+        let _entered = parent.map(|parent| flip(parent).entered());
         match live {
             Some(live) => {
                 let from = before.map_or(0, Build::get);
@@ -554,5 +619,14 @@ impl Engine {
         self.slots
             .entry(id.clone())
             .or_insert_with(|| Slot::new(Channel::new(id.clone())))
+    }
+}
+
+fn target_of(snapshot: &Snapshot) -> Target {
+    Target {
+        build: snapshot.build,
+        base: snapshot.base,
+        root: snapshot.root,
+        created: snapshot.created,
     }
 }

@@ -13,6 +13,7 @@ use mirrorlog_core::view::View;
 use runtime::log::Log;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 use wire::Signed;
 
 use crate::engine::Slot;
@@ -31,6 +32,8 @@ struct Pending {
     report: Unsigned,
     outcomes: Vec<OrderOutcome>,
     fresh: bool,
+    /// What led to it, for the trace; only its first sending belongs there.
+    span: Span,
 }
 
 /// A report without what the sender adds.
@@ -69,6 +72,7 @@ impl Reports {
                 report,
                 outcomes: kept,
                 fresh: true,
+                span: slot.newest_span(),
             },
         );
         drop(pending);
@@ -99,7 +103,7 @@ impl Reports {
                 return;
             };
             let Some(connected) = connected else { continue };
-            for (channel, report, outcomes) in self.take(all) {
+            for (channel, report, outcomes, span) in self.take(all) {
                 sequence += 1;
                 let issued = runtime::boot::now();
                 let before = rates.insert(channel.clone(), (report.received_bytes, issued));
@@ -119,10 +123,8 @@ impl Reports {
                     orders: outcomes,
                 });
                 let signed = Signed::sign(&key, &statement).encode();
-                if let Err(error) = connected
-                    .publish_report(&mirror, &channel, signed.into())
-                    .await
-                {
+                let sent = connected.publish_report(&mirror, &channel, signed.into());
+                if let Err(error) = sent.instrument(span).await {
                     let error = crate::inbox::chain(&error);
                     tracing::debug!(error, %channel, "report was not sent; the next one will be");
                     self.again(&channel);
@@ -131,7 +133,7 @@ impl Reports {
         }
     }
 
-    fn take(&self, all: bool) -> Vec<(ChannelId, Unsigned, Vec<OrderOutcome>)> {
+    fn take(&self, all: bool) -> Vec<(ChannelId, Unsigned, Vec<OrderOutcome>, Span)> {
         let mut pending = self
             .pending
             .lock()
@@ -139,7 +141,13 @@ impl Reports {
         let due = pending.iter_mut().filter(|(_, one)| all || one.fresh);
         due.map(|(channel, one)| {
             one.fresh = false;
-            (channel.clone(), one.report.clone(), one.outcomes.clone())
+            let span = std::mem::replace(&mut one.span, Span::none());
+            (
+                channel.clone(),
+                one.report.clone(),
+                one.outcomes.clone(),
+                span,
+            )
         })
         .collect()
     }

@@ -166,6 +166,12 @@ impl Slot {
         self.missing.retain(|build, _| known(build));
         old
     }
+
+    /// Of the event that is being worked on; none when nothing is.
+    pub(crate) fn newest_span(&self) -> tracing::Span {
+        let newest = self.spans.values().next_back().cloned();
+        newest.unwrap_or_else(tracing::Span::none)
+    }
 }
 
 /// Reads all channels from the control database.
