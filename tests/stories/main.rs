@@ -12,6 +12,7 @@ mod outage;
 mod priority;
 mod publishing;
 mod retract;
+mod telemetry;
 mod two_publishers;
 mod verify_replay;
 mod whole_builds;
