@@ -28,6 +28,11 @@ test *args: _binaries
 e2e *args: _binaries
     {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --tests" } }} -p e2e --locked "$@"
 
+# 50 changed files of 100,000 against rsync; see --help
+bench-delta *args:
+    cargo build --release --locked -p mirrorlog
+    cargo run --quiet --locked -p e2e --bin bench -- --release "$@"
+
 # the documentation's examples
 doctest:
     cargo test --workspace --locked --doc --quiet

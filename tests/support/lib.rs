@@ -20,6 +20,6 @@ pub use apt::Apt;
 pub use debian::DebianRepo;
 pub use http::{Http, Response};
 pub use network::{Ended, Network, Setup};
-pub use process::{binary, run, tool};
+pub use process::{binary, run, tool, use_binary};
 pub use tree::{Tree, noise, sha256};
 pub use wait::{until, until_within};

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -10,8 +11,18 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Another binary than the one beside the tests.
 const BINARY_VARIABLE: &str = "MIRRORLOG_E2E_BINARY";
 
+static CHOSEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// Takes this binary from now on, for programs that are told which.
+pub fn use_binary(binary: PathBuf) {
+    CHOSEN.set(binary).unwrap();
+}
+
 /// The binary under test: beside the test's own folder.
 pub fn binary() -> PathBuf {
+    if let Some(chosen) = CHOSEN.get() {
+        return chosen.clone();
+    }
     if let Some(named) = std::env::var_os(BINARY_VARIABLE) {
         return named.into();
     }
