@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use mirrorlog_core::archive::{Split, split};
 use mirrorlog_core::id::{Digest, Lane};
 use mirrorlog_core::layout::Layout;
 use mirrorlog_core::manifest::{self, Summary};
@@ -208,13 +209,14 @@ fn changes(
 /// What the changes are applied to. Inside one channel a priority change does not wait for bulk that is
 /// not wanted anywhere yet: it goes on top of the wanted build first, then on top of the head.
 fn bases(channel: &Channel, lane: Lane, head: Option<Digest>) -> Vec<(Option<Digest>, u64, Lane)> {
-    let ahead = |wanted: u64| channel.head.is_some_and(|(head, _)| wanted < head.get());
-    match channel.wanted {
-        Some((wanted, root)) if lane == Lane::Priority && ahead(wanted.get()) => vec![
+    let newest_good = channel.head.map(|(build, _)| build);
+    let wanted = channel.wanted.map(|(build, _)| build);
+    match (split(lane, true, newest_good, wanted), channel.wanted) {
+        (Split::Two(wanted), Some((_, root))) => vec![
             (Some(root), wanted.get(), Lane::Priority),
             (head, channel.newest + 1, Lane::Bulk),
         ],
-        Some(_) | None => vec![(head, channel.newest, lane)],
+        (Split::Two(_) | Split::One, _) => vec![(head, channel.newest, lane)],
     }
 }
 
