@@ -44,7 +44,7 @@ struct Seen {
 fn nothing_is_lost_and_no_half_snapshot_is_read() {
     let kills = number_of("MIRRORLOG_E2E_KILLS", || KILLS);
     let seed = number_of("MIRRORLOG_E2E_SEED", || getrandom::u64().unwrap() >> 1) | 1;
-    println!("MIRRORLOG_E2E_SEED={seed} MIRRORLOG_E2E_KILLS={kills}");
+    eprintln!("MIRRORLOG_E2E_SEED={seed} MIRRORLOG_E2E_KILLS={kills}");
     let network = Network::up(2);
     let tree = Tree::new();
     for file in 0..200 {
@@ -151,7 +151,7 @@ fn torture(network: &Network, kills: u64, mut chance: Chance) {
         std::thread::sleep(Duration::from_millis(chance.below(300)));
         let begun = Instant::now();
         network.restart(victim);
-        println!(
+        eprintln!(
             "{victim} was killed, and ready again after {:.2} s",
             begun.elapsed().as_secs_f64()
         );
@@ -184,5 +184,5 @@ fn nothing_was_lost(network: &Network, tree: &Tree, published: &BTreeMap<u64, St
         assert_eq!(network.live(mirror, CHANNEL), Some(last));
         assert_eq!(network.get(mirror, "/c/z").text(), "1000000");
     }
-    println!("{} builds, none lost", builds.len());
+    eprintln!("{} builds, none lost", builds.len());
 }
