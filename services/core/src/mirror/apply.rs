@@ -6,6 +6,11 @@ use crate::time::Timestamp;
 
 /// First pause after a failed sync, in milliseconds; doubles from there.
 const RETRY_MIN_MS: i64 = 500;
+/// Failures in a row after which a pin no longer holds: the archive may not have the build any more.
+const PIN_FAILURES_MAX: u32 = 5;
+/// So long after its start a sync that has not been planned yet goes over to any newer build: nothing
+/// has been fetched for it, and what was missed comes from the log in one go.
+const GATHER_MS: i64 = 5_000;
 
 impl Channel {
     pub(super) fn on_snapshot(
@@ -18,15 +23,24 @@ impl Channel {
         effects: &mut Vec<Effect>,
     ) {
         self.time_floor = self.time_floor.max(target.created);
-        if self.halts_on_fork(target.build, target.root, effects) {
-            return;
-        }
-        if self.is_done_with(&target) || self.is_older_than_known(lane, target.build) {
+        let halted = self.halts_on_fork(target.build, target.root, effects);
+        let done = self.is_done_with(&target) || self.is_older_than_known(lane, target.build);
+        if done && !halted {
             effects.extend(sequence.map(|sequence| Effect::Ack { lane, sequence }));
             return;
         }
+        // One event stays open, of a halted channel too: others' must not wait behind a lane full of these.
         self.open_event(lane, target.build, sequence, effects);
+        let forked = self
+            .known_root(target.build)
+            .is_some_and(|root| root != target.root);
         let state = self.lane_mut(lane);
+        if halted {
+            if !done && !forked {
+                state.next = Some(target);
+            }
+            return;
+        }
         match &mut state.sync {
             None => {
                 state.sync = Some(Sync::new(target, now));
@@ -34,6 +48,11 @@ impl Channel {
                 effects.push(Effect::Report);
             }
             Some(sync) if sync.target.build == target.build => {}
+            Some(sync) if sync.is_gathering(policy, now) => {
+                sync.target = target;
+                state.next = None;
+                effects.push(Effect::Start { lane, target });
+            }
             Some(sync) => {
                 if state.next == Some(target) {
                     return;
@@ -44,6 +63,17 @@ impl Channel {
                 }
             }
         }
+    }
+
+    /// True when an event of this build would change nothing.
+    pub fn is_settled(&self, lane: Lane, target: &Target) -> bool {
+        let state = self.lane(lane);
+        let sync = state.sync.map(|sync| sync.target);
+        let targeted = [sync, state.next]
+            .into_iter()
+            .flatten()
+            .any(|one| one == *target);
+        targeted || self.is_done_with(target) || self.is_older_than_known(lane, target.build)
     }
 
     /// A build that needs no sync: held, retracted, or made pointless by what is live.
@@ -97,15 +127,28 @@ impl Channel {
             && let Some(first) = self.known_root(build)
             && first != root
         {
-            self.halt = Some(Halt::Fork {
-                build,
-                first,
-                second: root,
-            });
-            effects.extend(Lane::ALL.map(|lane| Effect::Cancel { lane }));
-            effects.push(Effect::Report);
+            self.on_fork(build, first, root, effects);
         }
         self.halt.is_some()
+    }
+
+    pub(super) fn on_fork(
+        &mut self,
+        build: Build,
+        first: Digest,
+        second: Digest,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.halt.is_some() {
+            return;
+        }
+        self.halt = Some(Halt::Fork {
+            build,
+            first,
+            second,
+        });
+        effects.extend(Lane::ALL.map(|lane| Effect::Cancel { lane }));
+        effects.push(Effect::Report);
     }
 
     fn known_root(&self, build: Build) -> Option<Digest> {
@@ -146,7 +189,9 @@ impl Channel {
 
     /// Asks the journal when the head names a build that the log has not brought.
     pub(super) fn ask_when_behind(&self, effects: &mut Vec<Effect>) {
-        let Some(head) = self.head else { return };
+        let Some(head) = self.head.filter(|_| self.halt.is_none()) else {
+            return;
+        };
         let targets = Lane::ALL.into_iter().flat_map(|lane| {
             let state = self.lane(lane);
             [
@@ -171,6 +216,9 @@ impl Channel {
         now: Timestamp,
         effects: &mut Vec<Effect>,
     ) {
+        if self.halt.is_some() {
+            return;
+        }
         let state = self.lane_mut(lane);
         let Some(sync) = &mut state.sync else { return };
         if sync.target.build == build {
@@ -190,6 +238,7 @@ impl Channel {
         sync.target = next;
         sync.retargets = sync.retargets.saturating_add(1);
         sync.remaining_bytes = Some(missing_bytes);
+        sync.failures = 0;
         sync.retry_at = None;
         state.next = None;
         effects.push(Effect::Start { lane, target: next });
@@ -200,8 +249,10 @@ impl Channel {
         if let Some(sync) = &mut self.lane_mut(lane).sync
             && sync.target.build == build
         {
-            sync.remaining_bytes = Some(remaining_bytes);
-            sync.failures = 0;
+            let before = sync.remaining_bytes.replace(remaining_bytes);
+            if before.is_some_and(|before| remaining_bytes < before) {
+                sync.failures = 0;
+            }
         }
     }
 
@@ -228,6 +279,8 @@ impl Channel {
             );
         }
         self.settle(now, effects);
+        // Live or not: whoever audits it asks for it by number.
+        effects.push(Effect::Serve);
         effects.push(Effect::Report);
     }
 
@@ -340,8 +393,18 @@ impl Sync {
         }
     }
 
-    /// True when the target stays until it is live.
+    /// True when the target stays until it is live, or until it proves impossible.
     pub fn is_pinned(&self, policy: &Policy, now: Timestamp) -> bool {
-        self.retargets >= policy.retargets_max || now.ms_since(self.started) >= policy.pin_after_ms
+        let old = self.retargets >= policy.retargets_max
+            || now.ms_since(self.started) >= policy.pin_after_ms;
+        old && self.failures < PIN_FAILURES_MAX
+    }
+
+    /// True for a moment after the start, while nothing has been fetched.
+    fn is_gathering(&self, policy: &Policy, now: Timestamp) -> bool {
+        let fresh = self.remaining_bytes.is_none()
+            && self.failures == 0
+            && now.ms_since(self.started) < GATHER_MS;
+        fresh && !self.is_pinned(policy, now)
     }
 }

@@ -198,6 +198,15 @@ pub enum Input {
     },
     /// A verified head.
     Head(HeadSeen),
+    /// The shell knows two signed roots of one build, of which this state remembers none.
+    Fork {
+        /// The number.
+        build: Build,
+        /// Seen first.
+        first: Digest,
+        /// Seen then.
+        second: Digest,
+    },
     /// The shell knows what a build would still cost.
     Planned {
         /// On this lane.
@@ -370,13 +379,16 @@ impl Channel {
     pub fn resume(&mut self, now: Timestamp) -> Vec<Effect> {
         let mut effects = vec![Effect::Serve];
         for lane in Lane::ALL {
+            let halted = self.halt.is_some();
             if let Some(sync) = &mut self.lane_mut(lane).sync {
                 sync.remaining_bytes = None;
                 sync.retry_at = None;
-                effects.push(Effect::Start {
-                    lane,
-                    target: sync.target,
-                });
+                if !halted {
+                    effects.push(Effect::Start {
+                        lane,
+                        target: sync.target,
+                    });
+                }
             }
         }
         for build in &self.healing {
@@ -414,6 +426,11 @@ impl Channel {
                 effects.extend(event.map(|(lane, sequence)| Effect::Ack { lane, sequence }));
             }
             Input::Head(head) => self.on_head(head, now, &mut effects),
+            Input::Fork {
+                build,
+                first,
+                second,
+            } => self.on_fork(build, first, second, &mut effects),
             Input::Planned {
                 lane,
                 build,

@@ -305,6 +305,129 @@ fn two_roots_for_one_build_halt_the_channel() {
 }
 
 #[test]
+fn a_halted_channel_starts_nothing_and_keeps_one_event_open() {
+    let mut bench = Bench::with_head(1);
+    bench.step(snapshot(1, Lane::Bulk, 1));
+    bench.finish(Lane::Bulk);
+    bench.step(snapshot(2, Lane::Bulk, 2));
+    let (first, second) = (Digest::of(b"a"), Digest::of(b"b"));
+    let effects = bench.step(Input::Fork {
+        build: build(1),
+        first,
+        second,
+    });
+    assert!(effects.contains(&Effect::Cancel { lane: Lane::Bulk }));
+    for number in 3..=9 {
+        bench.step(snapshot(number, Lane::Bulk, number));
+    }
+    assert_eq!(bench.channel.open_sequence(Lane::Bulk), Some(9));
+    assert_eq!(bench.acked.len(), 8, "the lane is not blocked for others");
+    let planned = Input::Planned {
+        lane: Lane::Bulk,
+        build: build(2),
+        missing_bytes: 0,
+    };
+    assert_eq!(bench.step(planned), vec![]);
+    assert_eq!(bench.step(Input::Head(head(9, 9_100_000))), vec![]);
+    let effects = bench.channel.resume(bench.now);
+    bench.check(Some(build(1)), &effects);
+    assert_eq!(bench.channel.live, Some(build(1)));
+}
+
+#[test]
+fn a_burst_of_builds_goes_straight_to_the_newest() {
+    let mut bench = Bench::with_head(1);
+    for number in 1..=100 {
+        bench.step(snapshot(number, Lane::Bulk, number));
+    }
+    let sync = bench.channel.bulk.sync.unwrap();
+    assert_eq!((sync.target, sync.retargets), (target(100), 0));
+    bench.finish(Lane::Bulk);
+    assert_eq!(bench.channel.live, Some(build(100)));
+    assert_eq!(bench.acked.len(), 100);
+}
+
+#[test]
+fn a_pinned_build_that_nobody_has_any_more_is_let_go() {
+    let mut bench = Bench::with_head(1);
+    bench.step(snapshot(1, Lane::Bulk, 1));
+    bench.now = bench.now.plus_ms(bench.policy.pin_after_ms);
+    bench.step(snapshot(2, Lane::Bulk, 2));
+    let planned = Input::Planned {
+        lane: Lane::Bulk,
+        build: build(2),
+        missing_bytes: 1 << 40,
+    };
+    for _attempt in 0..5 {
+        assert_eq!(bench.channel.bulk.sync.unwrap().target, target(1));
+        bench.step(Input::Failed {
+            lane: Lane::Bulk,
+            build: build(1),
+        });
+        bench.step(planned.clone());
+    }
+    assert_eq!(bench.channel.bulk.sync.unwrap().target, target(2));
+}
+
+#[test]
+fn failures_are_forgotten_only_when_bytes_come() {
+    let mut bench = Bench::with_head(1);
+    bench.step(snapshot(1, Lane::Bulk, 1));
+    bench.step(Input::Failed {
+        lane: Lane::Bulk,
+        build: build(1),
+    });
+    for (remaining_bytes, failures) in [(100, 1), (100, 1), (99, 0)] {
+        bench.step(Input::Progress {
+            lane: Lane::Bulk,
+            build: build(1),
+            remaining_bytes,
+        });
+        assert_eq!(bench.channel.bulk.sync.unwrap().failures, failures);
+    }
+}
+
+#[test]
+fn a_build_that_cannot_go_live_yet_is_served_by_number() {
+    let mut bench = Bench::new();
+    bench.step(snapshot(1, Lane::Bulk, 1));
+    let effects = bench.step(Input::Staged {
+        lane: Lane::Bulk,
+        build: build(1),
+    });
+    assert_eq!(bench.channel.live, None, "no head");
+    assert!(effects.contains(&Effect::Serve));
+}
+
+#[test]
+fn a_build_that_was_passed_over_is_fetched_when_the_newer_one_is_taken_back() {
+    let mut bench = Bench::with_head(3);
+    for number in [1, 2, 3] {
+        bench.step(snapshot(number, Lane::Bulk, number));
+    }
+    bench.step(Input::Retraction {
+        number: 1,
+        retracted: Retracted {
+            first: build(3),
+            last: build(3),
+            reason: "bad".into(),
+        },
+        created: Timestamp::from_seconds(4),
+        event: None,
+    });
+    let effects = bench.step(Input::Head(head(2, 9_100_000)));
+    assert_eq!(effects, vec![Effect::AskJournal { from: build(2) }]);
+    // The journal's answer is no news, and is stepped all the same.
+    bench.step(Input::Snapshot {
+        target: target(2),
+        lane: Lane::Bulk,
+        sequence: None,
+    });
+    bench.finish(Lane::Bulk);
+    assert_eq!(bench.channel.live, Some(build(2)));
+}
+
+#[test]
 fn a_retraction_goes_back_to_the_newest_good_build_and_forward_to_the_replacement() {
     let mut bench = Bench::with_head(1);
     for number in [1, 2] {
