@@ -75,6 +75,10 @@ impl std::fmt::Debug for AckHandle {
 /// Answers a delivery; does nothing without a place to answer to.
 pub(super) async fn send(log: &Log, reply: Option<Subject>, kind: AckKind) -> Result<(), LogError> {
     let Some(reply) = reply else { return Ok(()) };
+    // What is sent without a connection waits in a queue, and once that is full the sender waits too.
+    if !log.is_connected() {
+        return Err(LogError::down("acking", "not connected"));
+    }
     log.client
         .publish(reply, kind.into())
         .await
