@@ -150,7 +150,18 @@ impl Walk {
                             kind: Kind::Page,
                         });
                     }
-                    Err(error) => return Err(error.into()),
+                    // Disk blocks that cannot be read are lost as well.
+                    Err(error) => match self.store.check(&digest) {
+                        Ok(Some(false)) => {
+                            self.store.quarantine(&digest)?;
+                            missing.push(Wanted {
+                                digest,
+                                size_bytes: PAGE_MAX_BYTES as u64,
+                                kind: Kind::Page,
+                            });
+                        }
+                        Ok(Some(true) | None) | Err(_) => return Err(error.into()),
+                    },
                 },
             }
         }
