@@ -1,6 +1,7 @@
 //! Lets unused content go: two marks and a pause before a sweep, never while something is fetched.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,10 @@ use crate::run::Parts;
 
 /// Time between the two marks.
 const PAUSE: Duration = Duration::from_secs(5);
+/// Pause after a collection that failed: a damaged manifest is healed meanwhile.
+const FAILED_PAUSE: Duration = Duration::from_secs(600);
+/// Begun files that no sync has touched for this long go too, in milliseconds.
+const PARTIALS_KEPT_MS: i64 = 3 * 24 * 3600 * 1000;
 /// Entries whose digests one pass over the manifests keeps in memory: 32 MiB.
 const MARKED_MAX: u64 = 1 << 20;
 /// How long a build stays after somebody read it by number.
@@ -50,6 +55,51 @@ impl Leases {
     }
 }
 
+/// Roots of builds that are on their way: what has come of them stays, however often their sync fails.
+#[derive(Debug, Default)]
+pub(crate) struct Coming(Mutex<BTreeMap<ChannelId, BTreeSet<Digest>>>);
+
+impl Coming {
+    /// Replaces one channel's roots.
+    pub(crate) fn set(&self, channel: &ChannelId, roots: BTreeSet<Digest>) {
+        let mut coming = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if coming.get(channel) != Some(&roots) {
+            coming.insert(channel.clone(), roots);
+        }
+    }
+
+    fn all(&self) -> BTreeSet<Digest> {
+        let coming = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        coming.values().flatten().copied().collect()
+    }
+}
+
+/// Lets syncs tell a sweep that they wait for it: it gives up then, and comes back later.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sweeps(Arc<AtomicUsize>);
+
+/// Somebody who waits for a sweep to end.
+#[derive(Debug)]
+pub(crate) struct Hurry(Sweeps);
+
+impl Sweeps {
+    /// Hurries sweeps until dropped.
+    pub(crate) fn hurry(&self) -> Hurry {
+        self.0.fetch_add(1, Ordering::AcqRel);
+        Hurry(self.clone())
+    }
+
+    fn are_hurried(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+}
+
+impl Drop for Hurry {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// Collects whenever a build is let go.
 pub(crate) async fn run(parts: Arc<Parts>, stop: CancellationToken) {
     loop {
@@ -75,7 +125,11 @@ pub(crate) async fn run(parts: Arc<Parts>, stop: CancellationToken) {
                 }
             }
             Err(error) => {
-                tracing::warn!(error = %format!("{error:#}"), "unused content stays for now")
+                tracing::warn!(error = %format!("{error:#}"), "unused content stays for now");
+                let wait = tokio::time::sleep(FAILED_PAUSE);
+                if stop.run_until_cancelled(wait).await.is_some() {
+                    parts.collect.notify_one();
+                }
             }
         }
     }
@@ -90,43 +144,54 @@ struct Swept {
 /// One collection; `None` when content is on its way in.
 async fn collect(parts: &Arc<Parts>, stop: &CancellationToken) -> anyhow::Result<Option<Swept>> {
     let pages = parts.syncer.pages.clone();
+    let sweeps = parts.syncer.sweeps.clone();
+    // The first mark goes over the whole archive and keeps nobody out; it is not begun in vain.
+    if pages.store().try_sweep_lock()?.is_none() {
+        return Ok(None);
+    }
+    let stopped = stop.clone();
+    let Some(first) = unused(parts, move || stopped.is_cancelled()).await? else {
+        return Ok(Some(Swept::default()));
+    };
+    let pause = tokio::time::sleep(PAUSE);
+    if first.is_empty() || stop.run_until_cancelled(pause).await.is_none() {
+        return Ok(Some(Swept::default()));
+    }
     let Some(lock) = pages.store().try_sweep_lock()? else {
         return Ok(None);
     };
-    let first = unused(parts, stop).await?;
-    if first.is_empty() {
-        return Ok(Some(Swept::default()));
-    }
-    drop(lock);
-    if stop
-        .run_until_cancelled(tokio::time::sleep(PAUSE))
-        .await
-        .is_none()
-    {
-        return Ok(Some(Swept::default()));
-    }
-    let Some(lock) = pages.store().try_sweep_lock()? else {
+    let (stopped, hurried) = (stop.clone(), sweeps.clone());
+    let halted = move || stopped.is_cancelled() || hurried.are_hurried();
+    let Some(second) = unused(parts, halted).await? else {
         return Ok(None);
     };
-    let second = unused(parts, stop).await?;
     let swept = tokio::task::spawn_blocking(move || {
         let _lock = lock;
         let mut swept = Swept::default();
         for digest in first.intersection(&second) {
+            if sweeps.are_hurried() {
+                return Ok(None);
+            }
             swept.bytes += pages.store().size(digest)?.unwrap_or(0);
             pages.store().remove(digest)?;
             swept.files += 1;
         }
-        anyhow::Ok(swept)
+        let old = runtime::boot::now().plus_ms(-PARTIALS_KEPT_MS);
+        swept.bytes += pages.store().sweep_partials(old)?;
+        anyhow::Ok(Some(swept))
     });
-    Ok(Some(swept.await??))
+    swept.await?
 }
 
-/// Digests in the store that no held build names. Passes over parts of the digest space bound the memory.
-async fn unused(parts: &Arc<Parts>, stop: &CancellationToken) -> anyhow::Result<BTreeSet<Digest>> {
+/// Digests in the store that no build names which is held or on its way; `None` when halted.
+/// Passes over parts of the digest space bound the memory.
+async fn unused(
+    parts: &Arc<Parts>,
+    halted: impl Fn() -> bool + Send + 'static,
+) -> anyhow::Result<Option<BTreeSet<Digest>>> {
     let pages = parts.syncer.pages.clone();
     let table = parts.serving_reader.current();
-    let stop = stop.clone();
+    let coming = parts.coming.all();
     let roots: BTreeSet<Digest> = table
         .channels
         .values()
@@ -134,23 +199,27 @@ async fn unused(parts: &Arc<Parts>, stop: &CancellationToken) -> anyhow::Result<
         .collect();
     let unused = tokio::task::spawn_blocking(move || {
         let mut entries = 0;
-        for root in &roots {
+        for root in roots.iter() {
             entries += pages.page(root)?.entries();
+        }
+        for root in &coming {
+            entries += pages.page(root).map_or(0, |page| page.entries());
         }
         let passes = u8::try_from(entries / MARKED_MAX + 1).unwrap_or(u8::MAX);
         let mut unused = BTreeSet::new();
         for pass in 0..passes {
             let mine = |digest: &Digest| digest.as_bytes()[31] % passes == pass;
-            let used = used(&pages, &roots, mine)?;
+            let Some(used) = used(&pages, &roots, &coming, &mine, &halted)? else {
+                return Ok(None);
+            };
             for digest in pages.store().digests()? {
                 let digest = digest?;
                 if mine(&digest) && !used.contains(&digest) {
                     unused.insert(digest);
                 }
             }
-            anyhow::ensure!(!stop.is_cancelled(), "stopped");
         }
-        anyhow::Ok(unused)
+        anyhow::Ok(Some(unused))
     });
     unused.await?
 }
@@ -158,8 +227,10 @@ async fn unused(parts: &Arc<Parts>, stop: &CancellationToken) -> anyhow::Result<
 fn used(
     pages: &Pages,
     roots: &BTreeSet<Digest>,
-    mine: impl Fn(&Digest) -> bool,
-) -> anyhow::Result<HashSet<Digest>> {
+    coming: &BTreeSet<Digest>,
+    mine: &dyn Fn(&Digest) -> bool,
+    halted: &dyn Fn() -> bool,
+) -> anyhow::Result<Option<HashSet<Digest>>> {
     let mut used = HashSet::new();
     let mut walked = HashSet::new();
     let mut before: Option<&Digest> = None;
@@ -171,6 +242,9 @@ fn used(
             }
         }
         for difference in manifest::diff(pages, before, Some(root)) {
+            if halted() {
+                return Ok(None);
+            }
             let entry = difference
                 .map_err(anyhow::Error::new)?
                 .new
@@ -179,18 +253,81 @@ fn used(
                 .as_ref()
                 .and_then(|entry| entry.file())
                 .map(|file| file.digest);
-            used.extend(digest.filter(&mine));
+            used.extend(digest.filter(mine));
         }
         before = Some(root);
     }
+    let mut below: Vec<Digest> = coming.iter().copied().collect();
+    while let Some(digest) = below.pop() {
+        if halted() {
+            return Ok(None);
+        }
+        // Of a build on its way only some pages are here; what the others name is not known to be needed.
+        let Ok(page) = pages.page(&digest) else {
+            continue;
+        };
+        if !walked.insert(digest) {
+            continue;
+        }
+        below.extend(page.children());
+        if page.level() == 0 {
+            let files = manifest::iter(pages, &digest, b"", None)
+                .filter_map(Result::ok)
+                .filter_map(|(_, _, entry)| entry.file().map(|file| file.digest));
+            used.extend(files.filter(mine));
+        }
+    }
     used.extend(walked.into_iter().filter(mine));
-    Ok(used)
+    Ok(Some(used))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// A page of one file and a page above it, of which only some are in the store.
+    #[test]
+    fn invariant_what_has_come_of_a_build_on_its_way_is_used() {
+        use mirrorlog_core::manifest::{Builder, Entry, FileEntry, Mode};
+        use mirrorlog_core::path::EntryPath;
+        use mirrorlog_core::time::Mtime;
+
+        let dir = tempfile::tempdir().unwrap();
+        let store = runtime::store::Store::open(dir.path()).unwrap();
+        let batch = store.batch();
+        let mut builder = Builder::new(&batch);
+        let contents: Vec<Digest> = (0..5000_u32)
+            .map(|n| Digest::of(&n.to_le_bytes()))
+            .collect();
+        for (number, digest) in contents.iter().enumerate() {
+            let file = FileEntry {
+                digest: *digest,
+                size_bytes: 4,
+                mode: Mode::Plain,
+                mtime: Mtime::from_seconds(0),
+            };
+            let path = EntryPath::new(format!("{number:05}").as_bytes()).unwrap();
+            builder.push(&path, &Entry::File(file)).unwrap();
+        }
+        let root = builder.finish().unwrap().root;
+        batch.commit().unwrap();
+        let pages = Pages::new(store.clone(), 1 << 20);
+        let lost = pages.page(&root).unwrap().children().next().unwrap();
+        store.remove(&lost).unwrap();
+        let pages = Pages::new(store, 1 << 20);
+        let (none, coming) = (BTreeSet::new(), BTreeSet::from([root]));
+        let found = used(&pages, &none, &coming, &|_| true, &|| false)
+            .unwrap()
+            .unwrap();
+        assert!(found.contains(&root) && !found.contains(&contents[0]));
+        assert!(found.contains(&contents[4999]));
+        assert!(
+            used(&pages, &none, &coming, &|_| true, &|| true)
+                .unwrap()
+                .is_none()
+        );
+    }
 
     #[test]
     fn leases_are_capped() {

@@ -452,7 +452,9 @@ impl Engine {
     /// Asks the journal when the head counts retractions that are not known here.
     pub(super) fn ask_for_retractions(&mut self, channel: &ChannelId) {
         let slot = self.slot(channel);
-        let Some(head) = slot.channel.head else { return };
+        let Some(head) = slot.channel.head else {
+            return;
+        };
         if retractions_digest(slot.retractions.values().copied()) != head.retractions {
             self.ask_journal(channel, head.build);
         }
@@ -482,7 +484,12 @@ impl Engine {
             let target = target_of(&snapshot);
             let known = self.slot(channel).snapshots.get(&snapshot.build);
             let news = known.is_none_or(|(_, known)| known.root != snapshot.root);
-            if news || !self.slot(channel).channel.is_settled(snapshot.lane, &target) {
+            if news
+                || !self
+                    .slot(channel)
+                    .channel
+                    .is_settled(snapshot.lane, &target)
+            {
                 self.on_snapshot(signed, &snapshot, None).await;
             }
         }
@@ -566,7 +573,12 @@ impl Engine {
 
     /// One atomic, durable write of a channel's state, of `writes` and of the cursors that moved.
     async fn persist(&mut self, id: &ChannelId, mut writes: Vec<Write>) {
+        let parts = Arc::clone(&self.parts);
         let slot = self.slot(id);
+        parts
+            .coming
+            .set(id, slot.targets().map(|target| target.root).collect());
+        parts.metrics.told(id, slot);
         let bytes = wire::state::encode_channel(&slot.channel);
         if slot.stored != bytes {
             writes.push(Write::Put(Key::Channel(id.clone()).encode(), bytes.clone()));

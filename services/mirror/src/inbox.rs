@@ -10,13 +10,12 @@ use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::{DeltaSource, Head, Order, ReplayFrom};
 use runtime::log::{self, AckHandle, Delivery, Log, LogError, Position};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use wire::Signed;
 use wire::event::Opened;
 
-use crate::engine::Message;
+use crate::engine::{Mailbox, Message};
 
 /// Pause before a failed subscription is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -42,7 +41,7 @@ pub(crate) struct Inbox {
     pub(crate) channels: Vec<ChannelId>,
     pub(crate) keys: Arc<TrustedKeys>,
     pub(crate) parked: Parked,
-    pub(crate) engine: mpsc::Sender<Message>,
+    pub(crate) engine: Mailbox,
 }
 
 /// Where a replay asked a lane to begin.

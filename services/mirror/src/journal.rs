@@ -4,21 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mirrorlog_core::id::{Build, ChannelId};
+use mirrorlog_core::limits::RETRACTIONS_MAX;
 use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::{Head, Retraction, Snapshot};
+use runtime::trace::TraceCalls;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use wire::v1::journal_client::JournalClient;
 use wire::{DecodeError, OpenError, Signed, v1};
 
 /// How far below the head snapshots are asked for.
 const SNAPSHOTS_MAX: u32 = 64;
+/// Silence after which the archive is asked whether it lives.
+const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The archive's journal.
 #[derive(Clone)]
 pub(crate) struct Journal {
-    client: JournalClient<Channel>,
+    client: JournalClient<InterceptedService<Channel, TraceCalls>>,
     keys: Arc<TrustedKeys>,
 }
 
@@ -34,6 +39,9 @@ pub(crate) enum JournalError {
     /// An answer that is no statement.
     #[error("the archive's journal sent a malformed statement")]
     Decode(#[from] DecodeError),
+    /// An answer about another channel, or a longer one than was asked for.
+    #[error("the archive's journal answers something else than was asked")]
+    Other,
     /// An answer that nobody trusted signed.
     #[error("the archive's journal sent a statement that does not verify")]
     Open(#[from] OpenError),
@@ -58,9 +66,11 @@ impl Journal {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| JournalError::Address(address.to_owned(), error))?
             .connect_timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
             .timeout(TIMEOUT);
         Ok(Self {
-            client: JournalClient::new(endpoint.connect_lazy()),
+            client: JournalClient::with_interceptor(endpoint.connect_lazy(), TraceCalls),
             keys,
         })
     }
@@ -73,10 +83,18 @@ impl Journal {
     ) -> Result<Answer, JournalError> {
         let mut client = self.client.clone();
         let name = channel.to_string();
-        let head = match client.head(v1::HeadRequest { channel: name.clone() }).await {
+        let head = match client
+            .head(v1::HeadRequest {
+                channel: name.clone(),
+            })
+            .await
+        {
             Ok(reply) => {
                 let signed = Signed::from_proto(reply.into_inner())?;
                 let head = signed.open_head(&self.keys)?;
+                if head.channel != *channel {
+                    return Err(JournalError::Other);
+                }
                 Some((signed, head))
             }
             // Every build is retracted: then the retractions are what matters.
@@ -92,18 +110,30 @@ impl Journal {
         while let Some(proto) = stream.message().await? {
             let signed = Signed::from_proto(proto)?;
             let retraction = signed.open_retraction(&self.keys)?;
+            if retraction.channel != *channel || retractions.len() >= RETRACTIONS_MAX {
+                return Err(JournalError::Other);
+            }
             retractions.push((signed, retraction));
         }
 
         // Only the newest can become targets.
         let newest = head.as_ref().map_or(1, |(_, head)| head.build.get());
-        let from = from.get().max(newest.saturating_sub(u64::from(SNAPSHOTS_MAX) - 1));
-        let request = v1::SnapshotsRequest { channel: name, from, limit: 2 * SNAPSHOTS_MAX };
+        let from = from
+            .get()
+            .max(newest.saturating_sub(u64::from(SNAPSHOTS_MAX) - 1));
+        let request = v1::SnapshotsRequest {
+            channel: name,
+            from,
+            limit: 2 * SNAPSHOTS_MAX,
+        };
         let mut stream = client.snapshots(request).await?.into_inner();
         let mut snapshots = Vec::new();
         while let Some(proto) = stream.message().await? {
             let signed = Signed::from_proto(proto)?;
             let snapshot = signed.open_snapshot(&self.keys)?;
+            if snapshot.channel != *channel || snapshots.len() >= 2 * SNAPSHOTS_MAX as usize {
+                return Err(JournalError::Other);
+            }
             snapshots.push((signed, snapshot));
         }
         Ok(Answer {

@@ -27,4 +27,5 @@ mod report;
 mod scrub;
 mod serving;
 mod state;
+mod suspects;
 mod sync;

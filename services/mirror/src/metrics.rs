@@ -1,10 +1,11 @@
 //! What Prometheus sees of a mirror, and what readiness says.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use mirrorlog_core::id::Lane;
+use mirrorlog_core::id::{ChannelId, Lane};
 use mirrorlog_core::time::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -18,6 +19,7 @@ use runtime::log::Log;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::Slot;
 use crate::run::Parts;
 
 /// Pause between two looks.
@@ -31,6 +33,10 @@ pub(crate) struct Metrics {
     live_build: Family<ChannelLabels, Gauge>,
     parked: Gauge,
     fetched: Family<FetchLabels, Counter>,
+    files_missing: Family<ChannelLabels, Gauge>,
+    lag_seconds: Family<ChannelLabels, Gauge>,
+    /// Since when each channel is behind: the oldest build that is newer than live was signed then.
+    behind_since: Mutex<BTreeMap<ChannelId, Option<Timestamp>>>,
     /// Answers of the public face.
     pub(crate) http_requests: HttpRequests,
 }
@@ -87,6 +93,9 @@ impl Metrics {
         }
         Self {
             fetched,
+            files_missing: metrics::files_missing(registry),
+            lag_seconds: metrics::channel_lag_seconds(registry),
+            behind_since: Mutex::default(),
             disk_free_bytes: metrics::disk_free_bytes(registry),
             last_scrub: metrics::last_scrub_timestamp_seconds(registry),
             head_expires: metrics::head_expires_timestamp_seconds(registry),
@@ -106,7 +115,40 @@ impl Metrics {
         self.fetched.get_or_create_owned(&from_archive(lane))
     }
 
+    /// Takes over what the engine knows of a channel.
+    pub(crate) fn told(&self, channel: &ChannelId, slot: &Slot) {
+        let mut behind = self
+            .behind_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let since = slot.behind_since();
+        if behind.get(channel) != Some(&since) {
+            behind.insert(channel.clone(), since);
+        }
+        drop(behind);
+        if let Some(missing) = slot.files_missing() {
+            let missing = i64::try_from(missing).unwrap_or(i64::MAX);
+            let channel = channel.to_string();
+            self.files_missing
+                .get_or_create(&ChannelLabels { channel })
+                .set(missing);
+        }
+    }
+
     fn look(&self, parts: &Parts) {
+        let now = runtime::boot::now();
+        let behind = self
+            .behind_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (channel, since) in behind.iter() {
+            let lag_ms = since.map_or(0, |since| now.ms_since(since).max(0));
+            let channel = channel.to_string();
+            self.lag_seconds
+                .get_or_create(&ChannelLabels { channel })
+                .set(lag_ms / 1000);
+        }
+        drop(behind);
         if let Ok(free) = parts.syncer.pages.store().free_bytes() {
             self.disk_free_bytes
                 .set(i64::try_from(free).unwrap_or(i64::MAX));

@@ -124,7 +124,10 @@ impl Reports {
                 });
                 let signed = Signed::sign(&key, &statement).encode();
                 let sent = connected.publish_report(&mirror, &channel, signed.into());
-                if let Err(error) = sent.instrument(span).await {
+                let Some(sent) = stop.run_until_cancelled(sent.instrument(span)).await else {
+                    return;
+                };
+                if let Err(error) = sent {
                     let error = crate::inbox::chain(&error);
                     tracing::debug!(error, %channel, "report was not sent; the next one will be");
                     self.again(&channel);
@@ -215,7 +218,8 @@ fn reported(
     let presence = match missing {
         Some(missing) => {
             let entries = u32::try_from(missing.entries).unwrap_or(u32::MAX);
-            let mut here = roaring::RoaringBitmap::from_sorted_iter(0..entries).unwrap_or_default();
+            let mut here = roaring::RoaringBitmap::new();
+            here.insert_range(0..entries);
             here -= &missing.ordinals;
             here.optimize();
             Presence::Some(here)

@@ -19,12 +19,13 @@ use wire::state::Cursor;
 
 use crate::collect::{self, Leases};
 use crate::config::Config;
-use crate::engine::{Engine, INBOX_MAX};
+use crate::engine::{Engine, Mailbox};
 use crate::inbox::{Inbox, Parked, Replay};
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::report::Reports;
 use crate::serving::{ServingReader, ServingWriter};
+use crate::suspects::{self, Suspects};
 use crate::sync::Syncer;
 use crate::{http, scrub};
 
@@ -42,6 +43,8 @@ pub(crate) struct Parts {
     pub(crate) reports: Arc<Reports>,
     pub(crate) collect: Notify,
     pub(crate) leases: Arc<Leases>,
+    pub(crate) coming: collect::Coming,
+    pub(crate) suspects: Suspects,
     pub(crate) metrics: Metrics,
     pub(crate) parked: Parked,
     pub(crate) stored_cursors: Mutex<BTreeMap<Lane, Cursor>>,
@@ -96,6 +99,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let metrics = Metrics::new(&mut registry);
     let health = Health::new();
     let (serving, serving_reader) = ServingWriter::new();
+    let (suspects, suspected) = Suspects::new();
     let (lanes, begins): (BTreeMap<_, _>, Vec<_>) = Lane::ALL
         .map(|lane| {
             let (sender, receiver) = mpsc::channel(4);
@@ -111,12 +115,15 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
             sources: Syncer::sources(&[&config.archive.fetch])?,
             rate: RateLimiter::new(config.fetch.rate),
             free_floor_bytes: mirror.free_floor.0,
+            sweeps: collect::Sweeps::default(),
         },
         serving,
         serving_reader,
         reports: Arc::new(Reports::new(store.clone())),
         collect: Notify::new(),
         leases: Arc::default(),
+        coming: collect::Coming::default(),
+        suspects,
         metrics,
         parked: Parked::open(mirror.state.join("parked")).context("cannot use the state folder")?,
         stored_cursors: Mutex::default(),
@@ -125,7 +132,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     });
 
     let tasks = TaskTracker::new();
-    let (sender, inbox) = mpsc::channel(INBOX_MAX);
+    let (sender, inbox) = Mailbox::new();
     let mut engine = Engine::load(Arc::clone(&parts), sender.clone(), shutdown.clone())?;
     engine.resume().await;
     health.started();
@@ -136,7 +143,12 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let fetcher = fetcher::server::service(store.clone(), fetcher::server::Limits::default());
     let routes = tonic::service::Routes::new(fetcher);
     let (log_sender, log_receiver) = watch::channel(None);
-    tasks.spawn(engine.run(inbox));
+    // Without its engine a mirror never moves again: it ends then, and is started anew by whoever watches it.
+    let guard = shutdown.clone().drop_guard();
+    let engine = tasks.spawn(async move {
+        let _guard = guard;
+        engine.run(inbox).await;
+    });
     for ((lane, begins), floor) in begins.into_iter().zip(floors) {
         let follow = Follow {
             parts: Arc::clone(&parts),
@@ -156,6 +168,13 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let reports = Arc::clone(&parts.reports);
     let (id, every) = (mirror.id.clone(), config.report.every.0);
     tasks.spawn(reports.publish(id, key, log_receiver, every, shutdown.clone()));
+    let suspecting = suspects::run(
+        Arc::clone(&parts),
+        suspected,
+        sender.clone(),
+        shutdown.clone(),
+    );
+    tasks.spawn(suspecting);
     tasks.spawn(scrub::run(Arc::clone(&parts), sender, shutdown.clone()));
     tasks.spawn(collect::run(Arc::clone(&parts), shutdown.clone()));
     tasks.spawn(crate::metrics::watch(
@@ -173,6 +192,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     shutdown.cancel();
     tasks.close();
     tasks.wait().await;
+    engine.await.context("the mirror's engine ended badly")?;
     served?;
     Ok(())
 }
@@ -209,7 +229,7 @@ async fn connect(config: Config, connected: watch::Sender<Option<Log>>, stop: Ca
 struct Follow {
     parts: Arc<Parts>,
     keys: Arc<TrustedKeys>,
-    engine: mpsc::Sender<crate::engine::Message>,
+    engine: Mailbox,
     log: watch::Receiver<Option<Log>>,
 }
 

@@ -8,15 +8,18 @@ use mirrorlog_core::manifest::{self, ManifestError, PageRead as _};
 use mirrorlog_core::mirror::Target;
 use mirrorlog_core::statement::OrderOutcome;
 use runtime::store::{Pages, StoreError};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::Message;
+use crate::engine::{Mailbox, Message};
 use crate::run::Parts;
 use crate::sync::Missing;
 
 /// Faults that an outcome names; the rest is counted.
 const FAULTS_NAMED: usize = 20;
+/// Longest pause between the start and the first round.
+const FIRST_PAUSE_MAX: Duration = Duration::from_secs(3600);
+/// Decoded pages that a round keeps: few, so that each is read from the disk and checked.
+const PAGES_CACHED_BYTES: usize = 1024 * 1024;
 /// A rate is kept over pieces of this length.
 const RATE_SLICE: Duration = Duration::from_millis(100);
 
@@ -41,17 +44,20 @@ enum ScrubError {
 }
 
 /// Goes through all held builds again and again, `every` apart.
-pub(crate) async fn run(parts: Arc<Parts>, engine: mpsc::Sender<Message>, stop: CancellationToken) {
+pub(crate) async fn run(parts: Arc<Parts>, engine: Mailbox, stop: CancellationToken) {
     let every = parts.config.scrub.every.0;
+    // A mirror that is started anew every day comes to its scrub too.
+    let mut pause = every.min(FIRST_PAUSE_MAX);
     let rate = Some(parts.config.scrub.rate.0.max(1));
     loop {
         if stop
-            .run_until_cancelled(tokio::time::sleep(every))
+            .run_until_cancelled(tokio::time::sleep(pause))
             .await
             .is_none()
         {
             return;
         }
+        pause = every;
         let table = parts.serving_reader.current();
         let mut known = None;
         for (channel, served) in &table.channels {
@@ -95,15 +101,16 @@ pub(crate) async fn run(parts: Arc<Parts>, engine: mpsc::Sender<Message>, stop: 
 /// Carries out an operator's order.
 pub(crate) async fn verify(
     parts: &Parts,
-    engine: &mpsc::Sender<Message>,
+    engine: &Mailbox,
     id: u64,
     builds: &[(ChannelId, Target)],
+    stop: &CancellationToken,
 ) -> OrderOutcome {
     let (mut checked, mut faults, mut lines) = (0, 0, Vec::new());
     let mut known = None;
     for (channel, target) in builds {
         let pages = parts.syncer.pages.clone();
-        match examine(pages, known, target.root, None, CancellationToken::new()).await {
+        match examine(pages, known, target.root, None, stop.clone()).await {
             Ok(found) => {
                 checked += found.checked_files;
                 faults += found.fault_count;
@@ -155,7 +162,7 @@ pub(crate) async fn verify(
 }
 
 async fn tell(
-    engine: &mpsc::Sender<Message>,
+    engine: &Mailbox,
     channel: &ChannelId,
     build: mirrorlog_core::id::Build,
     found: Found,
@@ -185,6 +192,8 @@ async fn examine(
     stop: CancellationToken,
 ) -> Result<Found, ScrubError> {
     tokio::task::spawn_blocking(move || {
+        // Not the pages that serve: what they have in memory may be lost on the disk.
+        let pages = Pages::new(pages.store().clone(), PAGES_CACHED_BYTES);
         let top = pages.page(&root)?;
         let mut found = Found {
             missing: Missing {
@@ -203,7 +212,7 @@ async fn examine(
             if stop.is_cancelled() {
                 break;
             }
-            pace.take(file.size_bytes);
+            pace.take(file.size_bytes, &stop);
             found.checked_files += 1;
             let what = match pages.store().check(&file.digest)? {
                 Some(true) => continue,
@@ -241,7 +250,7 @@ impl Pace {
         }
     }
 
-    fn take(&mut self, bytes: u64) {
+    fn take(&mut self, bytes: u64, stop: &CancellationToken) {
         let Some(bytes_per_s) = self.bytes_per_s else {
             return;
         };
@@ -250,9 +259,9 @@ impl Pace {
             .checked_div(bytes_per_s)
             .unwrap_or(0);
         self.owed += Duration::from_millis(ms);
-        if self.owed >= RATE_SLICE {
-            std::thread::sleep(self.owed);
-            self.owed = Duration::ZERO;
+        while self.owed >= RATE_SLICE && !stop.is_cancelled() {
+            std::thread::sleep(RATE_SLICE);
+            self.owed -= RATE_SLICE;
         }
     }
 }

@@ -16,7 +16,8 @@ use runtime::store::{Pages, Store, StoreError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::Message;
+use crate::collect::Sweeps;
+use crate::engine::{Mailbox, Message};
 
 /// Wants that may wait between the walk over the manifest and the fetcher.
 const WANTS_QUEUED: usize = 4096;
@@ -102,12 +103,11 @@ impl Progress {
             .load(Ordering::Relaxed)
             .saturating_sub(self.fetch.stored_bytes())
     }
-
 }
 
 /// Tells the engine what a build lacks.
 pub(crate) struct Lacks {
-    pub(crate) engine: mpsc::Sender<Message>,
+    pub(crate) engine: Mailbox,
     pub(crate) channel: ChannelId,
     pub(crate) build: Build,
 }
@@ -134,6 +134,7 @@ pub(crate) struct Syncer {
     pub(crate) sources: Vec<Source>,
     pub(crate) rate: Arc<RateLimiter>,
     pub(crate) free_floor_bytes: u64,
+    pub(crate) sweeps: Sweeps,
 }
 
 /// One build to bring here.
@@ -145,6 +146,8 @@ pub(crate) struct Job {
     pub(crate) whole: Option<Digest>,
     /// The event's delta and the root that it starts from, if that is here.
     pub(crate) delta: Option<(DeltaSource, Option<Digest>)>,
+    /// Whether a page that is here stands for those below it; a repair looks at each.
+    pub(crate) trusts_pages: bool,
     pub(crate) progress: Arc<Progress>,
     pub(crate) stop: CancellationToken,
 }
@@ -164,12 +167,14 @@ impl Syncer {
 
     /// Finds out what a build lacks: fetches its pages, compares it with what is whole.
     pub(crate) async fn plan(&self, job: &Job) -> Result<Missing, SyncError> {
-        if !self.applied_delta(job).await {
+        if !job.trusts_pages {
+            self.fetch_pages(job, Present::Unknown).await?;
+        } else if !self.applied_delta(job).await {
             self.fetch_pages(job, Present::Whole).await?;
         }
         match self.look(job).await {
-            Err(SyncError::Manifest(_) | SyncError::Store(StoreError::Absent { .. })) => {
-                // Pages above without pages below: a crash or a loss. Look at every page.
+            Err(SyncError::Manifest(_) | SyncError::Store(_)) => {
+                // Pages above without pages below, or damaged: a crash or a loss. Look at every page.
                 self.fetch_pages(job, Present::Unknown).await?;
                 self.look(job).await
             }
@@ -182,12 +187,25 @@ impl Syncer {
     /// The engine hears what is missing before each round of fetching.
     pub(crate) async fn run(&self, job: &Job, lacks: &Lacks) -> Result<Whole, SyncError> {
         let store = self.store().clone();
-        // Waits for a sweep under way.
+        // Waits for a sweep under way, which gives up for it.
+        let hurry = self.sweeps.hurry();
         let pin = tokio::task::spawn_blocking(move || store.pin()).await??;
-        for _round in 0..ROUNDS_MAX {
-            let missing = self.plan(job).await?;
+        drop(hurry);
+        for round in 0..ROUNDS_MAX {
+            let looked = match round {
+                0 => None,
+                // The pages are here: only what was fetched is looked at again.
+                1.. => self.look(job).await.ok(),
+            };
+            let missing = match looked {
+                Some(missing) => missing,
+                None => self.plan(job).await?,
+            };
             if missing.ordinals.is_empty() {
-                return Ok(Whole { received_bytes: job.progress.received_bytes(), pin });
+                return Ok(Whole {
+                    received_bytes: job.progress.received_bytes(),
+                    pin,
+                });
             }
             self.check_space(missing.bytes)?;
             let stored = job.progress.fetch.stored_bytes();
@@ -280,7 +298,16 @@ impl Syncer {
     }
 
     async fn look(&self, job: &Job) -> Result<Missing, SyncError> {
-        let (pages, root, known) = (self.pages.clone(), job.root, job.whole);
+        self.missing(job.root, job.whole).await
+    }
+
+    /// What a build lacks whose pages are here; `known` is whole and is not looked at.
+    pub(crate) async fn missing(
+        &self,
+        root: Digest,
+        known: Option<Digest>,
+    ) -> Result<Missing, SyncError> {
+        let pages = self.pages.clone();
         tokio::task::spawn_blocking(move || {
             let top = pages.page(&root)?;
             let mut missing = Missing {
@@ -303,7 +330,11 @@ impl Syncer {
 
 impl From<FetchError> for SyncError {
     fn from(error: FetchError) -> Self {
-        if matches!(error, FetchError::Cancelled) { Self::Stopped } else { Self::Fetch(error) }
+        if matches!(error, FetchError::Cancelled) {
+            Self::Stopped
+        } else {
+            Self::Fetch(error)
+        }
     }
 }
 

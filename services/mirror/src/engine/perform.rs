@@ -19,6 +19,14 @@ use crate::sync::{Job, Lacks, Progress, SyncError, Whole};
 
 /// Shortest time between two questions to the journal about one channel.
 const ASK_PAUSE: Duration = Duration::from_secs(2);
+/// Longest wait for the journal's whole answer: a stream that stands still must not be the last question.
+const ASK_TIMEOUT: Duration = Duration::from_secs(60);
+/// Shortest time between two plans of one build: each looks at every file that it lacks.
+const PLAN_PAUSE: Duration = Duration::from_secs(5);
+/// Pause after a repair that failed: each looks at every file of its build.
+const HEAL_PAUSE: Duration = Duration::from_secs(15);
+/// Progress of a sync is told this often; what changes is told at once.
+const PROGRESS_REPORT: Duration = Duration::from_secs(2);
 /// Open events are kept alive this often: well within the consumer's ack wait.
 const PROGRESS_ACK: Duration = Duration::from_secs(5);
 
@@ -42,6 +50,10 @@ impl Engine {
                 }
                 Effect::Collect { target } => {
                     tracing::info!(channel = %id, build = %target.build, "a build is no longer kept");
+                    // Nobody needs what is still being fetched again of it.
+                    if let Some(task) = self.slot(id).heals.get(&target.build) {
+                        task.stop.cancel();
+                    }
                     self.parts.collect.notify_one();
                 }
                 Effect::Heal { target } => self.heal(id, target),
@@ -93,6 +105,7 @@ impl Engine {
             root: target.root,
             whole: whole.filter(|whole| *whole != target.root),
             delta: delta.map(|delta| (delta.clone(), base)),
+            trusts_pages: true,
             progress: Arc::new(Progress::default()),
             stop: CancellationToken::new(),
         }
@@ -104,9 +117,16 @@ impl Engine {
             .plans
             .get(&lane)
             .is_some_and(|task| !task.stop.is_cancelled());
-        if running {
+        let recently = self
+            .slot(id)
+            .planned
+            .get(&lane)
+            .is_some_and(|(build, at)| *build == target.build && at.elapsed() < PLAN_PAUSE);
+        if running || recently {
             return;
         }
+        let now = tokio::time::Instant::now();
+        self.slot(id).planned.insert(lane, (target.build, now));
         let job = self.job(id, lane, &target);
         let task = Task {
             stop: job.stop.clone(),
@@ -198,11 +218,21 @@ impl Engine {
 
     fn heal(&mut self, id: &ChannelId, target: Target) {
         let build = target.build;
-        if self.slot(id).heals.contains_key(&build) {
+        let slot = self.slot(id);
+        if slot.heals.contains_key(&build) {
+            slot.heal_again.insert(build);
+            return;
+        }
+        let now = tokio::time::Instant::now();
+        if slot
+            .heal_after
+            .get(&build)
+            .is_some_and(|after| *after > now)
+        {
             return;
         }
         let mut job = self.job(id, Lane::Bulk, &target);
-        (job.whole, job.delta) = (None, None);
+        (job.whole, job.delta, job.trusts_pages) = (None, None, false);
         let task = Task {
             stop: job.stop.clone(),
             progress: Arc::clone(&job.progress),
@@ -239,13 +269,23 @@ impl Engine {
         }
         let stop = CancellationToken::new();
         slot.asking = Some(stop.clone());
+        let from = if std::mem::take(&mut slot.ask_again) {
+            Build::FIRST
+        } else {
+            from
+        };
         let (journal, sender, channel) =
             (self.parts.journal.clone(), self.sender.clone(), id.clone());
         tokio::spawn(async move {
-            let answer = match stop.run_until_cancelled(journal.ask(&channel, from)).await {
-                Some(Ok(answer)) => Some(Box::new(answer)),
-                Some(Err(error)) => {
+            let asked = tokio::time::timeout(ASK_TIMEOUT, journal.ask(&channel, from));
+            let answer = match stop.run_until_cancelled(asked).await {
+                Some(Ok(Ok(answer))) => Some(Box::new(answer)),
+                Some(Ok(Err(error))) => {
                     tracing::debug!(%channel, error = %chain(&error), "journal gave no answer");
+                    None
+                }
+                Some(Err(_)) => {
+                    tracing::debug!(%channel, "journal did not end its answer");
                     None
                 }
                 None => None,
@@ -262,14 +302,22 @@ impl Engine {
         outcome: Result<Whole, SyncError>,
     ) {
         let slot = self.slot(id);
-        if slot.channel.lane(lane).sync.is_none_or(|sync| sync.target.build != build) {
+        if slot
+            .channel
+            .lane(lane)
+            .sync
+            .is_none_or(|sync| sync.target.build != build)
+        {
             // The lane has gone over to another build since.
             return;
         }
         slot.syncs.remove(&lane);
         match outcome {
             // The pin goes at the end, when the build counts as held: no collection comes between.
-            Ok(Whole { received_bytes, pin: _pin }) => {
+            Ok(Whole {
+                received_bytes,
+                pin: _pin,
+            }) => {
                 slot.trouble = None;
                 slot.missing.remove(&build);
                 slot.received.insert(build, received_bytes);
@@ -299,7 +347,10 @@ impl Engine {
     ) {
         let slot = self.slot(id);
         slot.heals.remove(&build);
+        // What was found lost after the repair had looked makes it begin again, at the next tick.
+        let again = slot.heal_again.remove(&build);
         match outcome {
+            Ok(_) if again => {}
             Ok(_) => {
                 tracing::info!(channel = %id, %build, "what was lost is here again");
                 slot.missing.remove(&build);
@@ -307,11 +358,15 @@ impl Engine {
                 self.step(id, Input::Healed { build }, Vec::new()).await;
             }
             Err(SyncError::Stopped) => {}
-            Err(error) => slot.trouble = Some(chain(&error)),
+            Err(error) => {
+                let after = tokio::time::Instant::now() + HEAL_PAUSE;
+                slot.heal_after.insert(build, after);
+                slot.trouble = Some(chain(&error));
+            }
         }
     }
 
-    async fn forget_old(&mut self, id: &ChannelId) {
+    pub(super) async fn forget_old(&mut self, id: &ChannelId) {
         let old = self.slot(id).forget_old();
         if !old.is_empty() {
             let deletes = old
@@ -330,6 +385,10 @@ impl Engine {
                 }
             }
         }
+        let tell_progress = self.last_progress_report.elapsed() >= PROGRESS_REPORT;
+        if tell_progress {
+            self.last_progress_report = tokio::time::Instant::now();
+        }
         let ids: Vec<ChannelId> = self.slots.keys().cloned().collect();
         for id in ids {
             let slot = self.slot(&id);
@@ -345,6 +404,9 @@ impl Engine {
                     .channel
                     .step(&policy, input, runtime::boot::now());
             }
+            if self.slot(&id).ask_again {
+                self.ask_journal(&id, Build::FIRST);
+            }
             self.ask_for_retractions(&id);
             let leased = self.parts.leases.of(&id);
             self.step(&id, Input::Tick { leased }, Vec::new()).await;
@@ -359,7 +421,7 @@ impl Engine {
             for target in waiting {
                 self.heal(&id, target);
             }
-            if !self.slot(&id).syncs.is_empty() {
+            if tell_progress && !self.slot(&id).syncs.is_empty() {
                 self.report(&id);
             }
         }
@@ -417,8 +479,9 @@ impl Engine {
             })
             .collect();
         let (parts, sender) = (Arc::clone(&self.parts), self.sender.clone());
+        let stop = self.stop.clone();
         tokio::spawn(async move {
-            let outcome = crate::scrub::verify(&parts, &sender, id, &builds).await;
+            let outcome = crate::scrub::verify(&parts, &sender, id, &builds, &stop).await;
             sender
                 .send(Message::OrderDone { channel, outcome })
                 .await

@@ -1,13 +1,14 @@
 //! One channel in memory: the core's state and what belongs to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mirrorlog_core::id::{Build, ChannelId, Digest, Lane};
-use mirrorlog_core::mirror::Channel;
+use mirrorlog_core::mirror::{Channel, Target};
 use mirrorlog_core::statement::{DeltaSource, Snapshot, Statement};
 use mirrorlog_core::time::Timestamp;
 use runtime::state::Control;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire::Signed;
 
@@ -52,12 +53,20 @@ pub(crate) struct Slot {
     pub(crate) syncs: BTreeMap<Lane, Task>,
     /// Running plans for a build behind the running sync.
     pub(crate) plans: BTreeMap<Lane, Task>,
+    /// What was planned last behind the running sync, and when.
+    pub(crate) planned: BTreeMap<Lane, (Build, Instant)>,
     /// Running repairs.
     pub(crate) heals: BTreeMap<Build, Task>,
+    /// Builds of which more was lost while they were repaired.
+    pub(crate) heal_again: BTreeSet<Build>,
+    /// Repairs that failed are not tried again before.
+    pub(crate) heal_after: BTreeMap<Build, Instant>,
     /// A question to the journal under way.
     pub(crate) asking: Option<CancellationToken>,
     /// When the journal answered last.
-    pub(crate) asked: Option<tokio::time::Instant>,
+    pub(crate) asked: Option<Instant>,
+    /// A question to the journal that nobody else will ask waits for its turn.
+    pub(crate) ask_again: bool,
     /// Why the last sync failed; cleared by the next that does not.
     pub(crate) trouble: Option<String>,
 }
@@ -78,9 +87,13 @@ impl Slot {
             flip: None,
             syncs: BTreeMap::new(),
             plans: BTreeMap::new(),
+            planned: BTreeMap::new(),
             heals: BTreeMap::new(),
+            heal_again: BTreeSet::new(),
+            heal_after: BTreeMap::new(),
             asking: None,
             asked: None,
+            ask_again: false,
             trouble: None,
         }
     }
@@ -110,13 +123,16 @@ impl Slot {
     /// The table's row for this channel; `None` before any snapshot is known.
     pub(crate) fn served(&self) -> Option<ServedChannel> {
         let (_, newest) = self.snapshots.last_key_value()?;
-        let newest = &newest.1;
+        // Where it is served moves with the flip, not with the announcement of another place.
+        let live = self.channel.live;
+        let live = live.and_then(|live| self.snapshots.get(&live));
+        let shown = &live.unwrap_or(newest).1;
         let builds = self.channel.held.values().filter_map(|held| {
             let build = held.target.build;
             let (signed, snapshot) = self.snapshots.get(&build)?;
             let comment = format!("mirrorlog snapshot {} {build}", snapshot.channel);
             let served = ServedBuild {
-                root: snapshot.root,
+                root: held.target.root,
                 created: snapshot.created,
                 snapshot: signed.to_signify(&comment).into(),
             };
@@ -125,9 +141,9 @@ impl Slot {
         let comment = format!("mirrorlog head {}", self.channel.id);
         let retracted = self.channel.retracted.values().map(|r| (r.first, r.last));
         Some(ServedChannel {
-            mount: newest.mount.clone(),
-            layout: newest.layout,
-            precedence: newest.precedence,
+            mount: shown.mount.clone(),
+            layout: shown.layout,
+            precedence: shown.precedence,
             live: self.channel.live,
             builds: builds.collect(),
             retracted: retracted.collect(),
@@ -141,10 +157,49 @@ impl Slot {
         })
     }
 
+    /// Builds that a lane is on its way to.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = Target> + '_ {
+        let of_lane = |lane| {
+            let state = self.channel.lane(lane);
+            [state.sync.map(|sync| sync.target), state.next]
+        };
+        Lane::ALL.into_iter().flat_map(of_lane).flatten()
+    }
+
+    /// When the oldest good build that is newer than live was signed; `None` when live is the newest.
+    pub(crate) fn behind_since(&self) -> Option<Timestamp> {
+        let newer = self.snapshots.iter().filter(|(build, _)| {
+            let good = !self.channel.is_retracted(**build);
+            good && self.channel.live.is_none_or(|live| live < **build)
+        });
+        newer.map(|(_, (_, snapshot))| snapshot.created).next()
+    }
+
+    /// Files of the newest good build that are not here; `None` before anybody looked.
+    pub(crate) fn files_missing(&self) -> Option<u64> {
+        let newest = self.snapshots.keys().rev();
+        let newest = newest
+            .copied()
+            .find(|build| !self.channel.is_retracted(*build))?;
+        let whole = self.channel.held.contains_key(&newest);
+        if whole && !self.channel.healing.contains(&newest) {
+            return Some(0);
+        }
+        self.missing
+            .get(&newest)
+            .map(|missing| missing.ordinals.len())
+    }
+
+    /// True when so many builds were announced that old ones have to be forgotten before the next sync ends.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.snapshots.len().max(self.deltas.len()) > 4 * SNAPSHOTS_KEPT
+    }
+
     /// Forgets what only unheld, old builds needed; returns the snapshots to delete.
     pub(crate) fn forget_old(&mut self) -> Vec<Build> {
-        let held: Vec<Build> = self.channel.held.keys().copied().collect();
-        let needed = |build: &Build| held.contains(build);
+        let held: BTreeSet<Build> = self.channel.held.keys().copied().collect();
+        let targets: BTreeSet<Build> = self.targets().map(|target| target.build).collect();
+        let needed = |build: &Build| held.contains(build) || targets.contains(build);
         let surplus = self.snapshots.len().saturating_sub(SNAPSHOTS_KEPT);
         let old: Vec<Build> = self
             .snapshots
@@ -156,14 +211,14 @@ impl Slot {
         for build in &old {
             self.snapshots.remove(build);
         }
-        let oldest = self.snapshots.keys().next().copied();
-        let known = |build: &Build| oldest.is_some_and(|oldest| *build >= oldest);
+        let live = self.channel.live;
+        let waits = |build: &Build| held.contains(build) && live.is_none_or(|live| live < *build);
         self.spans
-            .retain(|build, _| known(build) && !held.contains(build));
-        self.deltas
-            .retain(|build, _| known(build) && !held.contains(build));
+            .retain(|build, _| targets.contains(build) || waits(build));
+        self.deltas.retain(|build, _| targets.contains(build));
         self.received.retain(|build, _| held.contains(build));
-        self.missing.retain(|build, _| known(build));
+        self.missing.retain(|build, _| needed(build));
+        self.heal_after.retain(|build, _| held.contains(build));
         old
     }
 

@@ -176,16 +176,16 @@ fn blob(
 ) -> Result<Body, Refusal> {
     let Some(file) = store.open_blob(digest)? else {
         tracing::error!(%digest, path = %super::refusal::shown(name), "a served blob is not in the store");
-        return Err(Refusal::lost("lost", name));
+        return Err(Refusal::lost("lost", name, digest));
     };
     let unreadable = |error: io::Error| {
         tracing::error!(%digest, %error, "a served blob cannot be read");
-        Refusal::lost("unreadable", name)
+        Refusal::lost("unreadable", name, digest)
     };
     let found_bytes = file.metadata().map_err(unreadable)?.len();
     if found_bytes != size_bytes {
         tracing::error!(%digest, found_bytes, size_bytes, "a served blob has the wrong size");
-        return Err(Refusal::lost("damaged", name));
+        return Err(Refusal::lost("damaged", name, digest));
     }
     if length <= SMALL_BYTES {
         return Ok(Body::from(read(&file, first, length).map_err(unreadable)?));

@@ -42,6 +42,7 @@ use crate::collect::Leases;
 use crate::metrics::HttpRequests;
 use crate::run::Parts;
 use crate::serving::ServingReader;
+use crate::suspects::Suspects;
 use asked::Asked;
 use refusal::Refusal;
 use trace::Site;
@@ -51,6 +52,7 @@ pub(crate) struct Face {
     serving: ServingReader,
     pages: Pages,
     leases: Arc<Leases>,
+    suspects: Suspects,
     requests: HttpRequests,
     site: Site,
 }
@@ -61,6 +63,7 @@ impl Face {
             serving: parts.serving_reader.clone(),
             pages: parts.syncer.pages.clone(),
             leases: Arc::clone(&parts.leases),
+            suspects: parts.suspects.clone(),
             requests: parts.metrics.http_requests.clone(),
             site: Site::of(&parts.config),
         }
@@ -106,5 +109,10 @@ fn look(face: &Face, head: &request::Parts) -> Response {
         Some(below) => pinned::answer(face, &table, head, &asked, &below),
         None => live::answer(face, &table, head, &asked),
     });
-    answered.unwrap_or_else(Refusal::into_response)
+    answered.unwrap_or_else(|refusal| {
+        if let Some(suspect) = refusal.suspect() {
+            face.suspects.tell(suspect.clone());
+        }
+        refusal.into_response()
+    })
 }

@@ -201,7 +201,7 @@ fn page(face: &Face, head: &request::Parts, name: &[u8]) -> Result<Response, Ref
         Err(StoreError::TooLarge { .. }) => return Err(unknown()),
         Err(error @ StoreError::Mismatch { .. }) => {
             tracing::error!(%error, "a blob is damaged");
-            return Err(Refusal::lost("damaged", name));
+            return Err(Refusal::lost("damaged", name, &digest));
         }
         Err(error) => return Err(error.into()),
     };

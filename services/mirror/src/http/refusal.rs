@@ -7,11 +7,12 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use mirrorlog_core::id::{Build, ChannelId};
+use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::manifest::ManifestError;
 use runtime::store::StoreError;
 
 use super::body::builds_header;
+use crate::suspects::Suspect;
 
 /// Seconds after which a client may ask again for what the mirror is healing.
 const RETRY_AFTER_SECONDS: u32 = 60;
@@ -27,6 +28,8 @@ struct Parts {
     word: &'static str,
     text: String,
     headers: HeaderMap,
+    /// What has to be looked at: the builds come with [`Refusal::of`].
+    suspect: Option<Suspect>,
 }
 
 impl Refusal {
@@ -36,6 +39,7 @@ impl Refusal {
             word,
             text: text.into(),
             headers: HeaderMap::new(),
+            suspect: None,
         }))
     }
 
@@ -51,8 +55,26 @@ impl Refusal {
         mut self,
         builds: impl IntoIterator<Item = (&'a ChannelId, Build)>,
     ) -> Self {
-        builds_header(&mut self.0.headers, builds);
+        let builds: Vec<(&ChannelId, Build)> = builds.into_iter().collect();
+        builds_header(&mut self.0.headers, builds.iter().copied());
+        if let Some(suspect) = &mut self.0.suspect {
+            suspect.builds = builds
+                .iter()
+                .map(|(id, build)| ((*id).clone(), *build))
+                .collect();
+        }
         self
+    }
+
+    fn suspecting(mut self, digest: Digest) -> Self {
+        let builds = Vec::new();
+        self.0.suspect = Some(Suspect { digest, builds });
+        self
+    }
+
+    /// What the store lost, if that is why.
+    pub(super) fn suspect(&self) -> Option<&Suspect> {
+        self.0.suspect.as_ref()
     }
 
     /// 400.
@@ -142,9 +164,9 @@ impl Refusal {
     }
 
     /// 503: the content is named by a build, and its bytes are not what they should be here.
-    pub(super) fn lost(word: &'static str, name: &[u8]) -> Self {
+    pub(super) fn lost(word: &'static str, name: &[u8], digest: &Digest) -> Self {
         let text = format!("{} is damaged here and will be fetched again", shown(name));
-        Self::unavailable(word, text)
+        Self::unavailable(word, text).suspecting(*digest)
     }
 
     /// 500.
@@ -170,13 +192,35 @@ impl Refusal {
 
 impl From<ManifestError<StoreError>> for Refusal {
     fn from(error: ManifestError<StoreError>) -> Self {
-        Self::store(&error)
+        let refusal = Self::store(&error);
+        if let ManifestError::Read(source) = &error {
+            refusal.of_store(source)
+        } else {
+            refusal
+        }
     }
 }
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        Self::store(&error)
+        Self::store(&error).of_store(&error)
+    }
+}
+
+impl Refusal {
+    fn of_store(self, error: &StoreError) -> Self {
+        match error {
+            StoreError::Absent(digest)
+            | StoreError::Mismatch {
+                expected: digest, ..
+            } => self.suspecting(*digest),
+            StoreError::Size { .. }
+            | StoreError::TooLarge { .. }
+            | StoreError::Page { .. }
+            | StoreError::Busy(_)
+            | StoreError::Full { .. }
+            | StoreError::Io { .. } => self,
+        }
     }
 }
 
@@ -187,6 +231,7 @@ impl IntoResponse for Refusal {
             word,
             text,
             mut headers,
+            suspect: _,
         } = *self.0;
         let kind = HeaderValue::from_static("text/plain; charset=utf-8");
         headers.insert(CONTENT_TYPE, kind);

@@ -37,6 +37,7 @@ struct World {
     store: Store,
     serving: ServingWriter,
     leases: std::sync::Arc<crate::collect::Leases>,
+    suspected: tokio::sync::mpsc::Receiver<crate::suspects::Suspect>,
     registry: Registry,
     router: Router,
 }
@@ -60,11 +61,13 @@ impl World {
         let store = Store::open(dir.path()).unwrap();
         let (serving, reader) = ServingWriter::new();
         let leases = std::sync::Arc::default();
+        let (suspects, suspected) = crate::suspects::Suspects::new();
         let mut registry = Registry::with_prefix("mirrorlog");
         let face = Face {
             serving: reader,
             pages: Pages::new(store.clone(), 1024 * 1024),
             leases: std::sync::Arc::clone(&leases),
+            suspects,
             requests: HttpRequests::new(&mut registry),
             site: Site {
                 host: "m1.example.org".to_owned(),
@@ -78,6 +81,7 @@ impl World {
             store,
             serving,
             leases,
+            suspected,
             registry,
             router: routes(face),
         }

@@ -241,7 +241,7 @@ async fn a_date_that_http_cannot_write_is_left_out() {
 
 #[tokio::test]
 async fn invariant_lost_or_damaged_content_is_an_error_and_never_wrong_bytes() {
-    let (world, big) = world();
+    let (mut world, big) = world();
     let small = Digest::of(b"0123456789");
     world.store.remove(&small).unwrap();
     for path in ["/d/ten", "/@/main/7/ten"] {
@@ -255,6 +255,14 @@ async fn invariant_lost_or_damaged_content_is_an_error_and_never_wrong_bytes() {
         assert_eq!(answer.header("mirrorlog-build"), "main=7");
         assert!(answer.text().starts_with("lost: "), "{}", answer.text());
         assert_eq!(answer.text().lines().count(), 1);
+        // And somebody is told, so that it is healed now.
+        let suspect = world.suspected.try_recv().unwrap();
+        let builds: Vec<u64> = suspect
+            .builds
+            .iter()
+            .map(|(_, build)| build.get())
+            .collect();
+        assert_eq!((suspect.digest, builds), (small, vec![7]));
     }
     std::fs::write(world.store.path_of(&small), b"012345678").unwrap();
     let answer = world.get("/d/ten").await;
