@@ -478,18 +478,14 @@ impl Engine {
         if let Some((signed, head)) = answer.head {
             self.on_head(signed, &head, Vec::new()).await;
         }
-        // The newest first: a mirror any number of builds behind goes straight to its target. Known ones
-        // too: what was passed over for a newer build counts again when that one is taken back.
+        // The newest first: a mirror any number of builds behind goes straight to its target, and passes
+        // over what is older. Known ones too: a passed-over build counts again when a newer is taken back.
         for (signed, snapshot) in answer.snapshots.into_iter().rev() {
             let target = target_of(&snapshot);
-            let known = self.slot(channel).snapshots.get(&snapshot.build);
-            let news = known.is_none_or(|(_, known)| known.root != snapshot.root);
-            if news
-                || !self
-                    .slot(channel)
-                    .channel
-                    .is_settled(snapshot.lane, &target)
-            {
+            let slot = self.slot(channel);
+            let known = slot.snapshots.get(&snapshot.build);
+            let forked = known.is_some_and(|(_, known)| known.root != snapshot.root);
+            if forked || !slot.channel.is_settled(snapshot.lane, &target) {
                 self.on_snapshot(signed, &snapshot, None).await;
             }
         }
@@ -587,12 +583,17 @@ impl Engine {
         self.commit(writes).await;
     }
 
+    /// The same for all channels at once: what an end of the log means for them goes with its cursor.
     pub(super) async fn persist_cursors(&mut self) {
-        let ids: Vec<ChannelId> = self.slots.keys().cloned().collect();
-        for id in ids {
-            self.persist(&id, Vec::new()).await;
+        let mut writes = Vec::new();
+        for (id, slot) in &mut self.slots {
+            let bytes = wire::state::encode_channel(&slot.channel);
+            if slot.stored != bytes {
+                writes.push(Write::Put(Key::Channel(id.clone()).encode(), bytes.clone()));
+                slot.stored = bytes;
+            }
         }
-        self.commit(Vec::new()).await;
+        self.commit(writes).await;
     }
 
     async fn commit(&mut self, mut writes: Vec<Write>) {

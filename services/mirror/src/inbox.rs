@@ -279,7 +279,9 @@ impl Parked {
     }
 
     async fn keep(&self, name: &str, reason: &str, payload: Bytes) {
-        let path = self.dir.join(name);
+        // Whoever writes to the log chooses a subject; a file's name it is not.
+        let name = name.replace('/', "_");
+        let path = self.dir.join(&name);
         tracing::error!(
             file = %path.display(), reason,
             "parked a message that cannot be verified; fetching through the journal instead"

@@ -32,6 +32,9 @@ use crate::{http, scrub};
 /// Decoded manifest pages kept in memory, in bytes.
 const PAGES_CACHED_BYTES: usize = 16 * 1024 * 1024;
 
+/// Pause before a reader of the log that ended is started again.
+const READER_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What the engine and its tasks share.
 pub(crate) struct Parts {
     pub(crate) config: Config,
@@ -52,6 +55,7 @@ pub(crate) struct Parts {
 }
 
 /// Where a lane's consumer is to begin.
+#[derive(Clone)]
 struct Begin {
     floor: Option<Position>,
     replay: Option<Replay>,
@@ -263,19 +267,28 @@ impl Follow {
         };
         loop {
             let reading = stop.child_token();
-            let Begin { floor, replay } = begin;
+            let Begin { floor, replay } = begin.clone();
             let work = inbox
                 .clone()
                 .follow_lane(lane, floor, replay, reading.clone());
-            let reader = tokio::spawn(work);
-            let next = stop.run_until_cancelled(begins.recv()).await;
+            let mut reader = tokio::spawn(work);
+            let next = tokio::select! {
+                () = stop.cancelled() => None,
+                next = begins.recv() => next,
+                ended = &mut reader => {
+                    // From the same place once more: what comes twice does nothing twice.
+                    tracing::error!(?ended, %lane, "reader of the log ended; beginning again");
+                    stop.run_until_cancelled(tokio::time::sleep(READER_PAUSE)).await;
+                    continue;
+                }
+            };
             reading.cancel();
             if let Err(error) = reader.await {
                 tracing::error!(%error, %lane, "reader of the log ended badly");
             }
             match next {
-                Some(Some(again)) => begin = again,
-                Some(None) | None => return,
+                Some(again) => begin = again,
+                None => return,
             }
         }
     }

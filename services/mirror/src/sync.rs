@@ -97,11 +97,11 @@ impl Progress {
         self.fetch.received_bytes()
     }
 
-    /// Bytes still to come.
-    pub(crate) fn remaining_bytes(&self) -> u64 {
-        self.planned_bytes
-            .load(Ordering::Relaxed)
-            .saturating_sub(self.fetch.stored_bytes())
+    /// Bytes still to come; `None` before they are counted.
+    pub(crate) fn remaining_bytes(&self) -> Option<u64> {
+        let planned_bytes = self.planned_bytes.load(Ordering::Relaxed);
+        let counted = planned_bytes > 0;
+        counted.then(|| planned_bytes.saturating_sub(self.fetch.stored_bytes()))
     }
 }
 

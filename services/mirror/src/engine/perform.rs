@@ -518,8 +518,7 @@ impl super::Slot {
     fn progress(&self) -> Vec<(Lane, Build, u64)> {
         let of = |(lane, task): (&Lane, &Task)| {
             let sync = self.channel.lane(*lane).sync?;
-            sync.remaining_bytes?;
-            Some((*lane, sync.target.build, task.progress.remaining_bytes()))
+            Some((*lane, sync.target.build, task.progress.remaining_bytes()?))
         };
         self.syncs.iter().filter_map(of).collect()
     }
