@@ -19,7 +19,9 @@ pub enum IdError {
         text: String,
     },
     /// The text is no mount.
-    #[error("mount {0:?} is not valid: use an absolute path such as /debian, without '.', '..', '@' or a slash at the end")]
+    #[error(
+        "mount {0:?} is not valid: use an absolute path such as /debian, without '.', '..', '@' or a slash at the end"
+    )]
     Mount(String),
     /// The text is no SHA-256 in hex.
     #[error("{0:?} is not a SHA-256 digest: 64 hex digits are needed")]
@@ -36,7 +38,10 @@ fn check_id(what: &'static str, text: &str) -> Result<(), IdError> {
     if fits && bytes[0] != b'-' && bytes.iter().copied().all(body) {
         Ok(())
     } else {
-        Err(IdError::Malformed { what, text: text.to_owned() })
+        Err(IdError::Malformed {
+            what,
+            text: text.to_owned(),
+        })
     }
 }
 
@@ -124,7 +129,8 @@ impl Mount {
                 && c != ".."
                 && c.len() <= NAME_MAX_BYTES
                 && !c.starts_with('@')
-                && c.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.+~".contains(&b))
+                && c.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_.+~".contains(&b))
         };
         let reserved = ["healthz", "readyz", "metrics"].contains(&path);
         if text.len() > MOUNT_MAX_BYTES || reserved || !path.split('/').all(plain) {
@@ -168,7 +174,11 @@ impl Build {
 
     /// Makes a build number; `None` for 0, which is no build.
     pub const fn new(number: u64) -> Option<Self> {
-        if number == 0 { None } else { Some(Self(number)) }
+        if number == 0 {
+            None
+        } else {
+            Some(Self(number))
+        }
     }
 
     /// The number.

@@ -34,7 +34,10 @@ impl Layout {
             Self::Plain | Self::OpenBsd => false,
             Self::Debian => {
                 path.is_below(b"pool")
-                    || path.as_bytes().split(|&b| b == b'/').any(|part| part == b"by-hash")
+                    || path
+                        .as_bytes()
+                        .split(|&b| b == b'/')
+                        .any(|part| part == b"by-hash")
             }
         }
     }

@@ -171,14 +171,20 @@ pub fn resolve<T, E>(
         if current.is_empty() {
             return Ok(Resolved::Folder(current));
         }
-        let Ok(whole) = EntryPath::new(&current) else { return Ok(Resolved::Refused) };
+        let Ok(whole) = EntryPath::new(&current) else {
+            return Ok(Resolved::Refused);
+        };
         let target = match lookup(&whole)? {
             Found::File(file) => return Ok(Resolved::File(file)),
             Found::Symlink(target) => Some((whole.clone(), target, Vec::new())),
             Found::Nothing => first_link(&current, &mut lookup)?,
         };
-        let Some((link, target, rest)) = target else { return Ok(Resolved::Folder(current)) };
-        let Ok(mut next) = resolve_target(&link, &target) else { return Ok(Resolved::Refused) };
+        let Some((link, target, rest)) = target else {
+            return Ok(Resolved::Folder(current));
+        };
+        let Ok(mut next) = resolve_target(&link, &target) else {
+            return Ok(Resolved::Refused);
+        };
         if !rest.is_empty() && !next.is_empty() {
             next.push(b'/');
         }
@@ -195,7 +201,9 @@ fn first_link<T, E>(
     lookup: &mut impl FnMut(&EntryPath) -> Result<Found<T>, E>,
 ) -> Result<Link, E> {
     for (at, _) in path.iter().enumerate().filter(|(_, b)| **b == b'/') {
-        let Ok(prefix) = EntryPath::new(&path[..at]) else { return Ok(None) };
+        let Ok(prefix) = EntryPath::new(&path[..at]) else {
+            return Ok(None);
+        };
         match lookup(&prefix)? {
             Found::Symlink(target) => return Ok(Some((prefix, target, path[at + 1..].to_vec()))),
             Found::File(_) => return Ok(None),
@@ -229,15 +237,24 @@ mod tests {
         ] {
             assert_eq!(EntryPath::new(text), Err(error));
         }
-        assert_eq!(EntryPath::new(&[b'a'; 256]), Err(PathError::NameTooLong(256)));
+        assert_eq!(
+            EntryPath::new(&[b'a'; 256]),
+            Err(PathError::NameTooLong(256))
+        );
         assert!(EntryPath::new(b"pool/a@b/\xff.deb").is_ok());
     }
 
     #[test]
     fn targets_stay_inside() {
         let link = path("dists/stable");
-        assert_eq!(resolve_target(&link, b"bookworm"), Ok(b"dists/bookworm".to_vec()));
-        assert_eq!(resolve_target(&link, b"../pool/./x"), Ok(b"pool/x".to_vec()));
+        assert_eq!(
+            resolve_target(&link, b"bookworm"),
+            Ok(b"dists/bookworm".to_vec())
+        );
+        assert_eq!(
+            resolve_target(&link, b"../pool/./x"),
+            Ok(b"pool/x".to_vec())
+        );
         assert_eq!(resolve_target(&link, b".."), Ok(Vec::new()));
         assert_eq!(resolve_target(&link, b"../.."), Err(TargetError::Escapes));
         assert_eq!(resolve_target(&link, b"/etc"), Err(TargetError::Escapes));
@@ -256,11 +273,20 @@ mod tests {
 
     #[test]
     fn links_are_followed_in_every_component() {
-        assert_eq!(resolve(b"dists/stable/Release", tree), Ok(Resolved::File("release")));
+        assert_eq!(
+            resolve(b"dists/stable/Release", tree),
+            Ok(Resolved::File("release"))
+        );
         assert_eq!(resolve(b"here", tree), Ok(Resolved::File("release")));
-        assert_eq!(resolve(b"dists/stable", tree), Ok(Resolved::Folder(b"dists/bookworm".to_vec())));
+        assert_eq!(
+            resolve(b"dists/stable", tree),
+            Ok(Resolved::Folder(b"dists/bookworm".to_vec()))
+        );
         assert_eq!(resolve(b"loop", tree), Ok(Resolved::Refused));
         assert_eq!(resolve(b"out", tree), Ok(Resolved::Refused));
-        assert_eq!(resolve(b"nowhere/x", tree), Ok(Resolved::Folder(b"nowhere/x".to_vec())));
+        assert_eq!(
+            resolve(b"nowhere/x", tree),
+            Ok(Resolved::Folder(b"nowhere/x".to_vec()))
+        );
     }
 }

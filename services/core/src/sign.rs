@@ -101,7 +101,10 @@ pub struct SecretKey {
 impl SecretKey {
     /// Makes a key from 32 random bytes and a random number.
     pub fn from_seed(number: KeyNumber, seed: &[u8; 32]) -> Self {
-        Self { number, key: SigningKey::from_bytes(seed) }
+        Self {
+            number,
+            key: SigningKey::from_bytes(seed),
+        }
     }
 
     /// The 32 secret bytes, to be stored.
@@ -111,12 +114,18 @@ impl SecretKey {
 
     /// The key's public half.
     pub fn public(&self) -> PublicKey {
-        PublicKey { number: self.number, key: self.key.verifying_key() }
+        PublicKey {
+            number: self.number,
+            key: self.key.verifying_key(),
+        }
     }
 
     /// Signs `message`.
     pub fn sign(&self, message: &[u8]) -> Signature {
-        Signature { key: self.number, bytes: self.key.sign(message).to_bytes() }
+        Signature {
+            key: self.number,
+            bytes: self.key.sign(message).to_bytes(),
+        }
     }
 }
 
@@ -142,7 +151,8 @@ impl TrustedKeys {
     /// [`SignatureError::UnknownKey`] or [`SignatureError::Mismatch`].
     pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
         let key = self.0.get(&signature.key);
-        key.ok_or(SignatureError::UnknownKey(signature.key))?.verify(message, signature)
+        key.ok_or(SignatureError::UnknownKey(signature.key))?
+            .verify(message, signature)
     }
 
     /// True when no key is trusted.

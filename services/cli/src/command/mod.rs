@@ -38,7 +38,11 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
     // Services set up telemetry from their configuration; commands only warn unless told otherwise.
     let level = log.as_deref().or(Some("warn"));
     let traced = matches!(command, Command::Publish(_) | Command::Retract(_));
-    let exports = config.as_deref().filter(|_| traced).map(exports).unwrap_or_default();
+    let exports = config
+        .as_deref()
+        .filter(|_| traced)
+        .map(exports)
+        .unwrap_or_default();
     let _telemetry = (!service).then(|| runtime::boot::telemetry("cli", &exports, level));
     match command {
         Command::Local(LocalCommand::Up(up)) => local::up(&up, output).await,
@@ -81,7 +85,9 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
 
 /// Where the archive exports traces: what it publishes begins in the command. A bad file is the command's to refuse.
 fn exports(config: &Path) -> TelemetryConfig {
-    archive::config::Config::load(config).map(|config| config.telemetry).unwrap_or_default()
+    archive::config::Config::load(config)
+        .map(|config| config.telemetry)
+        .unwrap_or_default()
 }
 
 fn need(config: Option<PathBuf>) -> Result<PathBuf, Failure> {
