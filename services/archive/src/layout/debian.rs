@@ -3,12 +3,14 @@
 //! For each suite, that is each folder below `dists/` with a Release or InRelease that lists digests:
 //! 1. Release and InRelease parse, agree, are not past Valid-Until, and are signed when keys are configured.
 //! 2. Each listed name is there in at least one compression, and what is there has its size and digests.
+//!    Names of architectures that the tree never carried may be absent.
 //! 3. Each index (Packages, Sources) unpacks to what is listed, and each file it names is there with size
 //!    and digest.
 //! 4. Files in `by-hash` folders are named by their content.
 //!
 //! After a change, only what differs from a build that was checked before is checked again.
 
+mod architectures;
 mod by_hash;
 mod files;
 mod suite;
@@ -43,7 +45,7 @@ pub(super) struct Since<'a> {
     pub(super) base: View<'a>,
     /// Paths that were added, changed or removed.
     pub(super) touched: BTreeSet<EntryPath>,
-    /// Those that the base had with other content.
+    /// Those that the base had with other content, and that an index may name.
     pub(super) lost: BTreeSet<EntryPath>,
 }
 
@@ -68,7 +70,7 @@ pub(super) fn validate(
             &view,
         )?,
     };
-    let check = Check {
+    let mut check = Check {
         rules,
         tree,
         view,
@@ -81,8 +83,16 @@ pub(super) fn validate(
         return Ok(());
     }
     let mut indexes = Vec::new();
+    let mut own = Vec::new();
     for folder in &folders {
-        indexes.extend(suite::check(&check, folder, faults)?);
+        let suite = suite::check(&check, folder, faults)?;
+        indexes.extend(suite.indexes);
+        own.extend(suite.own);
+    }
+    if let Some(since) = &mut check.since {
+        for path in &own {
+            since.lost.remove(path);
+        }
     }
     let found: Result<Vec<Faults>, PublishError> = indexes
         .par_iter()

@@ -33,6 +33,8 @@ pub(crate) struct Rules {
     pub(crate) deps: bool,
     pub(crate) openpgp_keyring: Option<PathBuf>,
     pub(crate) now: Timestamp,
+    /// Root of the build that this one follows.
+    pub(crate) before: Option<Digest>,
 }
 
 /// How much of a manifest is to be checked.
@@ -62,7 +64,8 @@ pub(crate) fn validate(
     }
 }
 
-/// The layout that a tree looks like: debian when there is a `dists/*/Release` or `InRelease`.
+/// The layout that a tree looks like: debian when there is a `dists/*/Release` or `InRelease`, or one a
+/// folder deeper, as in `dists/bookworm/updates`.
 ///
 /// # Errors
 /// When `dists` is there and cannot be read.
@@ -73,10 +76,22 @@ pub fn detect(tree: &Path) -> io::Result<Layout> {
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(Layout::Plain),
         Err(error) => return Err(error),
     };
+    let is_suite = |folder: &Path| {
+        let has = |name| folder.join(name).is_file();
+        has("Release") || has("InRelease")
+    };
     for suite in dists {
-        let suite = suite?.path();
-        if suite.join("Release").is_file() || suite.join("InRelease").is_file() {
+        let suite = suite?;
+        let path = suite.path();
+        if is_suite(&path) {
             return Ok(Layout::Debian);
+        }
+        if suite.file_type()?.is_dir() {
+            for nested in std::fs::read_dir(&path)? {
+                if is_suite(&nested?.path()) {
+                    return Ok(Layout::Debian);
+                }
+            }
         }
     }
     Ok(Layout::Plain)

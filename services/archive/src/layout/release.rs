@@ -83,9 +83,12 @@ impl Release {
             field: field.to_owned(),
             text: text.clone(),
         };
-        let zoned = text
-            .strip_suffix("UTC")
-            .map_or_else(|| text.clone(), |day| format!("{day}+0000"));
+        // The day of the week is not looked at, as by apt.
+        let day = text.split_once(',').map_or(text.as_str(), |(_, day)| day);
+        let zoned = day.strip_suffix("UTC").map_or_else(
+            || day.trim().to_owned(),
+            |day| format!("{}+0000", day.trim_start()),
+        );
         let zoned = jiff::fmt::rfc2822::parse(&zoned).map_err(|_| wrong())?;
         Ok(Some(Timestamp::from_ms(zoned.timestamp().as_millisecond())))
     }

@@ -40,6 +40,14 @@ impl Packing {
             .unwrap_or((Self::Plain, name))
     }
 
+    /// The names that a file may have, unpacked and in each packing.
+    pub(crate) fn names(plain: &str) -> impl Iterator<Item = String> {
+        let packed = Self::PACKED.into_iter().map(|(_, ending)| ending);
+        std::iter::once("")
+            .chain(packed)
+            .map(move |ending| format!("{plain}{ending}"))
+    }
+
     /// Unpacks `input` while it is read.
     pub(crate) fn unpack(self, input: impl Read + 'static) -> io::Result<Unpacked> {
         let xz = || {

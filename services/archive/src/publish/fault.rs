@@ -27,6 +27,8 @@ pub enum Rule {
     Digest,
     /// It cannot be parsed.
     Malformed,
+    /// Its time has not come.
+    Early,
     /// Its time is over.
     Expired,
     /// Its signature does not verify.
@@ -56,6 +58,7 @@ impl Rule {
             Self::Size => "size",
             Self::Digest => "digest",
             Self::Malformed => "malformed",
+            Self::Early => "not-yet-valid",
             Self::Expired => "expired",
             Self::Signature => "signature",
             Self::Disagree => "disagree",

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mirrorlog_core::limits::CLOCK_SKEW_MS;
 use mirrorlog_core::manifest::FileEntry;
 use mirrorlog_core::path::EntryPath;
 
@@ -11,6 +12,7 @@ use super::super::openpgp;
 use super::super::release::{Release, ReleaseError};
 use super::super::unpack::Packing;
 use super::Check;
+use super::architectures::Architectures;
 use crate::publish::{Fault, Faults, PublishError, Rule, View};
 
 /// An index that is there and has to be read.
@@ -22,14 +24,25 @@ pub(crate) struct Index {
     pub(crate) packing: Packing,
     /// What it unpacks to, as the Release says.
     pub(crate) unpacked: Option<Stated>,
+    /// It was read, as it is, when the base was checked.
+    pub(crate) known: bool,
 }
 
-/// Checks a suite's Release and what it lists; returns its indexes, one for each name.
+/// What a suite has.
+#[derive(Default)]
+pub(super) struct Suite {
+    /// One for each name.
+    pub(super) indexes: Vec<Index>,
+    /// Paths with other content than in the base that are the suite's own: no index names them.
+    pub(super) own: Vec<EntryPath>,
+}
+
+/// Checks a suite's Release and what it lists.
 pub(super) fn check(
     check: &Check<'_>,
     folder: &[u8],
     faults: &mut Faults,
-) -> Result<Vec<Index>, PublishError> {
+) -> Result<Suite, PublishError> {
     let at = |name: &str| [folder, b"/", name.as_bytes()].concat();
     let plain = parse(check, &check.view, &at("Release"), Release::parse, faults)?;
     let signed = parse(
@@ -57,13 +70,12 @@ pub(super) fn check(
         "Release"
     };
     let Some(release) = signed.or(plain) else {
-        return Ok(Vec::new());
+        return Ok(Suite::default());
     };
     if release.listed.is_empty() {
-        // Folders such as main/binary-amd64 have a Release of another kind.
-        let is_suite =
-            release.fields.contains_key("codename") || release.fields.contains_key("date");
-        if is_suite {
+        // Folders such as main/binary-amd64 have a Release of another kind, which says of what it is.
+        let has = |field| release.fields.contains_key(field);
+        if (has("codename") || has("date")) && !has("architecture") {
             faults.push(Fault::new(
                 &at(name),
                 Rule::Malformed,
@@ -71,9 +83,9 @@ pub(super) fn check(
                 "none",
             ));
         }
-        return Ok(Vec::new());
+        return Ok(Suite::default());
     }
-    expiry(check, &release, &at(name), faults);
+    dates(check, &release, &at(name), faults);
     if let Some(keyring) = &check.rules.openpgp_keyring {
         openpgp::check(
             check,
@@ -84,7 +96,25 @@ pub(super) fn check(
         )?;
     }
     let before = earlier(check, folder)?;
-    listed(check, folder, &release, &before, faults)
+    Ok(Suite {
+        indexes: listed(check, folder, &release, &before, faults)?,
+        own: own(check, folder, &release),
+    })
+}
+
+/// Of the paths that changed: the suite's Release, what that lists, and what lies in by-hash folders.
+fn own(check: &Check<'_>, folder: &[u8], release: &Release) -> Vec<EntryPath> {
+    let is_own = |path: &&EntryPath| {
+        let name = path.as_bytes().strip_prefix(folder);
+        let name = name.and_then(|name| std::str::from_utf8(name.strip_prefix(b"/")?).ok());
+        name.is_some_and(|name| {
+            SIGNED.contains(&name)
+                || name.contains("/by-hash/")
+                || release.listed.contains_key(name)
+        })
+    };
+    let lost = check.since.iter().flat_map(|since| &since.lost);
+    lost.filter(is_own).cloned().collect()
 }
 
 fn parse(
@@ -125,24 +155,35 @@ fn disagreement(plain: &Release, signed: &Release) -> String {
     }
 }
 
-fn expiry(check: &Check<'_>, release: &Release, path: &[u8], faults: &mut Faults) {
+/// apt takes a Release neither before its Date nor after its Valid-Until.
+fn dates(check: &Check<'_>, release: &Release, path: &[u8], faults: &mut Faults) {
+    let text = |field: &str| release.fields.get(field).cloned().unwrap_or_default();
+    let malformed = |error: ReleaseError| {
+        Fault::new(
+            path,
+            Rule::Malformed,
+            "dates as in RFC 5322",
+            error.to_string(),
+        )
+    };
+    match release.date("date") {
+        Err(error) => faults.push(malformed(error)),
+        Ok(Some(date)) if date.ms_since(check.rules.now) > CLOCK_SKEW_MS => {
+            let expected = "a Date that is not in the future";
+            faults.push(Fault::new(path, Rule::Early, expected, text("date")));
+        }
+        Ok(_) => {}
+    }
     match release.date("valid-until") {
-        Err(error) => {
+        Err(error) => faults.push(malformed(error)),
+        Ok(Some(until)) if until < check.rules.now && !check.rules.allow_expired => {
+            let expected = "Valid-Until in the future (or --allow-expired)";
             faults.push(Fault::new(
                 path,
-                Rule::Malformed,
-                "dates as in RFC 5322",
-                error.to_string(),
+                Rule::Expired,
+                expected,
+                text("valid-until"),
             ));
-        }
-        Ok(Some(until)) if until < check.rules.now && !check.rules.allow_expired => {
-            let text = release
-                .fields
-                .get("valid-until")
-                .cloned()
-                .unwrap_or_default();
-            let expected = "Valid-Until in the future (or --allow-expired)";
-            faults.push(Fault::new(path, Rule::Expired, expected, text));
         }
         Ok(_) => {}
     }
@@ -169,6 +210,9 @@ fn earlier(check: &Check<'_>, folder: &[u8]) -> Result<Release, PublishError> {
     Ok(found.unwrap_or_default())
 }
 
+/// A Release does not list itself; apt-ftparchive lists the file that it is writing.
+const SIGNED: [&str; 3] = ["Release", "InRelease", "Release.gpg"];
+
 /// Names of one file in its compressions.
 type Group<'a> = Vec<(&'a str, Packing, &'a Stated)>;
 
@@ -181,8 +225,7 @@ fn listed(
 ) -> Result<Vec<Index>, PublishError> {
     let mut groups: BTreeMap<&str, Group<'_>> = BTreeMap::new();
     for (name, stated) in &release.listed {
-        // apt-ftparchive lists the file that it is writing.
-        if matches!(name.as_str(), "Release" | "InRelease" | "Release.gpg") {
+        if SIGNED.contains(&name.as_str()) {
             continue;
         }
         let (packing, plain) = Packing::of(name);
@@ -191,9 +234,11 @@ fn listed(
             .or_default()
             .push((name, packing, stated));
     }
+    let architectures = Architectures::of(check, folder, release)?;
     let mut indexes = Vec::new();
     for (plain, mut group) in groups {
         group.sort_by_key(|(_, packing, _)| *packing);
+        let stays = stays(check, folder, plain, &group, before);
         let mut index = None;
         let mut any = false;
         for (name, packing, stated) in &group {
@@ -217,10 +262,11 @@ fn listed(
                     kind,
                     packing: *packing,
                     unpacked,
+                    known: known && stays,
                 });
             }
         }
-        if !any {
+        if !any && !architectures.leave_out(plain) {
             let path = [folder, b"/", plain.as_bytes()].concat();
             let names: BTreeSet<&str> = group.iter().map(|(name, ..)| *name).collect();
             let expected = format!(
@@ -232,6 +278,29 @@ fn listed(
         indexes.extend(index);
     }
     Ok(indexes)
+}
+
+/// True when the base's Release listed the same of these names, and no file of them changed: then the
+/// same one was read when the base was checked.
+fn stays(
+    check: &Check<'_>,
+    folder: &[u8],
+    plain: &str,
+    group: &Group<'_>,
+    before: &Release,
+) -> bool {
+    let Some(since) = &check.since else {
+        return false;
+    };
+    let touched = |name: &str| {
+        let path = [folder, b"/", name.as_bytes()].concat();
+        EntryPath::new(&path).is_ok_and(|path| since.touched.contains(&path))
+    };
+    let was_listed = |name: &String| before.listed.contains_key(name);
+    let same = |(name, _, stated): &(&str, Packing, &Stated)| {
+        before.listed.get(*name) == Some(*stated) && !touched(name)
+    };
+    Packing::names(plain).filter(was_listed).count() == group.len() && group.iter().all(same)
 }
 
 /// Compares a file with what is stated of it; true when it is as stated.

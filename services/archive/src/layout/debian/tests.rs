@@ -130,6 +130,7 @@ impl Archive {
             deps: false,
             openpgp_keyring: None,
             now: NOW,
+            before: None,
         }
     }
 
@@ -293,7 +294,7 @@ fn nested_suites_are_checked_and_other_release_files_are_not() {
     let archive = Archive::new();
     archive.write(
         "dists/t/main/binary-amd64/Release",
-        b"Archive: t\nComponent: main\nArchitecture: amd64\n",
+        b"Archive: t\nCodename: t\nComponent: main\nArchitecture: amd64\n",
     );
     assert_eq!(archive.check(), []);
     archive.write("dists/t/updates/Release", b"Codename: t\nDate: x\n");
@@ -301,6 +302,57 @@ fn nested_suites_are_checked_and_other_release_files_are_not() {
         archive.check(),
         [fault("dists/t/updates/Release", Rule::Malformed)]
     );
+}
+
+#[test]
+fn architectures_that_were_never_carried_may_be_absent() {
+    let archive = Archive::new();
+    let release = std::fs::read_to_string(archive.path("dists/t/Release")).unwrap();
+    let mut ports = "Architectures: amd64 arm64 hurd-amd64 source\n".to_owned();
+    for line in release.lines() {
+        ports += &format!("{line}\n");
+        if line.contains("binary-amd64") {
+            ports += &format!("{}\n", line.replace("amd64", "arm64"));
+        }
+    }
+    archive.write("dists/t/Release", ports.as_bytes());
+    assert_eq!(archive.check(), [], "the ports are elsewhere");
+    // Once it was there it must not get lost.
+    let index = std::fs::read(archive.path("dists/t/main/binary-amd64/Packages")).unwrap();
+    archive.write("dists/t/main/binary-arm64/Packages", &index);
+    assert_eq!(archive.check(), []);
+    let before = Some(archive.root());
+    archive.remove("dists/t/main/binary-arm64/Packages");
+    let rules = Rules {
+        before,
+        ..archive.rules()
+    };
+    let lost = [fault("dists/t/main/binary-arm64/Packages", Rule::Missing)];
+    assert_eq!(archive.check_with(&rules, Extent::Whole), lost);
+    // Nor may all be absent, or what is of no architecture.
+    for name in ["Packages", "Packages.gz"] {
+        archive.remove(&format!("dists/t/main/binary-amd64/{name}"));
+    }
+    archive.remove("dists/t/main/source/Sources");
+    assert_eq!(archive.check().len(), 3);
+}
+
+#[test]
+fn a_date_in_the_future_is_not_valid_yet() {
+    let archive = Archive::new();
+    let release = std::fs::read_to_string(archive.path("dists/t/Release")).unwrap();
+    let dated = |date: &str| release.replace("Sat, 21 Nov 2026 23:50:30 UTC", date);
+    archive.write(
+        "dists/t/Release",
+        dated("Sun, 22 Nov 2026 00:20:00 UTC").as_bytes(),
+    );
+    assert_eq!(archive.check(), [fault("dists/t/Release", Rule::Early)]);
+    // Clocks differ, and nobody checks the day of the week.
+    archive.write(
+        "dists/t/Release",
+        dated("Mon, 22 Nov 2026 00:05:00 +0000").as_bytes(),
+    );
+    assert_eq!(archive.check(), []);
 }
 
 #[test]
@@ -368,6 +420,24 @@ fn after_a_change_the_same_faults_are_found() {
     assert_eq!(since(&archive), []);
     std::fs::remove_file(archive.path("pool")).unwrap();
     assert_eq!(since(&archive).len(), 2);
+}
+
+#[test]
+fn an_index_that_a_release_lists_only_now_is_read() {
+    let archive = Archive::new();
+    let text = std::fs::read_to_string(archive.path("dists/t/main/binary-amd64/Packages")).unwrap();
+    let broken = text.replace("pool/a_1.deb", "pool/b_1.deb");
+    let index = "main/binary-arm64/Packages";
+    archive.write(&format!("dists/t/{index}"), broken.as_bytes());
+    assert_eq!(archive.check(), [], "nobody names it yet");
+    let base = archive.root();
+    let release = std::fs::read_to_string(archive.path("dists/t/Release")).unwrap();
+    let sha512 = hex::encode(sha2::Sha512::digest(&broken));
+    let listed = format!("{release} {sha512} {} {index}\n", broken.len());
+    archive.write("dists/t/Release", listed.as_bytes());
+    let since = archive.check_with(&archive.rules(), Extent::Since(&base));
+    assert_eq!(since, [fault("pool/b_1.deb", Rule::Missing)]);
+    assert_eq!(archive.check(), since);
 }
 
 #[test]
