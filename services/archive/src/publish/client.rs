@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use wire::v1::admin_client::AdminClient;
 use wire::v1::describe_request::Declare;
 use wire::v1::{CommitRequest, DescribeReply, DescribeRequest};
+use wire::{DecodeError, rpc};
 
 use super::error::PublishError;
 
@@ -65,7 +66,7 @@ pub(crate) struct Channel {
 }
 
 /// Another channel of the same mount.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sibling {
     pub(crate) id: ChannelId,
     pub(crate) root: Option<Digest>,
@@ -95,6 +96,18 @@ impl Daemon {
         }
     }
 
+    /// True when another channel of the mount was published since: it was compared with what it had.
+    pub(crate) async fn have_siblings_moved(
+        &mut self,
+        channel: &Channel,
+    ) -> Result<bool, PublishError> {
+        if channel.siblings.is_empty() {
+            return Ok(false);
+        }
+        let now = self.describe(&channel.id, None, false).await?;
+        Ok(now.siblings != channel.siblings)
+    }
+
     /// Asks about a channel and its siblings. `declare`: makes a channel that is not declared, where the archive allows that.
     pub(crate) async fn describe(
         &mut self,
@@ -110,16 +123,16 @@ impl Daemon {
             .iter()
             .filter(|name| name.as_str() != id.as_str())
         {
-            let id = ChannelId::new(name).map_err(|_| PublishError::Answer("sibling channel"))?;
+            let id = rpc::channel("sibling_channels", name)?;
             let sibling = self.ask(&id, None, Instant::now() + RETRY_FOR).await?;
-            let root = digest(&sibling.head_root, "head root of a sibling")?;
+            let root = rpc::optional_digest("head_root", &sibling.head_root)?;
             siblings.push(Sibling {
                 id,
                 root,
                 suites: sibling.suites,
             });
         }
-        channel(id, reply, siblings)
+        Ok(channel(id, reply, siblings)?)
     }
 
     /// Commits, again and again while the daemon is away. A commit whose answer was lost is recognised
@@ -129,7 +142,7 @@ impl Daemon {
         request: CommitRequest,
     ) -> Result<Committed, PublishError> {
         let until = Instant::now() + RETRY_FOR;
-        let id = ChannelId::new(&request.channel).map_err(|_| PublishError::Answer("channel"))?;
+        let id = rpc::channel("channel", &request.channel)?;
         let mut lost_answer = false;
         loop {
             match self.try_commit(&request).await {
@@ -180,7 +193,7 @@ impl Daemon {
         until: Instant,
     ) -> Result<DescribeReply, PublishError> {
         let declare = declare.map(|layout| Declare {
-            layout: layout_to_wire(layout).into(),
+            layout: rpc::layout_to_proto(layout),
         });
         let request = DescribeRequest {
             channel: id.to_string(),
@@ -202,7 +215,7 @@ impl Daemon {
     }
 
     async fn try_commit(&mut self, request: &CommitRequest) -> Result<Vec<u64>, PublishError> {
-        let id = ChannelId::new(&request.channel).map_err(|_| PublishError::Answer("channel"))?;
+        let id = rpc::channel("channel", &request.channel)?;
         let reply = self.client().await?.commit(request.clone()).await;
         match reply {
             Ok(reply) => Ok(reply.into_inner().builds),
@@ -217,7 +230,7 @@ impl Daemon {
         }
         self.client
             .as_mut()
-            .ok_or(PublishError::Answer("connection"))
+            .ok_or(PublishError::NoAnswer("connection"))
     }
 
     /// Sorts a failed call: a daemon that is away is asked again over a new connection.
@@ -279,56 +292,25 @@ fn channel(
     id: &ChannelId,
     reply: DescribeReply,
     siblings: Vec<Sibling>,
-) -> Result<Channel, PublishError> {
-    let head = digest(&reply.head_root, "head root")?;
-    let wanted = digest(&reply.wanted_root, "wanted root")?;
-    let layout = match reply.layout() {
-        wire::v1::Layout::Plain => Layout::Plain,
-        wire::v1::Layout::Debian => Layout::Debian,
-        wire::v1::Layout::Openbsd => Layout::OpenBsd,
-        wire::v1::Layout::Unspecified => return Err(PublishError::Answer("layout")),
-    };
-    let step = |step: &wire::v1::describe_reply::RetractedStep| {
-        let root =
-            digest(&step.root, "retracted root")?.ok_or(PublishError::Answer("retracted root"))?;
-        Ok((digest(&step.before, "root before a retracted build")?, root))
-    };
-    let retracted_roots: Result<Vec<Option<Digest>>, PublishError> = reply
-        .retracted_roots
-        .iter()
-        .map(|root| digest(root, "retracted root"))
-        .collect();
+) -> Result<Channel, DecodeError> {
+    let head = rpc::optional_digest("head_root", &reply.head_root)?;
+    let wanted = rpc::optional_digest("wanted_root", &reply.wanted_root)?;
+    let roots = reply.retracted_roots.iter();
+    let roots = roots.map(|root| rpc::digest("retracted_roots", root));
+    let steps = reply.retracted_steps.iter().map(|step| {
+        let before = rpc::optional_digest("retracted_steps.before", &step.before)?;
+        Ok((before, rpc::digest("retracted_steps.root", &step.root)?))
+    });
     Ok(Channel {
         id: id.clone(),
-        layout,
+        layout: rpc::layout("layout", reply.layout)?,
         head: Build::new(reply.head).zip(head),
         newest: reply.newest,
         wanted: Build::new(reply.wanted).zip(wanted),
-        retracted_roots: retracted_roots?.into_iter().flatten().collect(),
-        retracted_steps: reply
-            .retracted_steps
-            .iter()
-            .map(step)
-            .collect::<Result<_, PublishError>>()?,
+        retracted_roots: roots.collect::<Result<_, _>>()?,
+        retracted_steps: steps.collect::<Result<_, DecodeError>>()?,
         suites: reply.suites,
         catch_all: reply.catch_all,
         siblings,
     })
-}
-
-/// A digest of an answer; empty: none.
-fn digest(bytes: &[u8], what: &'static str) -> Result<Option<Digest>, PublishError> {
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let bytes = bytes.try_into().map_err(|_| PublishError::Answer(what))?;
-    Ok(Some(Digest::from_bytes(bytes)))
-}
-
-fn layout_to_wire(layout: Layout) -> wire::v1::Layout {
-    match layout {
-        Layout::Plain => wire::v1::Layout::Plain,
-        Layout::Debian => wire::v1::Layout::Debian,
-        Layout::OpenBsd => wire::v1::Layout::Openbsd,
-    }
 }

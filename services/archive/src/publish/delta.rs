@@ -169,6 +169,16 @@ fn look_at(
 ) -> Result<(), PublishError> {
     let (stamp, kind) = match input.tree.look(scope.as_bytes()) {
         Ok(found) => found,
+        Err(_) if input.tree.is_through_link(scope.as_bytes()) => {
+            let expected = "a path without symlinks on its way: list what they lead to";
+            faults.push(Fault::new(
+                scope.as_bytes(),
+                Rule::Path,
+                expected,
+                "a symlink",
+            ));
+            return Ok(());
+        }
         Err(error) if means_changed(&error) => return Ok(()), // gone
         Err(error) => {
             faults.push(fault_or_error(input.tree, scope.as_bytes(), error)?);

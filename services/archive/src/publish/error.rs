@@ -97,8 +97,11 @@ pub enum PublishError {
         message: String,
     },
     /// The archive's answer makes no sense.
-    #[error("the archive's answer has no valid {0}")]
-    Answer(&'static str),
+    #[error("the archive's answer makes no sense")]
+    Answer(#[from] wire::DecodeError),
+    /// The archive's answer lacks what it must have.
+    #[error("the archive's answer has no {0}")]
+    NoAnswer(&'static str),
     /// A file could not be read or written.
     #[error("{} cannot be {action}", path.display())]
     Io {
@@ -131,10 +134,11 @@ impl PublishError {
             Self::Busy { .. } | Self::HeadMoved { .. } => 75,
             Self::Refused { .. } | Self::NotSeparable { .. } => 65,
             Self::LayoutDiffers { .. } | Self::LayoutUnsupported(_) | Self::Config(_) => 64,
+            Self::Tree { source, .. } if !is_absent(source) => 74,
             Self::Tree { .. } | Self::NoChannel { .. } => 66,
             Self::Down { .. } => 69,
             Self::Archive { code, .. } => archive_exit_code(*code),
-            Self::Answer(_) | Self::Manifest(_) => 65,
+            Self::Answer(_) | Self::NoAnswer(_) | Self::Manifest(_) => 65,
             Self::Io { .. } | Self::Store(_) | Self::Worker(_) => 74,
         }
     }
@@ -152,12 +156,18 @@ impl PublishError {
             | Self::Down { .. }
             | Self::Archive { .. }
             | Self::Answer(_)
+            | Self::NoAnswer(_)
             | Self::Io { .. }
             | Self::Store(_)
             | Self::Manifest(_)
             | Self::Config(_)
             | Self::Worker(_) => None,
         }
+    }
+
+    pub(crate) fn tree(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        Self::Tree { path, source }
     }
 
     pub(crate) fn io(path: &Path, action: &'static str, source: io::Error) -> Self {
@@ -167,6 +177,11 @@ impl PublishError {
             source,
         }
     }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    let absent = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+    absent.contains(&error.kind())
 }
 
 fn archive_exit_code(code: tonic::Code) -> u8 {

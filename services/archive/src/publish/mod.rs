@@ -24,6 +24,7 @@ use mirrorlog_core::layout::Layout;
 use mirrorlog_core::statement::Notice;
 use runtime::store::Store;
 use tracing::Instrument as _;
+use wire::rpc;
 use wire::v1::{CommitRequest, commit_request};
 
 pub use error::PublishError;
@@ -203,6 +204,9 @@ async fn publish_now(
         counters.enter(Phase::Commit);
         progress.moment(&counters.moment());
         let begun = Instant::now();
+        if daemon.have_siblings_moved(&channel).await? {
+            continue;
+        }
         match daemon
             .commit(commit_request(&request, &channel, &prepared))
             .await?
@@ -210,7 +214,7 @@ async fn publish_now(
             Committed::HeadMoved => {}
             Committed::Builds(builds) => {
                 outcome.seconds.publish += begun.elapsed().as_secs_f64();
-                outcome.build = *builds.first().ok_or(PublishError::Answer("build"))?;
+                outcome.build = *builds.first().ok_or(PublishError::NoAnswer("build"))?;
                 outcome.also = builds.get(1).copied();
                 tracing::info!(channel = %request.channel, build = outcome.build, lane = outcome.lane, "published");
                 return Ok(outcome);
@@ -360,26 +364,18 @@ fn commit_request(
     channel: &Channel,
     prepared: &Prepared,
 ) -> CommitRequest {
-    let lane = |lane| match lane {
-        Lane::Bulk => wire::v1::Lane::Bulk,
-        Lane::Priority => wire::v1::Lane::Priority,
-    };
     let steps = prepared.steps.iter().map(|step| commit_request::Step {
-        root: step.summary.root.as_bytes().to_vec().into(),
+        root: rpc::digest_to_proto(&step.summary.root),
         entries: step.summary.entries,
         bytes: step.summary.bytes,
         base: step.base,
-        lane: lane(step.lane).into(),
+        lane: rpc::lane_to_proto(step.lane),
     });
-    let notice = |n: &Notice| wire::v1::Notice {
-        package: n.package.clone(),
-        text: n.text.clone(),
-    };
     CommitRequest {
         channel: channel.id.to_string(),
         expected_newest: channel.newest,
         steps: steps.collect(),
-        notices: request.notices.iter().map(notice).collect(),
+        notices: rpc::notices_to_proto(&request.notices),
         allow_retracted: request.allow_retracted,
     }
 }

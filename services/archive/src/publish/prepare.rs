@@ -1,6 +1,5 @@
 //! The blocking part of a publish: tree in, checked manifests out.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mirrorlog_core::archive::{Split, split};
@@ -78,10 +77,7 @@ pub(crate) fn prepare(job: &Job<'_>) -> Result<Prepared, PublishError> {
         counters,
     } = *job;
     let path = &request.tree;
-    let tree = Tree::open(path).map_err(|source| PublishError::Tree {
-        path: path.clone(),
-        source,
-    })?;
+    let tree = Tree::open(path).map_err(|source| PublishError::tree(path, source))?;
     let workspace = job.workspace()?;
     counters.enter(Phase::Scan);
     let mut faults = Faults::default();
@@ -227,7 +223,9 @@ impl Job<'_> {
         } else {
             Purpose::Publish
         };
+        // The channel's lock is held: what is there is what a killed publisher left.
         let scratch = self.config.state_dir.join("scratch");
+        let scratch = scratch.join(self.channel.id.as_str());
         let workspace = Workspace::open(&self.config.store_dir, &scratch, purpose)?;
         workspace.with_immutable(&self.config.immutable)
     }
@@ -240,22 +238,23 @@ impl Job<'_> {
         made: &Made,
         mut faults: Faults,
     ) -> Result<(), PublishError> {
-        let last = made.candidates.len() - 1;
-        for (number, candidate) in made.candidates.iter().enumerate() {
-            let found = self.check(tree, workspace, candidate, made.incremental)?;
-            if number < last && !found.is_empty() {
-                return Err(PublishError::NotSeparable {
-                    wanted: candidate.base,
-                    faults: found,
-                });
+        let [first @ .., last] = &made.candidates[..] else {
+            return Ok(()); // refused before: a change that cannot be made is a fault
+        };
+        // The last one is the whole tree: when that is broken, nothing else is worth saying.
+        faults.append(self.check(tree, workspace, last, made.incremental)?);
+        if !faults.is_empty() {
+            let tree = self.request.tree.clone();
+            return Err(PublishError::Refused { tree, faults });
+        }
+        for candidate in first {
+            let faults = self.check(tree, workspace, candidate, made.incremental)?;
+            if !faults.is_empty() {
+                let wanted = candidate.base;
+                return Err(PublishError::NotSeparable { wanted, faults });
             }
-            faults.append(found);
         }
-        if faults.is_empty() {
-            return Ok(());
-        }
-        let tree = self.request.tree.clone();
-        Err(PublishError::Refused { tree, faults })
+        Ok(())
     }
 
     fn check(
@@ -289,6 +288,7 @@ impl Job<'_> {
             deps: request.deps,
             openpgp_keyring: config.openpgp_keyring.clone(),
             now: runtime::boot::now(),
+            before: candidate.base_root,
         };
         let extent = match &candidate.base_root {
             Some(base) if incremental => Extent::Since(base),
@@ -328,11 +328,8 @@ fn count(
 
 /// The layout to declare a channel with, if the archive does not know it.
 pub(crate) fn layout_to_declare(request: &PublishRequest) -> Result<Layout, PublishError> {
-    let path: &PathBuf = &request.tree;
-    let failed = |source| PublishError::Tree {
-        path: path.clone(),
-        source,
-    };
+    let path = &request.tree;
+    let failed = |source| PublishError::tree(path, source);
     std::fs::metadata(path).map_err(failed)?;
     match request.layout {
         Some(layout) => Ok(layout),

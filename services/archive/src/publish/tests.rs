@@ -216,8 +216,12 @@ async fn changed_paths_give_the_root_of_a_scan() {
     assert_eq!(outcome.root, dry.root);
     assert!(bench.publish(request(&bench)).await.unwrap().unchanged);
     assert!(bench.changed(Lane::Bulk, &paths).await.unwrap().unchanged);
-    let error = bench.changed(Lane::Bulk, &["../a"]).await.unwrap_err();
-    assert_eq!(error.faults().unwrap().list()[0].what, Rule::Path);
+    std::os::unix::fs::symlink("d", bench.tree().join("link")).unwrap();
+    bench.write("d/b", "not to be passed over");
+    for outside in ["../a", "link/b"] {
+        let error = bench.changed(Lane::Bulk, &[outside]).await.unwrap_err();
+        assert_eq!(error.faults().unwrap().list()[0].what, Rule::Path);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,4 +294,21 @@ async fn channels_of_a_mount_agree_on_shared_paths() {
     let error = bench.publish(request(&bench)).await.unwrap_err();
     let fault = &error.faults().unwrap().list()[0];
     assert_eq!((fault.path.as_str(), fault.what), ("a", Rule::Shared));
+    // What is broken in the whole tree is no matter of channels of their own.
+    bench.state(|s| s.wanted = 1);
+    bench.write("c", "bulk");
+    assert_eq!(bench.changed(Lane::Bulk, &["c"]).await.unwrap().build, 2);
+    let error = bench.changed(Lane::Priority, &["a"]).await.unwrap_err();
+    assert!(matches!(error, PublishError::Refused { .. }), "{error}");
+    // Nor may one have a file where the other one has a folder.
+    bench.write("a", "one");
+    std::fs::remove_dir_all(bench.tree().join("d")).unwrap();
+    bench.write("d", "file");
+    std::fs::remove_file(bench.tree().join("a")).unwrap();
+    bench.write("a/below", "file");
+    let error = bench.publish(request(&bench)).await.unwrap_err();
+    let faults = error.faults().unwrap().list();
+    let paths: Vec<&str> = faults.iter().map(|fault| fault.path.as_str()).collect();
+    assert_eq!(paths, ["a/below", "d"]);
+    assert!(faults.iter().all(|fault| fault.what == Rule::Shared));
 }

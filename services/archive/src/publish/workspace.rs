@@ -40,7 +40,7 @@ struct Scratch {
 }
 
 impl Workspace {
-    /// Opens the archive's store; for a dry run, a scratch one for pages too.
+    /// Opens the archive's store; for a dry run, a scratch one for pages too, in a folder that is emptied.
     pub(crate) fn open(
         store_dir: &Path,
         scratch_dir: &Path,
@@ -50,8 +50,11 @@ impl Workspace {
         let scratch = match purpose {
             Purpose::Publish => None,
             Purpose::DryRun => {
-                let made = std::fs::create_dir_all(scratch_dir)
-                    .and_then(|()| TempDir::new_in(scratch_dir));
+                let made = match std::fs::remove_dir_all(scratch_dir) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                    Ok(()) | Err(_) => std::fs::create_dir_all(scratch_dir),
+                };
+                let made = made.and_then(|()| TempDir::new_in(scratch_dir));
                 let dir = made.map_err(|e| PublishError::io(scratch_dir, "made", e))?;
                 let pages = Pages::new(Store::open(dir.path())?, PAGE_CACHE_BYTES);
                 Some(Scratch { pages, _dir: dir })
@@ -120,7 +123,7 @@ impl Workspace {
             };
             return Ok((ingested.digest, ingested.size_bytes));
         }
-        let failed = |e| PublishError::io(Path::new("a file of the tree"), "read", e);
+        let failed = |e| PublishError::io(Path::new(&path.to_string()), "read", e);
         let mut source = source;
         let mut hash = Sha256::new();
         let mut size_bytes = 0;

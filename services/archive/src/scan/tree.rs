@@ -85,6 +85,14 @@ impl Tree {
         look_at(&folder, name)
     }
 
+    /// True when a symlink is on the way of a path, where none is followed.
+    pub(crate) fn is_through_link(&self, path: &[u8]) -> bool {
+        let slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/');
+        slashes
+            .map(|(at, _)| self.look(&path[..at]))
+            .any(|found| matches!(found, Ok((_, Kind::Symlink(_)))))
+    }
+
     /// Looks at the tree's top itself.
     pub(crate) fn look_at_top(&self) -> io::Result<Stamp> {
         Ok(stamp(&rustix::fs::fstat(&self.root)?))
