@@ -62,12 +62,16 @@ enum Unusable {
 trait Read {
     type Item;
     fn read(&mut self) -> impl Future<Output = Self::Item> + Send;
+    fn caught_up(&self) -> bool;
 }
 
 impl Read for Messages {
     type Item = Message;
     fn read(&mut self) -> impl Future<Output = Message> + Send {
         self.next()
+    }
+    fn caught_up(&self) -> bool {
+        self.caught_up()
     }
 }
 
@@ -76,6 +80,9 @@ impl Read for Watch {
     fn read(&mut self) -> impl Future<Output = KvChange> + Send {
         self.next()
     }
+    fn caught_up(&self) -> bool {
+        self.caught_up()
+    }
 }
 
 impl Read for Events {
@@ -83,9 +90,13 @@ impl Read for Events {
     fn read(&mut self) -> impl Future<Output = Delivery> + Send {
         self.next()
     }
+    fn caught_up(&self) -> bool {
+        self.caught_up()
+    }
 }
 
-/// A reader that says once when it has been quiet for a moment: then what was retained has been read.
+/// A reader that says once when what was retained has been read: it came to the end, or has been quiet
+/// for a moment. A busy log is never quiet, an empty one has no end to come to.
 struct UntilQuiet<R> {
     reader: R,
     quiet: Option<oneshot::Sender<()>>,
@@ -107,6 +118,7 @@ impl<R: Read> UntilQuiet<R> {
 
     async fn next(&mut self) -> R::Item {
         if self.quiet.is_some()
+            && !self.reader.caught_up()
             && Instant::now() < self.deadline
             && let Ok(item) = timeout(QUIET, self.reader.read()).await
         {

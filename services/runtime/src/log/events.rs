@@ -60,6 +60,14 @@ impl Events {
         }
     }
 
+    /// True once the newest event of a moment was read; stays so. A durable consumer does not tell.
+    pub fn caught_up(&self) -> bool {
+        match &self.kind {
+            Kind::Durable(_) => false,
+            Kind::Follow(reader) => reader.caught_up(),
+        }
+    }
+
     /// The next event; never ends. Cancelling it loses nothing.
     pub async fn next(&mut self) -> Delivery {
         loop {

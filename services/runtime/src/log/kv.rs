@@ -199,6 +199,11 @@ pub struct KvChange {
 }
 
 impl Watch {
+    /// True once the newest value of a moment was read; stays so.
+    pub fn caught_up(&self) -> bool {
+        self.reader.caught_up()
+    }
+
     /// The next value; never ends, may repeat. After the bucket was made anew it begins again.
     /// Cancelling it loses nothing.
     pub async fn next(&mut self) -> KvChange {

@@ -46,6 +46,8 @@ pub(super) struct Raw {
     pub(super) message: async_nats::Message,
     pub(super) sequence: u64,
     pub(super) published: Timestamp,
+    /// Messages behind it when it was sent.
+    pub(super) pending: u64,
 }
 
 impl Source {
@@ -89,8 +91,9 @@ impl Source {
         self.next_delivery += 1;
         let published_ms = info.published.unix_timestamp_nanos() / 1_000_000;
         let published = Timestamp::from_ms(i64::try_from(published_ms).unwrap_or(i64::MAX));
-        let sequence = info.stream_sequence;
+        let (sequence, pending) = (info.stream_sequence, info.pending);
         Ok(Raw {
+            pending,
             message: message.message,
             sequence,
             published,
@@ -188,6 +191,7 @@ pub(super) struct Reader {
     cursor: Option<Position>,
     source: Option<Source>,
     healing: Healing,
+    caught_up: bool,
 }
 
 /// What a reader says.
@@ -208,7 +212,13 @@ impl Reader {
             cursor: None,
             source: None,
             healing,
+            caught_up: false,
         }
+    }
+
+    /// True once a message was given that was the stream's last at that moment.
+    pub(super) fn caught_up(&self) -> bool {
+        self.caught_up
     }
 
     /// Opens now, so that the caller learns of what only an operator can mend. A server that is down is
@@ -243,6 +253,7 @@ impl Reader {
                         stream,
                         sequence: raw.sequence,
                     });
+                    self.caught_up |= raw.pending == 0;
                     return Read::Message(raw, stream);
                 }
                 Err(Broken::Reconnected | Broken::Failed(_)) => self.source = None,
@@ -372,6 +383,11 @@ pub struct Message {
 impl Messages {
     pub(super) fn new(reader: Reader) -> Self {
         Self { reader }
+    }
+
+    /// True once the newest message of a moment was read; stays so.
+    pub fn caught_up(&self) -> bool {
+        self.reader.caught_up()
     }
 
     /// The next message; never ends, may repeat. After the stream was made anew it begins again.
