@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::UpArgs;
 use crate::command::write_key;
-use crate::failure::{CONFIG, CREATE, Failure, OrExit as _};
+use crate::failure::{CONFIG, CREATE, Failure, OrExit as _, make_dir};
 
 /// The network of a folder: `network.toml`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -42,7 +42,6 @@ impl Plan {
     /// The folder's plan, made anew for an empty folder, with the mirrors that are asked for besides those that are there.
     pub(super) fn of(args: &UpArgs) -> Result<Self, Failure> {
         let file = args.dir.join("network.toml");
-        std::fs::create_dir_all(&args.dir).or_exit(CREATE)?;
         let mut free = FreePorts::default();
         let mut plan = if file.exists() {
             let text = std::fs::read_to_string(&file).or_exit(CREATE)?;
@@ -76,6 +75,18 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Mirrors that are there from before, when others were asked for.
+    pub(super) fn beyond(&self, args: &UpArgs) -> Option<String> {
+        let asked = pools(args, true);
+        let is_asked = |mirror: &Mirror| {
+            let count = asked.get(&mirror.pool).copied().unwrap_or(0);
+            (1..=count).any(|number| mirror.id == format!("{}{number}", mirror.pool))
+        };
+        let beyond = self.mirrors.iter().filter(|mirror| !is_asked(mirror));
+        let names: Vec<&str> = beyond.map(|mirror| mirror.id.as_str()).collect();
+        (!asked.is_empty() && !names.is_empty()).then(|| names.join(", "))
+    }
+
     /// Writes every service's configuration and keys.
     pub(super) fn write(&self, args: &UpArgs) -> Result<(), Failure> {
         let dir = &args.dir;
@@ -84,17 +95,17 @@ impl Plan {
             .clone()
             .unwrap_or_else(|| format!("nats://127.0.0.1:{}", self.nats_port));
         let archive = dir.join("archive");
-        std::fs::create_dir_all(&archive).or_exit(CREATE)?;
+        make_dir(&archive)?;
         let archive_key = write_key(&archive, "archive")?;
         let archive_key = absolute(&archive_key)?;
         write_config(&self.archive_config(dir), &self.archive_toml(&nats))?;
         let consistency = dir.join("consistency");
-        std::fs::create_dir_all(&consistency).or_exit(CREATE)?;
+        make_dir(&consistency)?;
         write_key(&consistency, "consistency")?;
         let mut blocks = String::new();
         for mirror in &self.mirrors {
             let home = self.mirror_dir(dir, mirror);
-            std::fs::create_dir_all(&home).or_exit(CREATE)?;
+            make_dir(&home)?;
             let key = absolute(&write_key(&home, &mirror.id)?)?;
             let config = self.mirror_toml(mirror, &nats, &archive_key, args.limit);
             write_config(&self.mirror_config(dir, mirror), &config)?;
@@ -195,17 +206,27 @@ fn write_config(file: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(file, format!("# Written by mirrorlog local up.\n{text}")).or_exit(CREATE)
 }
 
-/// Ports that nobody uses now; each is held until all are chosen, so that none is given twice.
+/// Below what systems give to outgoing connections: those would take the port of a process that is down.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+const PORT_TRIES: usize = 1000;
+
+/// Ports that nobody uses now; each is held until all are chosen, so that none is given twice. They are drawn
+/// at random, for another network may be choosing too.
 #[derive(Default)]
 struct FreePorts(Vec<TcpListener>);
 
 impl FreePorts {
     fn next(&mut self) -> Result<u16, Failure> {
-        let listener =
-            TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).or_exit(CREATE)?;
-        let port = listener.local_addr().or_exit(CREATE)?.port();
-        self.0.push(listener);
-        Ok(port)
+        for _ in 0..PORT_TRIES {
+            let drawn = getrandom::u32().or_exit(CREATE)? % u32::from(PORTS.end - PORTS.start);
+            let port = PORTS.start + u16::try_from(drawn).or_exit(CREATE)?;
+            if let Ok(listener) = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
+                self.0.push(listener);
+                return Ok(port);
+            }
+        }
+        let text = format!("no free port between {} and {}", PORTS.start, PORTS.end);
+        Err(Failure::text(CREATE, text))
     }
 
     fn pair(&mut self) -> Result<Ports, Failure> {
