@@ -8,8 +8,8 @@ use crate::path::EntryPath;
 use crate::statement::{OrderOutcome, Report, RevokeReason, VerdictState};
 use crate::time::Timestamp;
 
-use super::channel::Channel;
-use super::held::{Check, Claim, Held};
+use super::channel::{Channel, Known};
+use super::held::{Check, Claim, Held, Live, ReportOrder};
 use super::{
     Audit, AuditId, Depth, Effect, HELD_MAX, Leadership, Member, Rules, SUSPECTS_MAX, Scope,
 };
@@ -20,6 +20,7 @@ const ORDERS_MAX: usize = 16;
 /// What every rule needs: the rules themselves, the time, and where effects go.
 pub(super) struct Context<'a> {
     pub(super) rules: &'a Rules,
+    pub(super) channels: &'a BTreeMap<ChannelId, Channel>,
     pub(super) leadership: Leadership,
     pub(super) audits: &'a mut u64,
     pub(super) now: Timestamp,
@@ -31,13 +32,25 @@ impl Context<'_> {
         *self.audits += 1;
         AuditId(*self.audits)
     }
+
+    /// Channels of the mount that win a path which `id` names too.
+    fn above(&self, id: &ChannelId, known: &Known) -> Vec<ChannelId> {
+        let wins = |other: &&ChannelId, last: &Known| {
+            last.mount == known.mount && (last.precedence, *other) < (known.precedence, id)
+        };
+        let channels = self.channels.iter();
+        channels
+            .filter(|(other, channel)| channel.last().is_some_and(|last| wins(other, last)))
+            .map(|(other, _)| other.clone())
+            .collect()
+    }
 }
 
 /// One channel on one mirror.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Carried {
     /// Boot time, boot id and sequence of the last report: what is not greater is old.
-    pub(super) order: Option<(Timestamp, u64, u64)>,
+    pub(super) order: Option<ReportOrder>,
     pub(super) live: Option<Build>,
     pub(super) target: Option<Build>,
     pub(super) fetch_bytes_per_s: u64,
@@ -64,6 +77,10 @@ impl Carried {
         if self.suspects.len() > SUSPECTS_MAX {
             self.suspects.remove(0);
         }
+    }
+
+    pub(super) fn is_suspect(&self, path: &EntryPath) -> bool {
+        self.suspects.contains(path)
     }
 
     /// A pinned audit of `build` passed that was started as `id`.
@@ -114,6 +131,7 @@ impl Carried {
         for (build, held) in &mut self.builds {
             if report.live != Some(*build) {
                 held.live = Check::default();
+                held.moved = None;
             }
             if fresh_start {
                 (held.retry_at, held.tries) = (now, 0);
@@ -240,6 +258,10 @@ impl Carried {
             return;
         }
         let run = cx.next_audit();
+        let above = match scope {
+            Scope::Live => cx.above(id, known),
+            Scope::Pinned => Vec::new(),
+        };
         held.check(scope).running = Some(run);
         let mut suspects = self.suspects.clone();
         let own = held.fault.as_ref().and_then(|fault| path_of(&fault.reason));
@@ -262,6 +284,7 @@ impl Carried {
             },
             suspects,
             lost: held.lost.clone(),
+            above,
         }));
     }
 
@@ -274,10 +297,17 @@ impl Carried {
         revision: u64,
         cx: &mut Context<'_>,
     ) -> bool {
-        let live = self.live;
+        let held = |live: Build| self.builds.get(&live).zip(channel.builds.get(&live));
+        let live = Live {
+            build: self.live,
+            stands: self
+                .live
+                .and_then(held)
+                .is_some_and(|(held, known)| held.root == known.root && held.claim == Claim::Whole),
+        };
         let mut changed = false;
         for (&build, held) in self.builds.iter_mut().rev() {
-            held.reconsider(live == Some(build));
+            held.reconsider(live.build == Some(build));
             let known = channel.builds.get(&build);
             let verdict = held.judge(build, live, known, channel.is_retracted(build));
             let Some(state) = verdict.filter(|state| held.said() != Some(state)) else {

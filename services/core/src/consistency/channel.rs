@@ -16,6 +16,7 @@ pub(super) struct Known {
     pub(super) entries: u64,
     pub(super) created: Timestamp,
     pub(super) mount: Mount,
+    pub(super) precedence: u32,
 }
 
 /// One channel.
@@ -53,6 +54,7 @@ impl Channel {
                 entries: snapshot.entries,
                 created: snapshot.created,
                 mount: snapshot.mount.clone(),
+                precedence: snapshot.precedence,
             },
         );
         while self.builds.len() > SNAPSHOTS_MAX {
@@ -99,6 +101,11 @@ impl Channel {
 
     pub(super) fn newest(&self) -> Option<Build> {
         self.standing().next().map(|(build, _)| build)
+    }
+
+    /// The newest build, retracted or not: where and how the channel is served now.
+    pub(super) fn last(&self) -> Option<&Known> {
+        self.builds.values().next_back()
     }
 
     /// How far `live` is behind: builds, and milliseconds since the oldest of them was signed.

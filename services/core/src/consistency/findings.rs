@@ -21,7 +21,10 @@ impl Consistency {
         } = audited;
         match outcome {
             AuditOutcome::Unreachable => self.reached(&mirror, Reach::Silent, now, out),
-            AuditOutcome::Passed { .. } | AuditOutcome::Faulty(_) | AuditOutcome::Moved => {
+            AuditOutcome::Passed { .. }
+            | AuditOutcome::Faulty(_)
+            | AuditOutcome::Withheld { .. }
+            | AuditOutcome::Moved => {
                 self.reached(&mirror, Reach::Answered, now, out);
             }
             AuditOutcome::Inconclusive => {}
@@ -32,6 +35,15 @@ impl Consistency {
         };
         let Some(carried) = watched.channels.get_mut(&channel) else {
             return;
+        };
+        let order = carried.order;
+        let suspected = match &outcome {
+            AuditOutcome::Withheld { path } => carried.is_suspect(path),
+            AuditOutcome::Passed { .. }
+            | AuditOutcome::Faulty(_)
+            | AuditOutcome::Moved
+            | AuditOutcome::Unreachable
+            | AuditOutcome::Inconclusive => false,
         };
         let Some(held) = carried.builds.get_mut(&build) else {
             return;
@@ -63,12 +75,27 @@ impl Consistency {
                     elsewhere = mismatch;
                 }
             }
-            AuditOutcome::Moved | AuditOutcome::Unreachable | AuditOutcome::Inconclusive
-                if current =>
-            {
+            // Twice in a row is no bad luck: the file is not there.
+            AuditOutcome::Withheld { path } if current => {
+                let reason = RevokeReason::Missing { path: path.clone() };
+                held.put_off(now, self.rules.retry_ms);
+                if suspected {
+                    held.distrust(reason.clone(), scope);
+                }
+                carried.suspect(&reason, audits);
+                watched.look_again_soon(&self.rules, now);
+            }
+            AuditOutcome::Moved if current => {
+                held.put_off(now, self.rules.retry_ms);
+                if held.is_moved_in_word_only(order) {
+                    held.distrust(RevokeReason::WrongBuild, scope);
+                }
+            }
+            AuditOutcome::Unreachable | AuditOutcome::Inconclusive if current => {
                 held.put_off(now, self.rules.retry_ms);
             }
             AuditOutcome::Passed { .. }
+            | AuditOutcome::Withheld { .. }
             | AuditOutcome::Moved
             | AuditOutcome::Unreachable
             | AuditOutcome::Inconclusive => {}
@@ -121,6 +148,7 @@ impl Consistency {
         let leadership = self.leadership;
         let mut cx = Context {
             rules: &self.rules,
+            channels: &self.channels,
             leadership,
             audits: &mut self.audits,
             now,

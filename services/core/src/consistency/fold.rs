@@ -215,6 +215,7 @@ impl Consistency {
         let (channels, leadership) = (&self.channels, self.leadership);
         let mut cx = Context {
             rules: &self.rules,
+            channels: &self.channels,
             leadership,
             audits: &mut self.audits,
             now,
@@ -273,6 +274,7 @@ impl Consistency {
         let leadership = self.leadership;
         let mut cx = Context {
             rules: &self.rules,
+            channels: &self.channels,
             leadership,
             audits: &mut self.audits,
             now,

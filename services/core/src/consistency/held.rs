@@ -8,7 +8,7 @@ use crate::time::Timestamp;
 use crate::view::View;
 
 use super::channel::Known;
-use super::{AuditId, LOST_MAX, Member, Scope, VERDICT_RENEW_MS};
+use super::{AuditId, LOST_MAX, MOVED_MAX, Member, Scope, VERDICT_RENEW_MS};
 
 /// How often the time to the next attempt doubles.
 const RETRY_DOUBLINGS_MAX: u32 = 3;
@@ -41,6 +41,17 @@ pub(super) struct Fault {
     pub(super) seen_by: Scope,
 }
 
+/// What a mirror says that it serves at the mount.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Live {
+    pub(super) build: Option<Build>,
+    /// It was signed, and the mirror reports all of it.
+    pub(super) stands: bool,
+}
+
+/// Boot time, boot id and sequence of a report.
+pub(super) type ReportOrder = (Timestamp, u64, u64);
+
 /// One build on one mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Held {
@@ -60,6 +71,8 @@ pub(super) struct Held {
     pub(super) lost: Vec<Ordinal>,
     pub(super) tries: u32,
     pub(super) retry_at: Timestamp,
+    /// The last report that called the build live although its URL named a newer one, and how many did.
+    pub(super) moved: Option<(ReportOrder, u32)>,
 }
 
 impl Held {
@@ -78,6 +91,7 @@ impl Held {
             lost: Vec::new(),
             tries: 0,
             retry_at: Timestamp::EPOCH,
+            moved: None,
         }
     }
 
@@ -118,10 +132,23 @@ impl Held {
             running: None,
         };
         self.tries = 0;
-        if scope == Scope::Pinned {
-            self.once_passed = true;
-            self.lost.clear();
+        match scope {
+            Scope::Pinned => {
+                self.once_passed = true;
+                self.lost.clear();
+            }
+            Scope::Live => self.moved = None,
         }
+    }
+
+    /// The live URL names a newer build, and the mirror's report does not. True when reports have said
+    /// so too often for a flip that was under way.
+    pub(super) fn is_moved_in_word_only(&mut self, order: Option<ReportOrder>) -> bool {
+        let Some(order) = order else { return false };
+        let (last, times) = self.moved.unwrap_or((order, 0));
+        let times = times + u32::from(times == 0 || last < order);
+        self.moved = Some((order, times));
+        times > MOVED_MAX
     }
 
     /// Drops the fault once the audits that could see it again have passed since.
@@ -143,7 +170,7 @@ impl Held {
     pub(super) fn judge(
         &self,
         build: Build,
-        live: Option<Build>,
+        live: Live,
         known: Option<&Known>,
         retracted: bool,
     ) -> Option<VerdictState> {
@@ -167,8 +194,10 @@ impl Held {
             Claim::Partial { .. } => VerdictState::Pending,
             Claim::Whole if !self.pinned.passed => VerdictState::Pending,
             Claim::Whole => {
-                let newer = live.is_some_and(|live| live > build);
-                let at_it = live == Some(build) && self.live.passed;
+                // A live build that nobody signed, or that is not held, proves nothing.
+                let newer = live.build.is_some_and(|live| live > build)
+                    && (live.stands || self.is_complete());
+                let at_it = live.build == Some(build) && self.live.passed;
                 if newer || at_it {
                     VerdictState::Complete
                 } else {

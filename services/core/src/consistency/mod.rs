@@ -56,6 +56,8 @@ pub const HELD_MAX: usize = 2 * crate::limits::REPORT_BUILDS_MAX;
 pub const SUSPECTS_MAX: usize = 32;
 /// Most entries that an audit is told to look at because they were reported lost before.
 pub const LOST_MAX: usize = 256;
+/// Reports that may say that a build is live while its URL names a newer one.
+pub const MOVED_MAX: u32 = 3;
 /// A complete verdict is said again after this time, so that no reader takes it for forgotten.
 pub const VERDICT_RENEW_MS: i64 = 60 * 60 * 1000;
 
@@ -166,6 +168,8 @@ pub struct Audit {
     pub suspects: Vec<EntryPath>,
     /// Entries that the mirror once reported lost; looked at whatever the sample.
     pub lost: Vec<Ordinal>,
+    /// Channels of the same mount that win a path which both name; for the live URL.
+    pub above: Vec<ChannelId>,
 }
 
 /// How an audit ended.
@@ -197,8 +201,13 @@ pub enum AuditOutcome {
     },
     /// The mirror answered, and wrongly.
     Faulty(RevokeReason),
-    /// The live URL serves a newer build by now.
+    /// The live URL serves a newer build by now, says the mirror.
     Moved,
+    /// The mirror answered for other files, and not for this one. Once it may be bad luck.
+    Withheld {
+        /// Which.
+        path: EntryPath,
+    },
     /// The mirror did not answer.
     Unreachable,
     /// Could not be checked for a reason that is not the mirror's, for example a manifest that is not to be had.

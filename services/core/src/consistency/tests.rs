@@ -187,7 +187,7 @@ fn op() -> impl Strategy<Value = Op> {
             |(mirror, reboot, live, builds)| Op::Report { mirror, reboot, live, builds: builds.into_iter().collect() }
         ),
         1 => mirror.clone().prop_map(|mirror| Op::OldReport { mirror }),
-        12 => (0..100_usize, 0..12_usize).prop_map(|(pick, outcome)| Op::Audit { pick, outcome }),
+        12 => (0..100_usize, 0..13_usize).prop_map(|(pick, outcome)| Op::Audit { pick, outcome }),
         1 => (0..100_usize).prop_map(|pick| Op::LateMismatch { pick }),
         2 => (mirror, prop_oneof![Just(Reach::Answered), Just(Reach::Silent)])
             .prop_map(|(mirror, reach)| Op::Probe { mirror, reach }),

@@ -117,6 +117,11 @@ impl Watched {
         }
     }
 
+    /// Something was odd: the next round is not waited for.
+    pub(super) fn look_again_soon(&mut self, rules: &Rules, now: Timestamp) {
+        self.due = self.due.min(now.plus_ms(rules.retry_ms));
+    }
+
     /// It answers again: everything may be tried at once.
     pub(super) fn try_again(&mut self, now: Timestamp) {
         for held in self

@@ -72,6 +72,23 @@ impl Story {
             .map(Build::get)
     }
 
+    /// Lets time go on until the mirror `nz1` is audited.
+    fn next_audit(&mut self, scope: Scope) -> Audit {
+        for _ in 0..100 {
+            self.now = self.now.plus_ms(500);
+            let effects = self.feed(Input::Tick { random: 1 });
+            let started = audits(&effects);
+            for other in started.iter().filter(|audit| audit.scope != scope) {
+                let passed = AuditOutcome::Inconclusive;
+                self.end(other, passed);
+            }
+            if let Some(audit) = started.into_iter().find(|audit| audit.scope == scope) {
+                return audit;
+            }
+        }
+        panic!("no audit")
+    }
+
     fn silent(&mut self, names: &[&str], times: usize) {
         for _ in 0..times {
             self.now = self.now.plus_ms(1_000);
@@ -457,4 +474,85 @@ fn a_complete_verdict_is_renewed_before_it_is_forgotten() {
     }
     assert_eq!(said, 1);
     assert!(rounds > 300, "{rounds}");
+}
+
+#[test]
+fn a_live_build_that_is_not_held_completes_nothing() {
+    let mut story = Story::new();
+    // Never signed, or signed and not held: the mount may serve anything.
+    for live in [99, 2] {
+        story.feed(snapshot(2));
+        let effects = story.report("nz1", live, &[(1, Has::All)]);
+        story.pass(effects);
+        assert_eq!(story.verdict("nz1", 1), Some(VerdictState::Verified));
+    }
+    let effects = story.report("nz1", 2, &[(1, Has::All), (2, Has::All)]);
+    story.pass(effects);
+    assert_eq!(story.verdict("nz1", 1), Some(VerdictState::Complete));
+    // A flip that is heard of before its build takes nothing back.
+    story.report("nz1", 3, &[(1, Has::All), (2, Has::All)]);
+    assert_eq!(story.verdict("nz1", 2), Some(VerdictState::Complete));
+}
+
+#[test]
+fn a_file_withheld_twice_is_missing() {
+    let mut story = Story::new();
+    story.complete("nz1", 1);
+    let withheld = AuditOutcome::Withheld { path: path() };
+    let audit = story.next_audit(Scope::Pinned);
+    story.end(&audit, withheld.clone());
+    assert_eq!(story.verdict("nz1", 1), Some(VerdictState::Complete));
+    let audit = story.next_audit(Scope::Pinned);
+    assert_eq!(audit.suspects, [path()], "asked for again");
+    story.end(&audit, withheld);
+    let missing = RevokeReason::Missing { path: path() };
+    assert_eq!(
+        story.verdict("nz1", 1),
+        Some(VerdictState::Revoked(missing))
+    );
+}
+
+#[test]
+fn a_mirror_that_only_says_it_moved_on_serves_the_wrong_build() {
+    let mut story = Story::new();
+    story.complete("nz1", 1);
+    for round in 0..=MOVED_MAX {
+        assert_eq!(story.verdict("nz1", 1), Some(VerdictState::Complete));
+        let audit = story.next_audit(Scope::Live);
+        story.end(&audit, AuditOutcome::Moved);
+        if round < MOVED_MAX {
+            story.report("nz1", 1, &[(1, Has::All)]);
+        }
+    }
+    assert_eq!(
+        story.verdict("nz1", 1),
+        Some(VerdictState::Revoked(RevokeReason::WrongBuild))
+    );
+}
+
+#[test]
+fn a_live_audit_knows_who_wins_a_path() {
+    let mut story = Story::new();
+    let Input::Snapshot(noble) = snapshot(1) else {
+        unreachable!()
+    };
+    let sibling = |name: &str, precedence| Snapshot {
+        channel: ChannelId::new(name).unwrap(),
+        precedence,
+        ..noble.clone()
+    };
+    let elsewhere = Snapshot {
+        mount: Mount::new("/other").unwrap(),
+        ..sibling("elsewhere", 0)
+    };
+    for snapshot in [sibling("above", 0), sibling("below", 9), elsewhere] {
+        story.feed(Input::Snapshot(snapshot));
+    }
+    let effects = story.report("nz1", 1, &[(1, Has::All)]);
+    let above = |scope| {
+        let audit = audits(&effects).into_iter().find(|a| a.scope == scope);
+        audit.unwrap().above
+    };
+    assert_eq!(above(Scope::Live), [ChannelId::new("above").unwrap()]);
+    assert!(above(Scope::Pinned).is_empty());
 }

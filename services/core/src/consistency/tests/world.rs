@@ -139,7 +139,13 @@ impl World {
             }
             // Counts only when it is not late; then the verdict says so.
             (AuditOutcome::Faulty(_), _) => {}
-            (AuditOutcome::Moved | AuditOutcome::Unreachable | AuditOutcome::Inconclusive, _) => {}
+            (
+                AuditOutcome::Moved
+                | AuditOutcome::Withheld { .. }
+                | AuditOutcome::Unreachable
+                | AuditOutcome::Inconclusive,
+                _,
+            ) => {}
         }
         self.feed(Input::Audited(Audited {
             id: audit.id,
@@ -219,6 +225,7 @@ impl World {
             9 => AuditOutcome::Moved,
             10 => AuditOutcome::Unreachable,
             11 => AuditOutcome::Inconclusive,
+            12 => AuditOutcome::Withheld { path: path() },
             _passed => AuditOutcome::Passed {
                 audited_files: 3,
                 new_files: 2,
