@@ -31,6 +31,8 @@ pub(super) struct Source {
     pub(super) stream: StreamIdentity,
     /// The consumer's own numbering of its deliveries: a gap is a delivery that did not arrive.
     next_delivery: u64,
+    /// Whether nothing was behind the last message when it was sent.
+    at_end: bool,
 }
 
 /// Why a source is of no use any more.
@@ -46,8 +48,6 @@ pub(super) struct Raw {
     pub(super) message: async_nats::Message,
     pub(super) sequence: u64,
     pub(super) published: Timestamp,
-    /// Messages behind it when it was sent.
-    pub(super) pending: u64,
 }
 
 impl Source {
@@ -68,6 +68,7 @@ impl Source {
             messages,
             stream,
             next_delivery,
+            at_end: false,
         })
     }
 
@@ -91,9 +92,9 @@ impl Source {
         self.next_delivery += 1;
         let published_ms = info.published.unix_timestamp_nanos() / 1_000_000;
         let published = Timestamp::from_ms(i64::try_from(published_ms).unwrap_or(i64::MAX));
-        let (sequence, pending) = (info.stream_sequence, info.pending);
+        let sequence = info.stream_sequence;
+        self.at_end = info.pending == 0;
         Ok(Raw {
-            pending,
             message: message.message,
             sequence,
             published,
@@ -253,7 +254,7 @@ impl Reader {
                         stream,
                         sequence: raw.sequence,
                     });
-                    self.caught_up |= raw.pending == 0;
+                    self.caught_up |= source.at_end;
                     return Read::Message(raw, stream);
                 }
                 Err(Broken::Reconnected | Broken::Failed(_)) => self.source = None,
