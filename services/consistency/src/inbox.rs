@@ -260,7 +260,11 @@ impl Inbox {
         loop {
             tokio::select! {
                 message = reports.next() => {
-                    if let Some(message) = limits.admit(message, Instant::now()) {
+                    let mirror = mirror_of(&message.subject);
+                    let known = MirrorId::new(mirror).is_ok_and(|id| self.mirrors.contains_key(&id));
+                    if !known {
+                        self.desk.stranger(mirror.to_owned()).await;
+                    } else if let Some(message) = limits.admit(message, Instant::now()) {
                         self.take_report(message).await;
                     }
                 }
@@ -332,7 +336,12 @@ fn check_subject(said: String, subject: &str) -> Result<(), Unusable> {
 struct Limits {
     allowed: BTreeMap<String, (f64, Option<Instant>)>,
     waiting: BTreeMap<String, Message>,
+    /// Bytes that wait, of each mirror.
+    waiting_bytes: BTreeMap<String, usize>,
 }
+
+/// Most bytes of reports that wait of one mirror; of more, the next one on the channel is waited for.
+const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Most mirrors and subjects that limits are kept for; stops a flood of made-up names.
 const LIMITED_MAX: usize = 65_536;
@@ -345,8 +354,35 @@ impl Limits {
         {
             return Some(message);
         }
-        self.waiting.insert(message.subject.clone(), message);
+        self.hold(message);
         None
+    }
+
+    fn hold(&mut self, message: Message) {
+        let older = self.take(&message.subject);
+        let mirror = mirror_of(&message.subject).to_owned();
+        let bytes = self.waiting_bytes.entry(mirror).or_default();
+        let kept = if *bytes + message.payload.len() <= WAITING_BYTES_MAX {
+            Some(message)
+        } else {
+            tracing::debug!(subject = message.subject, "too many reports wait, ignored");
+            older
+        };
+        if let Some(kept) = kept {
+            *bytes += kept.payload.len();
+            self.waiting.insert(kept.subject.clone(), kept);
+        }
+    }
+
+    fn take(&mut self, subject: &str) -> Option<Message> {
+        let message = self.waiting.remove(subject)?;
+        if let Some(bytes) = self.waiting_bytes.get_mut(mirror_of(subject)) {
+            *bytes = bytes.saturating_sub(message.payload.len());
+            if *bytes == 0 {
+                self.waiting_bytes.remove(mirror_of(subject));
+            }
+        }
+        Some(message)
     }
 
     fn holds(&self) -> bool {
@@ -361,7 +397,7 @@ impl Limits {
         let allowed: Vec<String> = allowed.collect();
         allowed
             .iter()
-            .filter_map(|subject| self.waiting.remove(subject))
+            .filter_map(|subject| self.take(subject))
             .collect()
     }
 
@@ -420,5 +456,20 @@ mod tests {
             .collect();
         assert_eq!(released, [199]);
         assert!(!limits.holds());
+    }
+
+    #[test]
+    fn what_waits_of_one_mirror_is_bounded() {
+        let (mut limits, now) = (Limits::default(), Instant::now());
+        for channel in 0..200 {
+            let mut large = message(&format!("mirrorlog.report.nz1.c{channel}"), 1);
+            large.payload = vec![0; 256 * 1024].into();
+            limits.admit(large, now);
+        }
+        assert_eq!(limits.waiting.len(), 16);
+        assert_eq!(limits.waiting_bytes["nz1"], WAITING_BYTES_MAX);
+        let later = now + Duration::from_secs(60);
+        assert_eq!(limits.release(later).len(), 16);
+        assert!(limits.waiting_bytes.is_empty());
     }
 }

@@ -25,6 +25,10 @@ const ARCHIVE_PAUSE: Duration = Duration::from_secs(30);
 const PRESENT_MAX: usize = 4096;
 /// Pages asked of a mirror at a time.
 const PAGES_AT_ONCE: usize = 16;
+/// Leaves held in memory before they are stored.
+const PAGES_HELD: usize = 256;
+/// Longest that one mirror is asked: others wait for the same manifest, and what came is kept.
+const MIRROR_LIMIT: Duration = Duration::from_secs(120);
 /// Most pages of one manifest that are asked of a mirror: stops a root that grows without end.
 const PAGES_MAX: usize = 262_144;
 
@@ -186,6 +190,11 @@ impl Manifests {
     /// Level by level, each page checked against its digest. Inner pages are stored after all leaves,
     /// so that an interrupted walk leaves no page without those below it.
     async fn ask_mirror(&self, root: Digest, mirror: &Http) -> Result<(), ManifestsError> {
+        let asked = tokio::time::timeout(MIRROR_LIMIT, self.walk(root, mirror));
+        asked.await.unwrap_or(Err(ManifestsError::Nowhere(root)))
+    }
+
+    async fn walk(&self, root: Digest, mirror: &Http) -> Result<(), ManifestsError> {
         let mut level = vec![root];
         let mut seen = BTreeSet::new();
         let mut inner = Vec::new();
@@ -194,17 +203,21 @@ impl Manifests {
             if seen.len() > PAGES_MAX {
                 return Err(ManifestsError::TooLarge(root));
             }
-            let pages = stream::iter(level).map(|digest| self.page_from(digest, mirror));
-            let pages: Vec<_> = pages.buffer_unordered(PAGES_AT_ONCE).collect().await;
-            let (mut leaves, mut below) = (Vec::new(), BTreeSet::new());
-            for page in pages {
-                let (digest, bytes, page) = page?;
-                below.extend(page.children().filter(|child| !seen.contains(child)));
-                let is_leaf = page.children().next().is_none();
-                let stored = if is_leaf { &mut leaves } else { &mut inner };
-                stored.extend(bytes.map(|bytes| (digest, bytes)));
+            let mut below = BTreeSet::new();
+            for some in level.chunks(PAGES_HELD) {
+                let pages =
+                    stream::iter(some.to_vec()).map(|digest| self.page_from(digest, mirror));
+                let pages: Vec<_> = pages.buffer_unordered(PAGES_AT_ONCE).collect().await;
+                let mut leaves = Vec::new();
+                for page in pages {
+                    let (digest, bytes, page) = page?;
+                    below.extend(page.children().filter(|child| !seen.contains(child)));
+                    let is_leaf = page.children().next().is_none();
+                    let stored = if is_leaf { &mut leaves } else { &mut inner };
+                    stored.extend(bytes.map(|bytes| (digest, bytes)));
+                }
+                self.keep(leaves).await?;
             }
-            self.keep(leaves).await?;
             level = below.into_iter().collect();
         }
         self.keep(inner).await

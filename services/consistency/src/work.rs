@@ -28,7 +28,7 @@ use crate::post::{Letter, Post};
 /// Verdicts that a slow watcher may lag behind before it starts over.
 const SAID_MAX: usize = 4096;
 /// Builds of a channel whose verdicts are kept for watchers, the newest ones.
-const BOARD_BUILDS_MAX: usize = 64;
+const BOARD_BUILDS_MAX: usize = 16;
 /// Unknown mirrors that are warned about.
 const STRANGERS_MAX: usize = 256;
 const TICK: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
 //! One file: asked for, hashed, compared.
 
 use mirrorlog_core::consistency::{Audit, AuditOutcome, Scope};
-use mirrorlog_core::id::{Build, Digest};
+use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::statement::RevokeReason;
 use reqwest::header::{CONTENT_RANGE, ETAG};
@@ -21,43 +21,53 @@ pub(super) enum Found {
     Same,
     /// Length and tag are as signed; the bytes were not read.
     Glanced,
-    /// Something else.
-    Bad(AuditOutcome),
+    /// The mirror says that another channel of the mount wins the path.
+    Shadowed,
+    /// No answer, none in time, or one that was cut short.
+    Silent,
+    /// The live URL serves a newer build by now, says the mirror.
+    Moved,
+    /// Something else than signed.
+    Faulty(RevokeReason),
 }
 
 /// Asks for one file.
 pub(super) async fn file(http: &Http, audit: &Audit, file: File) -> Found {
-    let found = ask(http, audit, &file).await;
-    let silent = Found::Bad(AuditOutcome::Unreachable);
-    let found = if found == silent {
-        ask(http, audit, &file).await
-    } else {
-        found
+    let found = ask_in_time(http, audit, &file).await;
+    let found = match found {
+        Found::Silent => ask_in_time(http, audit, &file).await,
+        other => other,
     };
-    match &found {
-        Found::Bad(AuditOutcome::Faulty(_)) if audit.scope == Scope::Live => {
-            settle_live(http, audit, found).await
+    match found {
+        Found::Faulty(reason) if audit.scope == Scope::Live => {
+            settle_live(http, audit, reason).await
         }
-        Found::Same | Found::Glanced | Found::Bad(_) => found,
+        other => other,
     }
+}
+
+async fn ask_in_time(http: &Http, audit: &Audit, file: &File) -> Found {
+    let patience = http.patience(file.entry.size_bytes);
+    let asked = tokio::time::timeout(patience, ask(http, audit, file));
+    asked.await.unwrap_or_else(|_too_slow| {
+        tracing::debug!(path = %file.path, ?patience, "answer takes too long");
+        Found::Silent
+    })
 }
 
 /// For builds without files: that the mirror answers for the build.
 pub(super) async fn alone(http: &Http, audit: &Audit) -> AuditOutcome {
-    match http
-        .get(
-            &format!("/@/{}/{}/snapshot", audit.channel, audit.build),
-            None,
-        )
-        .await
-    {
-        Ok(answer) if answer.status().is_success() => AuditOutcome::Passed {
+    let path = format!("/@/{}/{}/snapshot", audit.channel, audit.build);
+    let answer = tokio::time::timeout(http.patience(0), http.get(&path, None)).await;
+    match answer {
+        Ok(Ok(answer)) if answer.status().is_success() => AuditOutcome::Passed {
             audited_files: 0,
             new_files: 0,
         },
-        Ok(answer) if answer.status().is_server_error() => AuditOutcome::Unreachable,
-        Ok(_) => AuditOutcome::Faulty(RevokeReason::Dropped),
-        Err(_) => AuditOutcome::Unreachable,
+        Ok(Ok(answer)) if !answer.status().is_server_error() => {
+            AuditOutcome::Faulty(RevokeReason::Dropped)
+        }
+        Ok(_) | Err(_) => AuditOutcome::Unreachable,
     }
 }
 
@@ -73,25 +83,39 @@ async fn ask(http: &Http, audit: &Audit, file: &File) -> Found {
         Ok(answer) => answer,
         Err(error) => {
             tracing::debug!(%error, path = %file.path, "mirror does not answer");
-            return Found::Bad(AuditOutcome::Unreachable);
+            return Found::Silent;
         }
     };
+    // Channels that share a path have equal content there, in builds that belong together. While the
+    // mirror moves from one to the next, the channel that wins may have another one.
+    let shadowed = named(&answer).is_some_and(|(channel, _)| {
+        let wins = |above: &ChannelId| above.as_str() == channel;
+        audit.above.iter().any(wins)
+    });
+    let found = compare(answer, audit, file).await;
+    match found {
+        Found::Faulty(RevokeReason::DigestMismatch { .. }) if shadowed => Found::Shadowed,
+        other => other,
+    }
+}
+
+async fn compare(answer: Response, audit: &Audit, file: &File) -> Found {
     // 1. The build that answers must be the one that was asked for.
-    if let Some(outcome) = other_build(&answer, audit) {
-        return Found::Bad(outcome);
+    if let Some(found) = other_build(&answer, audit) {
+        return found;
     }
     // 2. It must have the file. A server at fault is no answer.
     let status = answer.status();
     if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-        return Found::Bad(AuditOutcome::Unreachable);
+        return Found::Silent;
     }
     if status == StatusCode::GONE {
-        return faulty(RevokeReason::Dropped);
+        return Found::Faulty(RevokeReason::Dropped);
     }
     let empty = file.entry.size_bytes == 0 && status == StatusCode::RANGE_NOT_SATISFIABLE;
     if !status.is_success() && !empty {
         tracing::info!(%status, path = %file.path, "file is not served");
-        return faulty(RevokeReason::Missing {
+        return Found::Faulty(RevokeReason::Missing {
             path: file.path.clone(),
         });
     }
@@ -121,7 +145,7 @@ async fn hash(mut answer: Response, file: &File) -> Found {
             // Cut short: HTTP says so, and it proves nothing about the bytes.
             Err(error) => {
                 tracing::debug!(%error, path = %file.path, "answer ended early");
-                return Found::Bad(AuditOutcome::Unreachable);
+                return Found::Silent;
             }
         }
     }
@@ -133,22 +157,21 @@ async fn hash(mut answer: Response, file: &File) -> Found {
     }
 }
 
-/// What `Mirrorlog-Build: CHANNEL=N` says, if it is not the build that was asked for. A path that
-/// channels of a mount share is answered by one of them; absent is fine where the digest is right.
-fn other_build(answer: &Response, audit: &Audit) -> Option<AuditOutcome> {
+/// Channel and build in `Mirrorlog-Build: CHANNEL=N`; absent behind other servers.
+fn named(answer: &Response) -> Option<(&str, &str)> {
     let header = answer.headers().get(BUILD_HEADER)?.to_str().ok()?;
-    let named = header
-        .split(',')
-        .filter_map(|part| part.trim().split_once('='));
-    let build = named
-        .filter(|(channel, _)| *channel == audit.channel.as_str())
-        .map(|(_, build)| build)
-        .next()?;
+    header.split_once('=')
+}
+
+/// What the answer says of its build, if it is not the one that was asked for. A path that channels of
+/// a mount share is answered by one of them; absent is fine where the digest is right.
+fn other_build(answer: &Response, audit: &Audit) -> Option<Found> {
+    let (_, build) = named(answer).filter(|(channel, _)| *channel == audit.channel.as_str())?;
     let build: Option<Build> = build.parse().ok();
     match audit.scope {
         _ if build == Some(audit.build) => None,
-        Scope::Live if build > Some(audit.build) => Some(AuditOutcome::Moved),
-        Scope::Live | Scope::Pinned => Some(AuditOutcome::Faulty(RevokeReason::WrongBuild)),
+        Scope::Live if build > Some(audit.build) => Some(Found::Moved),
+        Scope::Live | Scope::Pinned => Some(Found::Faulty(RevokeReason::WrongBuild)),
     }
 }
 
@@ -175,26 +198,20 @@ fn says_other(answer: &Response, file: &File) -> bool {
 }
 
 /// Something is wrong under the live URL: unless the mirror has moved on in between, it counts.
-async fn settle_live(http: &Http, audit: &Audit, found: Found) -> Found {
-    let Some(bytes) = http
+async fn settle_live(http: &Http, audit: &Audit, reason: RevokeReason) -> Found {
+    let state = http
         .bytes(&format!("/@/{}", audit.channel), 64 * 1024)
-        .await
-    else {
-        return found;
-    };
-    let state: Option<serde_json::Value> = serde_json::from_slice(&bytes).ok();
+        .await;
+    let state: Option<serde_json::Value> =
+        state.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let live = state.and_then(|state| state.get("live")?.as_u64());
     if live.is_some_and(|live| live > audit.build.get()) {
-        Found::Bad(AuditOutcome::Moved)
+        Found::Moved
     } else {
-        found
+        Found::Faulty(reason)
     }
 }
 
-fn faulty(reason: RevokeReason) -> Found {
-    Found::Bad(AuditOutcome::Faulty(reason))
-}
-
 fn mismatch(path: &EntryPath) -> Found {
-    faulty(RevokeReason::DigestMismatch { path: path.clone() })
+    Found::Faulty(RevokeReason::DigestMismatch { path: path.clone() })
 }

@@ -4,11 +4,16 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use reqwest::{Client, Response, redirect};
+use tokio::time::timeout;
 
 use crate::config::AuditSection;
 
-/// Redirects followed, as a client would.
+/// Redirects followed on the mirror itself.
 const REDIRECTS_MAX: usize = 3;
+/// Slowest that a mirror may send, in bytes a second: a body that drips must not hold an audit for ever.
+const SLOWEST_BYTES_PER_S: u64 = 16 * 1024;
+/// What an answer may take on top of that, in timeouts for a single read.
+const GRACE_TIMEOUTS: u32 = 3;
 const IDLE: Duration = Duration::from_secs(30);
 
 /// A client for all mirrors: HTTP/1.1 with connections kept for the next request.
@@ -23,11 +28,29 @@ pub(super) fn client(config: &AuditSection) -> anyhow::Result<Client> {
         .read_timeout(config.timeout.0)
         .pool_max_idle_per_host(config.concurrency)
         .pool_idle_timeout(IDLE)
-        .redirect(redirect::Policy::limited(REDIRECTS_MAX))
+        .redirect(redirect::Policy::custom(stay))
         .tcp_nodelay(true)
         .no_proxy()
         .build()?;
     Ok(client)
+}
+
+/// Follows redirects on one host only: what another mirror, the archive or a machine of ours answers
+/// says nothing about this mirror. A redirect elsewhere is its answer, and no file.
+fn stay(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    let (to, previous) = (attempt.url(), attempt.previous());
+    let here = previous.first().is_none_or(|from| {
+        let upgrade = from.scheme() == "http"
+            && to.scheme() == "https"
+            && (from.port(), to.port()) == (None, None)
+            && from.host() == to.host();
+        from.origin() == to.origin() || upgrade
+    });
+    if here && previous.len() <= REDIRECTS_MAX {
+        attempt.follow()
+    } else {
+        attempt.stop()
+    }
 }
 
 /// One mirror.
@@ -35,11 +58,19 @@ pub(super) fn client(config: &AuditSection) -> anyhow::Result<Client> {
 pub(crate) struct Http {
     client: Client,
     url: String,
+    grace: Duration,
 }
 
 impl Http {
-    pub(crate) fn new(client: Client, url: String) -> Self {
-        Self { client, url }
+    /// `timeout`: longest wait for a single read.
+    pub(crate) fn new(client: Client, url: String, timeout: Duration) -> Self {
+        let grace = timeout * GRACE_TIMEOUTS;
+        Self { client, url, grace }
+    }
+
+    /// Longest that an answer with so many bytes may take.
+    pub(super) fn patience(&self, size_bytes: u64) -> Duration {
+        self.grace + Duration::from_secs(size_bytes / SLOWEST_BYTES_PER_S)
     }
 
     /// Asks for a path (encoded already, with its slash); a connection that was kept and turns out
@@ -64,13 +95,17 @@ impl Http {
 
     /// True when the mirror answers at all.
     pub(super) async fn answers(&self, path: &str) -> bool {
-        self.get(path, None)
-            .await
-            .is_ok_and(|answer| !answer.status().is_server_error())
+        let answer = timeout(self.patience(0), self.get(path, None)).await;
+        matches!(answer, Ok(Ok(answer)) if !answer.status().is_server_error())
     }
 
     /// A whole small answer; none when there is no such thing, or it is larger than `max_bytes`.
     pub(crate) async fn bytes(&self, path: &str, max_bytes: usize) -> Option<Vec<u8>> {
+        let patience = self.patience(max_bytes as u64);
+        timeout(patience, self.read(path, max_bytes)).await.ok()?
+    }
+
+    async fn read(&self, path: &str, max_bytes: usize) -> Option<Vec<u8>> {
         let mut answer = self
             .get(path, None)
             .await

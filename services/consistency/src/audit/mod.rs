@@ -20,6 +20,7 @@ use std::sync::Arc;
 use futures::{StreamExt as _, stream};
 use mirrorlog_core::consistency::{Audit, AuditOutcome, Audited, Input, Reach, Scope};
 use mirrorlog_core::id::{Digest, MirrorId};
+use mirrorlog_core::path::EntryPath;
 use tokio::sync::Semaphore;
 use tracing::{Instrument as _, Span};
 
@@ -67,7 +68,7 @@ impl Auditor {
         let client = http::client(config)?;
         let watched = |(id, url)| {
             let watched = Target {
-                http: Http::new(client.clone(), url),
+                http: Http::new(client.clone(), url, config.timeout.0),
                 budget: Budget::new(config.budget_per_day.0),
                 slots: Semaphore::new(AUDITS_PER_MIRROR),
             };
@@ -217,42 +218,63 @@ impl Auditor {
             // Nothing but symlinks, or no files at all: that it answers for the build is all there is to see.
             return check::alone(&mirror.http, audit).await;
         }
-        let checks = stream::iter(chosen).map(|file| check::file(&mirror.http, audit, file));
+        let checks = stream::iter(chosen).map(|file| async {
+            let path = file.path.clone();
+            (path, check::file(&mirror.http, audit, file).await)
+        });
         let mut checks = checks.buffer_unordered(self.0.concurrency);
-        let (mut audited_files, mut worst) = (0, None);
-        while let Some(found) = checks.next().await {
-            match found {
-                Found::Same => audited_files += 1,
-                Found::Glanced => {}
-                Found::Bad(outcome) => {
-                    worst = worse(worst, outcome);
-                    if matches!(worst, Some(AuditOutcome::Faulty(_) | AuditOutcome::Moved)) {
-                        break;
-                    }
-                }
+        let mut tally = Tally::default();
+        while let Some((path, found)) = checks.next().await {
+            if let Some(outcome) = tally.count(path, found) {
+                return outcome;
             }
         }
-        worst.unwrap_or(AuditOutcome::Passed {
-            audited_files,
-            new_files,
-        })
+        tally.outcome(new_files)
     }
 }
 
-/// A wrong answer weighs more than none.
-fn worse(one: Option<AuditOutcome>, other: AuditOutcome) -> Option<AuditOutcome> {
-    let weight = |outcome: &AuditOutcome| match outcome {
-        AuditOutcome::Faulty(_) => 4,
-        AuditOutcome::Moved => 3,
-        AuditOutcome::Unreachable => 2,
-        AuditOutcome::Inconclusive => 1,
-        AuditOutcome::Passed { .. } => 0,
-    };
-    Some(
-        one.filter(|one| weight(one) >= weight(&other))
-            .unwrap_or(other),
-    )
+/// What the files of one audit add up to.
+#[derive(Default)]
+struct Tally {
+    same: u64,
+    glanced: u64,
+    shadowed: u64,
+    silent: Option<EntryPath>,
 }
+
+impl Tally {
+    /// Counts a file; a wrong answer ends the audit.
+    fn count(&mut self, path: EntryPath, found: Found) -> Option<AuditOutcome> {
+        match found {
+            Found::Same => self.same += 1,
+            Found::Glanced => self.glanced += 1,
+            Found::Shadowed => self.shadowed += 1,
+            Found::Silent => self.silent = Some(path),
+            Found::Moved => return Some(AuditOutcome::Moved),
+            Found::Faulty(reason) => return Some(AuditOutcome::Faulty(reason)),
+        }
+        None
+    }
+
+    fn outcome(self, new_files: u64) -> AuditOutcome {
+        match self.silent {
+            // A mirror that answers for others answers for this one, if it has it.
+            Some(path) if self.same + self.glanced + self.shadowed > 0 => {
+                AuditOutcome::Withheld { path }
+            }
+            Some(_) => AuditOutcome::Unreachable,
+            // That another channel won the path is what the mirror says: it must not be all it has to say.
+            None if self.shadowed > self.same => AuditOutcome::Inconclusive,
+            None => AuditOutcome::Passed {
+                audited_files: self.same,
+                new_files,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
 
 /// Where a file of an audit is asked for.
 fn url_path(audit: &Audit, path: &[u8]) -> String {

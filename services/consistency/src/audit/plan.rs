@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mirrorlog_core::consistency::{Audit, Depth as AuditDepth, Scope};
 use mirrorlog_core::id::{Digest, Ordinal};
 use mirrorlog_core::manifest::{self, Entry, FileEntry, ManifestError, PageRead as _};
-use mirrorlog_core::path::EntryPath;
+use mirrorlog_core::path::{EntryPath, Found, Resolved, resolve};
 use runtime::store::{Pages, StoreError};
 
 /// New files looked at again under the live URL: they were checked under the pinned one.
 const LIVE_NEW_MAX: usize = 64;
+/// Entries of a folder that are looked at for a file to ask for through a symlink.
+const LINKED_MAX: usize = 64;
 /// Differences remembered: mirrors of one archive go from build to build together.
 const DIFFS_MAX: usize = 16;
 
@@ -73,9 +75,7 @@ impl Planner {
     pub(super) fn plan(&self, audit: &Audit, base: Option<Digest>) -> Result<Plan, PlanError> {
         let mut chosen: BTreeMap<EntryPath, FileEntry> = BTreeMap::new();
         for path in &audit.suspects {
-            if let Some((_, Entry::File(file))) = manifest::get(&self.pages, &audit.root, path)? {
-                chosen.insert(path.clone(), file);
-            }
+            chosen.extend(self.served(&audit.root, path)?);
         }
         for ordinal in &audit.lost {
             chosen.extend(self.file_at(&audit.root, *ordinal)?);
@@ -145,9 +145,12 @@ impl Planner {
         let (mut count, mut files) = (0_u64, Vec::new());
         for difference in manifest::diff(&self.pages, Some(&base), Some(&root)) {
             let difference = difference?;
-            let Some((_, Entry::File(file))) = difference.new else {
-                continue;
+            let file = match difference.new {
+                Some((_, Entry::File(file))) => Some((difference.path, file)),
+                Some((_, Entry::Symlink { .. })) => self.served(&root, &difference.path)?,
+                None => None,
             };
+            let Some((path, file)) = file else { continue };
             let before = difference.old.as_ref().and_then(Entry::file);
             if before.is_some_and(|before| before.digest == file.digest) {
                 continue;
@@ -155,9 +158,9 @@ impl Planner {
             count += 1;
             // Of more than the most: each has the same chance to be among those kept (reservoir sampling).
             if files.len() < self.new_files_max {
-                files.push((difference.path, file));
+                files.push((path, file));
             } else if let Some(slot) = below(count).and_then(|slot| files.get_mut(slot)) {
-                *slot = (difference.path, file);
+                *slot = (path, file);
             }
         }
         Ok(New { count, files })
@@ -175,7 +178,10 @@ impl Planner {
         let mut files = Vec::new();
         for item in manifest::iter(&self.pages, &root, b"", None) {
             let (_, path, entry) = item?;
-            files.extend(entry.file().map(|file| (path, *file)));
+            files.extend(match entry {
+                Entry::File(file) => Some((path, file)),
+                Entry::Symlink { .. } => self.served(&root, &path)?,
+            });
         }
         Ok(New {
             count: files.len() as u64,
@@ -203,8 +209,41 @@ impl Planner {
         root: &Digest,
         ordinal: Ordinal,
     ) -> Result<Option<(EntryPath, FileEntry)>, PlanError> {
-        let found = manifest::at(&self.pages, root, ordinal)?;
-        Ok(found.and_then(|(path, entry)| entry.file().map(|file| (path, *file))))
+        match manifest::at(&self.pages, root, ordinal)? {
+            Some((path, Entry::File(file))) => Ok(Some((path, file))),
+            Some((path, Entry::Symlink { .. })) => self.served(root, &path),
+            None => Ok(None),
+        }
+    }
+
+    /// What is served at a path: a symlink is seen through the file that it leads to, or one in the
+    /// folder that it leads to. None when it leads nowhere.
+    fn served(
+        &self,
+        root: &Digest,
+        path: &EntryPath,
+    ) -> Result<Option<(EntryPath, FileEntry)>, PlanError> {
+        let resolved = resolve(path.as_bytes(), |at| {
+            Ok::<_, PlanError>(match manifest::get(&self.pages, root, at)? {
+                Some((_, Entry::File(file))) => Found::File(file),
+                Some((_, Entry::Symlink { target })) => Found::Symlink(target),
+                None => Found::Nothing,
+            })
+        })?;
+        let folder = match resolved {
+            Resolved::File(file) => return Ok(Some((path.clone(), file))),
+            Resolved::Folder(folder) if folder.is_empty() => folder,
+            Resolved::Folder(folder) => [&folder[..], b"/"].concat(),
+            Resolved::Refused => return Ok(None),
+        };
+        for item in manifest::iter(&self.pages, root, &folder, None).take(LINKED_MAX) {
+            let (_, below, entry) = item?;
+            let through = [path.as_bytes(), b"/", &below.as_bytes()[folder.len()..]].concat();
+            if let (Entry::File(file), Ok(through)) = (entry, EntryPath::new(&through)) {
+                return Ok(Some((through, file)));
+            }
+        }
+        Ok(None)
     }
 
     fn entries(&self, root: &Digest) -> Result<u64, PlanError> {

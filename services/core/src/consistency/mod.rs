@@ -115,7 +115,7 @@ impl Default for Rules {
 }
 
 /// Names one run of an audit, so that a late result is not taken for a newer one's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AuditId(u64);
 
 impl AuditId {
