@@ -146,3 +146,14 @@ impl DecodeError {
         Ok(())
     }
 }
+
+/// An error and its causes in one line, for logs and for those who are told over gRPC.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -26,7 +26,7 @@ pub mod signify;
 pub mod state;
 pub mod statement;
 
-pub use error::{DecodeError, FieldError};
+pub use error::{DecodeError, FieldError, causes};
 pub use event::{Event, EventBody};
 pub use signed::{OpenError, Signed};
 

@@ -13,13 +13,13 @@ pub use crate::field::{
     time, view, view_to_proto,
 };
 
-use crate::error::{DecodeError, FieldError};
+use crate::error::{DecodeError, FieldError, causes};
 use crate::signed::Signed;
 use crate::{statement, v1};
 
 impl From<DecodeError> for tonic::Status {
     fn from(error: DecodeError) -> Self {
-        Self::invalid_argument(with_causes(&error))
+        Self::invalid_argument(causes(&error))
     }
 }
 
@@ -78,14 +78,4 @@ pub fn revoke_text(reason: &RevokeReason) -> String {
         RevokeReason::Dropped => "dropped".to_owned(),
         RevokeReason::WrongBuild => "wrong-build".to_owned(),
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mirrorlog_core::id::{ChannelId, MirrorId, PoolId};
-use runtime::boot::{ByteSize, ConfigError, Span, TelemetryConfig};
+use runtime::boot::{ByteSize, ConfigError, Span, TelemetryConfig, text, texts};
 use runtime::log::NatsConfig;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 /// A consistency service's configuration file.
 #[derive(Clone, Debug, Deserialize)]
@@ -204,23 +204,6 @@ impl Config {
             None => Ok(()),
         }
     }
-}
-
-fn text<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display>>(
-    from: D,
-) -> Result<T, D::Error> {
-    let text = String::deserialize(from)?;
-    text.parse().map_err(serde::de::Error::custom)
-}
-
-fn texts<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display>>(
-    from: D,
-) -> Result<Vec<T>, D::Error> {
-    let texts = Vec::<String>::deserialize(from)?;
-    texts
-        .iter()
-        .map(|text| text.parse().map_err(serde::de::Error::custom))
-        .collect()
 }
 
 #[cfg(test)]

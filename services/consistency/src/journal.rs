@@ -15,7 +15,7 @@ use wire::v1::journal_client::JournalClient;
 use wire::{Signed, v1};
 
 use crate::desk::Desk;
-use crate::park::causes;
+use wire::causes;
 
 /// Time between two readings when nothing calls for one.
 const EVERY: Duration = Duration::from_secs(600);

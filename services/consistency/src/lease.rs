@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::Desk;
-use crate::park::causes;
 use crate::post::Post;
+use wire::causes;
 
 const KEY: &str = "consistency";
 /// The value of a lease that was given back.

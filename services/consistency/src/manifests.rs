@@ -172,7 +172,7 @@ impl Manifests {
             match tokio::time::timeout(ARCHIVE_STALL, &mut fetch).await {
                 Ok(Ok(fetched)) => return Ok(fetched.is_whole()),
                 Ok(Err(error)) => {
-                    let error = crate::park::causes(&error);
+                    let error = wire::causes(&error);
                     tracing::warn!(%root, error, "manifest does not come from the archive");
                     return Ok(false);
                 }

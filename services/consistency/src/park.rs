@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use mirrorlog_core::limits::EVENT_MAX_BYTES;
 use runtime::boot::Health;
+use wire::causes;
 
 /// Most parked messages; more are counted and logged, and not kept.
 const PARKED_MAX: usize = 256;
@@ -69,15 +70,4 @@ impl Park {
             tracing::error!(what, sequence, %error, "parked message could not be kept");
         }
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

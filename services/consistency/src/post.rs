@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{Instrument as _, Span};
 
-use crate::park::causes;
+use wire::causes;
 
 /// Letters that leave at the same time.
 const WORKERS: usize = 8;

@@ -22,8 +22,9 @@ use crate::audit::Auditor;
 use crate::desk::{Desk, Order, Orders, Said, Watched};
 use crate::gauges::Gauges;
 use crate::manifests::Manifests;
-use crate::park::{Park, causes};
+use crate::park::Park;
 use crate::post::{Letter, Post};
+use wire::causes;
 
 /// Verdicts that a slow watcher may lag behind before it starts over.
 const SAID_MAX: usize = 4096;

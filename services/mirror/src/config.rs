@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use mirrorlog_core::id::{ChannelId, MirrorId, PoolId};
-use runtime::boot::{ByteRate, ByteSize, Span, TelemetryConfig};
+use runtime::boot::{ByteRate, ByteSize, Span, TelemetryConfig, text, texts};
 use runtime::log::NatsConfig;
 use serde::Deserialize;
 
@@ -162,26 +162,4 @@ fn one_day() -> Span {
 
 fn free_floor() -> ByteSize {
     ByteSize(512 * 1024 * 1024)
-}
-
-fn text<'de, T, D>(input: D) -> Result<T, D::Error>
-where
-    T: std::str::FromStr<Err: std::fmt::Display>,
-    D: serde::Deserializer<'de>,
-{
-    String::deserialize(input)?
-        .parse()
-        .map_err(serde::de::Error::custom)
-}
-
-fn texts<'de, T, D>(input: D) -> Result<Vec<T>, D::Error>
-where
-    T: std::str::FromStr<Err: std::fmt::Display>,
-    D: serde::Deserializer<'de>,
-{
-    let texts = Vec::<String>::deserialize(input)?;
-    texts
-        .iter()
-        .map(|one| one.parse().map_err(serde::de::Error::custom))
-        .collect()
 }

@@ -34,16 +34,15 @@ pub(super) enum Found {
 /// Asks for one file.
 pub(super) async fn file(http: &Http, audit: &Audit, file: File) -> Found {
     let found = ask_in_time(http, audit, &file).await;
-    let found = match found {
-        Found::Silent => ask_in_time(http, audit, &file).await,
-        other => other,
+    let found = if found == Found::Silent {
+        ask_in_time(http, audit, &file).await
+    } else {
+        found
     };
-    match found {
-        Found::Faulty(reason) if audit.scope == Scope::Live => {
-            settle_live(http, audit, reason).await
-        }
-        other => other,
+    if let (Found::Faulty(_), Scope::Live) = (&found, audit.scope) {
+        return settle_live(http, audit, found).await;
     }
+    found
 }
 
 async fn ask_in_time(http: &Http, audit: &Audit, file: &File) -> Found {
@@ -93,10 +92,10 @@ async fn ask(http: &Http, audit: &Audit, file: &File) -> Found {
         audit.above.iter().any(wins)
     });
     let found = compare(answer, audit, file).await;
-    match found {
-        Found::Faulty(RevokeReason::DigestMismatch { .. }) if shadowed => Found::Shadowed,
-        other => other,
+    if shadowed && matches!(found, Found::Faulty(RevokeReason::DigestMismatch { .. })) {
+        return Found::Shadowed;
     }
+    found
 }
 
 async fn compare(answer: Response, audit: &Audit, file: &File) -> Found {
@@ -198,7 +197,7 @@ fn says_other(answer: &Response, file: &File) -> bool {
 }
 
 /// Something is wrong under the live URL: unless the mirror has moved on in between, it counts.
-async fn settle_live(http: &Http, audit: &Audit, reason: RevokeReason) -> Found {
+async fn settle_live(http: &Http, audit: &Audit, found: Found) -> Found {
     let state = http
         .bytes(&format!("/@/{}", audit.channel), 64 * 1024)
         .await;
@@ -208,7 +207,7 @@ async fn settle_live(http: &Http, audit: &Audit, reason: RevokeReason) -> Found 
     if live.is_some_and(|live| live > audit.build.get()) {
         Found::Moved
     } else {
-        Found::Faulty(reason)
+        found
     }
 }
 

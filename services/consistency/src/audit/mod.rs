@@ -27,7 +27,7 @@ use tracing::{Instrument as _, Span};
 use crate::config::AuditSection;
 use crate::desk::Desk;
 use crate::manifests::Manifests;
-use crate::park::causes;
+use wire::causes;
 
 use budget::Budget;
 use check::Found;

@@ -16,7 +16,7 @@ pub use health::Health;
 pub use serve::{GrpcLimits, grpc_server, serve_grpc, serve_grpc_unix, serve_http};
 pub use shutdown::shutdown;
 pub use telemetry::{TelemetryConfig, TelemetryGuard, telemetry};
-pub use units::{ByteRate, ByteSize, Span, UnitError};
+pub use units::{ByteRate, ByteSize, Span, UnitError, text, texts};
 
 /// Reads the wall clock: the one place where services do.
 pub fn now() -> Timestamp {

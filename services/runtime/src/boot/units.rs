@@ -252,6 +252,36 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// Reads a field that is written as text, such as an id: `#[serde(deserialize_with = "text")]`.
+///
+/// # Errors
+/// When it is no text, or not of the type's form.
+pub fn text<'de, T, D>(input: D) -> Result<T, D::Error>
+where
+    T: std::str::FromStr<Err: fmt::Display>,
+    D: serde::Deserializer<'de>,
+{
+    String::deserialize(input)?
+        .parse()
+        .map_err(serde::de::Error::custom)
+}
+
+/// Reads a list of what [`text`] reads.
+///
+/// # Errors
+/// When it is no list of texts, or one of them is not of the type's form.
+pub fn texts<'de, T, D>(input: D) -> Result<Vec<T>, D::Error>
+where
+    T: std::str::FromStr<Err: fmt::Display>,
+    D: serde::Deserializer<'de>,
+{
+    let texts = Vec::<String>::deserialize(input)?;
+    texts
+        .iter()
+        .map(|one| one.parse().map_err(serde::de::Error::custom))
+        .collect()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
