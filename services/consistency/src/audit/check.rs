@@ -32,13 +32,8 @@ pub(super) enum Found {
 }
 
 /// Asks for one file.
-pub(super) async fn file(http: &Http, audit: &Audit, file: File) -> Found {
-    let found = ask_in_time(http, audit, &file).await;
-    let found = if found == Found::Silent {
-        ask_in_time(http, audit, &file).await
-    } else {
-        found
-    };
+pub(super) async fn file(http: &Http, audit: &Audit, file: &File) -> Found {
+    let found = ask_in_time(http, audit, file).await;
     if let (Found::Faulty(_), Scope::Live) = (&found, audit.scope) {
         return settle_live(http, audit, found).await;
     }

@@ -219,14 +219,27 @@ impl Auditor {
             return check::alone(&mirror.http, audit).await;
         }
         let checks = stream::iter(chosen).map(|file| async {
-            let path = file.path.clone();
-            (path, check::file(&mirror.http, audit, file).await)
+            let found = check::file(&mirror.http, audit, &file).await;
+            (file, found)
         });
         let mut checks = checks.buffer_unordered(self.0.concurrency);
-        let mut tally = Tally::default();
-        while let Some((path, found)) = checks.next().await {
-            if let Some(outcome) = tally.count(path, found) {
+        let (mut tally, mut again) = (Tally::default(), Vec::new());
+        while let Some((file, found)) = checks.next().await {
+            if found == Found::Silent {
+                again.push(file);
+            } else if let Some(outcome) = tally.count(file.path, found) {
                 return outcome;
+            }
+        }
+        // One at a time: a server may refuse so many connections of one address.
+        for file in again {
+            let found = check::file(&mirror.http, audit, &file).await;
+            let silent = found == Found::Silent;
+            if let Some(outcome) = tally.count(file.path, found) {
+                return outcome;
+            }
+            if silent {
+                break;
             }
         }
         tally.outcome(new_files)

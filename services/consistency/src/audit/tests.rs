@@ -67,7 +67,7 @@ async fn ask(url: String, scope: Scope, content: &[u8]) -> Found {
         entry: entry(content),
         depth: Depth::Whole,
     };
-    check::file(&http, &audit(scope, Digest::of(b"")), file).await
+    check::file(&http, &audit(scope, Digest::of(b"")), &file).await
 }
 
 const PINNED: &str = "/@/noble/1/pool/a";
