@@ -10,7 +10,6 @@ use runtime::boot::{GrpcLimits, Health, metrics, serve_grpc, serve_grpc_unix, se
 use runtime::log::{Log, StreamIdentity};
 use runtime::state::{Opened, SledState};
 use runtime::store::{Pages, Store};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -49,12 +48,12 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     ))
     .add_service(JournalServer::new(JournalService::new(Arc::clone(&daemon))));
     let local = Routes::new(AdminServer::new(AdminService::new(Arc::clone(&daemon))));
-    let grpc = TcpListener::bind(config.grpc_listen).await;
-    let grpc =
-        grpc.with_context(|| format!("cannot listen on {} (grpc.listen)", config.grpc_listen))?;
-    let http = TcpListener::bind(config.http_listen).await;
-    let http =
-        http.with_context(|| format!("cannot listen on {} (http.listen)", config.http_listen))?;
+    let grpc = runtime::boot::listen(config.grpc_listen)
+        .await
+        .context("grpc.listen")?;
+    let http = runtime::boot::listen(config.http_listen)
+        .await
+        .context("http.listen")?;
     let socket = bind(&config.admin_socket()).await?;
 
     let limits = GrpcLimits::default();

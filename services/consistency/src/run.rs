@@ -11,7 +11,6 @@ use runtime::boot::{GrpcLimits, Health, Span, metrics, serve_grpc, serve_http};
 use runtime::key::{read_public, read_secret};
 use runtime::log::Log;
 use runtime::store::Store;
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -45,10 +44,12 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     std::fs::create_dir_all(state).with_context(|| format!("cannot make {}", state.display()))?;
     let _lock = lock(state)?;
     let keys = Keys::read(&config)?;
-    let grpc = TcpListener::bind(config.grpc.listen).await;
-    let grpc = grpc.with_context(|| format!("cannot listen on {}", config.grpc.listen))?;
-    let http = TcpListener::bind(config.http.listen).await;
-    let http = http.with_context(|| format!("cannot listen on {}", config.http.listen))?;
+    let grpc = runtime::boot::listen(config.grpc.listen)
+        .await
+        .context("grpc.listen")?;
+    let http = runtime::boot::listen(config.http.listen)
+        .await
+        .context("http.listen")?;
 
     let health = Health::new();
     let mut registry = metrics::registry("consistency");

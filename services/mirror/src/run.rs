@@ -11,7 +11,6 @@ use runtime::boot::{GrpcLimits, Health};
 use runtime::log::{Log, Position};
 use runtime::state::{Control, Opened, SledState};
 use runtime::store::{Pages, Store};
-use tokio::net::TcpListener;
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -83,8 +82,8 @@ impl Parts {
 /// # Errors
 /// Keys, state, store or addresses that cannot be used, each with what to do.
 pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let http = bind(config.http.listen).await?;
-    let grpc = bind(config.grpc.listen).await?;
+    let http = runtime::boot::listen(config.http.listen).await?;
+    let grpc = runtime::boot::listen(config.grpc.listen).await?;
     let mirror = config.mirror.clone();
     let key = runtime::key::read_secret(&mirror.key)?;
     let keys = config
@@ -199,11 +198,6 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     engine.await.context("the mirror's engine ended badly")?;
     served?;
     Ok(())
-}
-
-async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
-    let bound = TcpListener::bind(address).await;
-    bound.with_context(|| format!("cannot listen on {address}; is another process using it?"))
 }
 
 /// Connects to the log as long as it takes; everything else runs meanwhile.

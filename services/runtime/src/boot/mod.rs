@@ -13,7 +13,7 @@ use mirrorlog_core::time::Timestamp;
 
 pub use config::{ConfigError, folder_of, load_config};
 pub use health::Health;
-pub use serve::{GrpcLimits, grpc_server, serve_grpc, serve_grpc_unix, serve_http};
+pub use serve::{GrpcLimits, grpc_server, listen, serve_grpc, serve_grpc_unix, serve_http};
 pub use shutdown::shutdown;
 pub use telemetry::{TelemetryConfig, TelemetryGuard, telemetry};
 pub use units::{ByteRate, ByteSize, Span, UnitError, text, texts};

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -25,6 +26,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 const HEADERS_MAX_BYTES: u32 = 16 * 1024;
 /// How long a server waits for requests under way when it is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How long an address in use is tried.
+const LISTEN_RETRY_FOR: Duration = Duration::from_secs(5);
+const LISTEN_RETRY_EVERY: Duration = Duration::from_millis(50);
 
 /// How much a gRPC server takes on.
 #[derive(Clone, Copy, Debug)]
@@ -59,9 +64,39 @@ pub enum ServeError {
     /// The descriptors for reflection are not valid.
     #[error("gRPC reflection cannot be offered")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The address cannot be had.
+    #[error("cannot listen on {address}; is another process using it?")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
     /// HTTP.
     #[error("HTTP server ended")]
     Http(#[from] io::Error),
+}
+
+/// Binds a TCP socket. An address that is in use is tried for a while: a process that was just killed may
+/// hold it until its last thread has ended.
+///
+/// # Errors
+/// [`ServeError::Listen`].
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let until = tokio::time::Instant::now() + LISTEN_RETRY_FOR;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(source) => {
+                let in_use = source.kind() == io::ErrorKind::AddrInUse;
+                if !in_use || tokio::time::Instant::now() >= until {
+                    return Err(ServeError::Listen { address, source });
+                }
+                tokio::time::sleep(LISTEN_RETRY_EVERY).await;
+            }
+        }
+    }
 }
 
 /// A gRPC server with the limits, a trace span for each call, `grpc.health.v1` and reflection.
