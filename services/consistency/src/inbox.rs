@@ -19,16 +19,13 @@ use wire::event::Opened;
 use wire::{Event, OpenError, Signed};
 
 use crate::desk::Desk;
+use crate::limits::Limits;
 use crate::park::Park;
 
 /// A reader that is silent for this long has said all that was retained.
 const QUIET: Duration = Duration::from_millis(250);
 /// Longest wait for that at start.
 const CATCH_UP_MAX: Duration = Duration::from_secs(20);
-/// Reports of one mirror a second; of more, the newest of each channel waits.
-const REPORTS_PER_S: f64 = 20.0;
-/// Reports of one mirror that may come at once.
-const REPORTS_BURST: f64 = 60.0;
 /// How often waiting reports are looked at.
 const RELEASE_EVERY: Duration = Duration::from_millis(100);
 
@@ -314,7 +311,7 @@ pub(crate) fn opened_input(opened: Opened) -> Input {
     }
 }
 
-fn mirror_of(subject: &str) -> &str {
+pub(crate) fn mirror_of(subject: &str) -> &str {
     subject.split('.').nth(2).unwrap_or_default()
 }
 
@@ -327,149 +324,5 @@ fn check_subject(said: String, subject: &str) -> Result<(), Unusable> {
             said,
             subject: subject.to_owned(),
         })
-    }
-}
-
-/// How many reports of each mirror are looked at. Checking a signature costs; a mirror that floods
-/// delays only itself, and its newest word on each channel still counts.
-#[derive(Default)]
-struct Limits {
-    allowed: BTreeMap<String, (f64, Option<Instant>)>,
-    waiting: BTreeMap<String, Message>,
-    /// Bytes that wait, of each mirror.
-    waiting_bytes: BTreeMap<String, usize>,
-}
-
-/// Most bytes of reports that wait of one mirror; of more, the next one on the channel is waited for.
-const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// Most mirrors and subjects that limits are kept for; stops a flood of made-up names.
-const LIMITED_MAX: usize = 65_536;
-
-impl Limits {
-    fn admit(&mut self, message: Message, now: Instant) -> Option<Message> {
-        let full = self.waiting.len() >= LIMITED_MAX || self.allowed.len() >= LIMITED_MAX;
-        if !self.waiting.contains_key(&message.subject)
-            && (full || self.allow(mirror_of(&message.subject), now))
-        {
-            return Some(message);
-        }
-        self.hold(message);
-        None
-    }
-
-    fn hold(&mut self, message: Message) {
-        let older = self.take(&message.subject);
-        let mirror = mirror_of(&message.subject).to_owned();
-        let bytes = self.waiting_bytes.entry(mirror).or_default();
-        let kept = if *bytes + message.payload.len() <= WAITING_BYTES_MAX {
-            Some(message)
-        } else {
-            tracing::debug!(subject = message.subject, "too many reports wait, ignored");
-            older
-        };
-        if let Some(kept) = kept {
-            *bytes += kept.payload.len();
-            self.waiting.insert(kept.subject.clone(), kept);
-        }
-    }
-
-    fn take(&mut self, subject: &str) -> Option<Message> {
-        let message = self.waiting.remove(subject)?;
-        if let Some(bytes) = self.waiting_bytes.get_mut(mirror_of(subject)) {
-            *bytes = bytes.saturating_sub(message.payload.len());
-            if *bytes == 0 {
-                self.waiting_bytes.remove(mirror_of(subject));
-            }
-        }
-        Some(message)
-    }
-
-    fn holds(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
-    fn release(&mut self, now: Instant) -> Vec<Message> {
-        let subjects: Vec<String> = self.waiting.keys().cloned().collect();
-        let allowed = subjects
-            .into_iter()
-            .filter(|subject| self.allow(mirror_of(subject), now));
-        let allowed: Vec<String> = allowed.collect();
-        allowed
-            .iter()
-            .filter_map(|subject| self.take(subject))
-            .collect()
-    }
-
-    fn allow(&mut self, mirror: &str, now: Instant) -> bool {
-        let (left, at) = self
-            .allowed
-            .entry(mirror.to_owned())
-            .or_insert((REPORTS_BURST, None));
-        let since = at.map_or(0.0, |at| now.duration_since(at).as_secs_f64());
-        *left = (*left + since * REPORTS_PER_S).min(REPORTS_BURST);
-        *at = Some(now);
-        if *left < 1.0 {
-            return false;
-        }
-        *left -= 1.0;
-        true
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-
-    fn message(subject: &str, sequence: u64) -> Message {
-        let (subject, trace) = (subject.to_owned(), opentelemetry::Context::new());
-        Message {
-            subject,
-            sequence,
-            payload: Bytes::new(),
-            trace,
-        }
-    }
-
-    #[test]
-    fn a_flood_delays_only_its_mirror_and_keeps_the_newest_word() {
-        let (mut limits, now) = (Limits::default(), Instant::now());
-        let noisy = "mirrorlog.report.nz1.noble";
-        let admitted = (0..200)
-            .filter(|n| limits.admit(message(noisy, *n), now).is_some())
-            .count();
-        assert_eq!(admitted, 60);
-        assert!(
-            limits
-                .admit(message("mirrorlog.report.au1.noble", 0), now)
-                .is_some()
-        );
-        assert!(limits.release(now).is_empty());
-        let later = now + Duration::from_millis(100);
-        let released: Vec<u64> = limits
-            .release(later)
-            .iter()
-            .map(|message| message.sequence)
-            .collect();
-        assert_eq!(released, [199]);
-        assert!(!limits.holds());
-    }
-
-    #[test]
-    fn what_waits_of_one_mirror_is_bounded() {
-        let (mut limits, now) = (Limits::default(), Instant::now());
-        for channel in 0..200 {
-            let mut large = message(&format!("mirrorlog.report.nz1.c{channel}"), 1);
-            large.payload = vec![0; 256 * 1024].into();
-            limits.admit(large, now);
-        }
-        assert_eq!(limits.waiting.len(), 16);
-        assert_eq!(limits.waiting_bytes["nz1"], WAITING_BYTES_MAX);
-        let later = now + Duration::from_secs(60);
-        assert_eq!(limits.release(later).len(), 16);
-        assert!(limits.waiting_bytes.is_empty());
     }
 }

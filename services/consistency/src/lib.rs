@@ -19,6 +19,7 @@
 //! | `inbox` | log, heads, reports and verdicts: checked and turned into inputs |
 //! | `journal` | what the log lacks, from the archive |
 //! | `lease` | who leads |
+//! | `limits` | how many reports of one mirror are looked at, and how many wait |
 //! | `audit` | which files to ask for, and what came back |
 //! | `manifests` | manifest pages, from the archive or else the mirror |
 //! | `post` | signed verdicts and wanted builds on their way out |
@@ -36,6 +37,7 @@ mod grpc;
 mod inbox;
 mod journal;
 mod lease;
+mod limits;
 mod manifests;
 mod park;
 mod post;
