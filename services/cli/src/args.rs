@@ -6,6 +6,9 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use mirrorlog_core::id::{Build, ChannelId, Lane, MirrorId};
 use mirrorlog_core::layout::Layout;
 
+/// Heading of the options that every command takes.
+const EVERYWHERE: &str = "Options of every command";
+
 /// Package archives as an event stream: signed builds, whole mirrors.
 #[derive(Debug, Parser)]
 #[command(
@@ -21,16 +24,16 @@ Examples:
 )]
 pub(crate) struct Args {
     /// Configuration file of the service to run, or of the archive for operators' commands
-    #[arg(long, global = true, value_name = "FILE", env = "MIRRORLOG_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", env = "MIRRORLOG_CONFIG", help_heading = EVERYWHERE)]
     pub(crate) config: Option<PathBuf>,
     /// Print one JSON document (one a line where it streams) on stdout
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(crate) json: bool,
     /// How much to log: error, warn, info, debug, trace, or a filter such as mirror=debug
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = EVERYWHERE)]
     pub(crate) log: Option<String>,
     /// Say nothing that was not asked for
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE)]
     pub(crate) quiet: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -43,13 +46,13 @@ pub(crate) enum Command {
     Local(LocalCommand),
     /// Write a commented configuration and keys for a real deployment
     Init(InitArgs),
-    /// The archive
+    /// Run the archive
     #[command(subcommand)]
     Archive(ServeCommand),
-    /// A mirror
+    /// Run a mirror
     #[command(subcommand)]
     Mirror(ServeCommand),
-    /// The consistency service
+    /// Run the consistency service
     #[command(subcommand)]
     Consistency(ServeCommand),
     /// Publish a tree as a channel's next build
@@ -66,7 +69,7 @@ pub(crate) enum Command {
     Ls(LsArgs),
     /// Mirrors and channels, as the consistency service sees them
     Status(StatusArgs),
-    /// Make a mirror go through the log again
+    /// Make a mirror go through the log again; nothing that it holds is fetched again
     Replay(ReplayArgs),
     /// Re-check content by digest
     Verify(VerifyArgs),
@@ -100,13 +103,13 @@ pub(crate) struct UpArgs {
     /// Folder of the whole network; made when absent, resumed when not
     #[arg(long, value_name = "D")]
     pub(crate) dir: PathBuf,
-    /// How many mirrors, when --pools does not say
+    /// How many mirrors a new folder gets, when --pools does not say
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) mirrors: u16,
-    /// Mirrors of each pool
+    /// Mirrors of each pool; a resumed folder gets those that it lacks, and keeps what it has
     #[arg(long, value_name = "nz=2,au=1", value_delimiter = ',', value_parser = pool)]
     pub(crate) pools: Vec<(String, u16)>,
-    /// Most that a mirror fetches
+    /// The most that each mirror fetches; none when left out, also when the folder is resumed
     #[arg(long, value_name = "20mbit")]
     pub(crate) limit: Option<runtime::boot::ByteRate>,
     /// Use a nats-server that runs already
@@ -175,13 +178,13 @@ pub(crate) struct PublishArgs {
     /// Shape of the tree: plain, debian
     #[arg(long)]
     pub(crate) layout: Option<Layout>,
-    /// Overtake everything
+    /// Publish on the priority lane, which overtakes all that is bulk
     #[arg(long)]
     pub(crate) priority: bool,
-    /// Look only at the paths listed in this file (or - for standard input), relative to TREE
+    /// Look only at the paths in this list (- for standard input): added, changed or gone, relative to TREE
     #[arg(long, value_name = "FILE")]
     pub(crate) changed: Option<PathBuf>,
-    /// The list is separated by NUL instead of newlines
+    /// The paths of --changed are separated by NUL instead of newlines
     #[arg(short = '0', requires = "changed")]
     pub(crate) null: bool,
     /// Check and count, publish nothing
@@ -250,14 +253,10 @@ pub(crate) struct RetractArgs {
     /// Why, for people
     #[arg(long)]
     pub(crate) reason: String,
-    /// Publish this tree, or the content of this older build, in the same step
-    #[arg(
-        long,
-        value_name = "TREE|BUILD",
-        required_unless_present = "no_replacement"
-    )]
+    /// Publish this tree, or the content of this older build, in the same step; a debian channel needs this or --no-replacement
+    #[arg(long, value_name = "TREE|BUILD")]
     pub(crate) replace_with: Option<String>,
-    /// Publish nothing instead: clients that refuse older indexes (apt) stay where they are
+    /// Publish nothing instead: mirrors go back to the newest good build that they hold; apt, which refuses older indexes, stays where it is
     #[arg(long, conflicts_with = "replace_with")]
     pub(crate) no_replacement: bool,
 }
@@ -280,7 +279,7 @@ pub(crate) struct LogArgs {
     /// Go on with what comes
     #[arg(long)]
     pub(crate) follow: bool,
-    /// From this build, or from this time (2026-11-23T10:00:00Z) on
+    /// From this build, or this day or time in UTC (2026-11-23, 2026-11-23T10:00:00Z) on
     #[arg(long, value_name = "BUILD|TIME")]
     pub(crate) since: Option<String>,
 }
@@ -335,7 +334,7 @@ pub(crate) struct StatusArgs {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example: mirrorlog replay --mirror nz1 --from last-ack")]
 pub(crate) struct ReplayArgs {
-    /// Which mirror
+    /// The mirror, by its id in status
     #[arg(long, value_name = "ID")]
     pub(crate) mirror: MirrorId,
     /// Only this channel
@@ -363,10 +362,10 @@ Examples:
   mirrorlog verify                     the archive's own store
   mirrorlog verify --mirror nz1        a mirror's, which heals what it lost")]
 pub(crate) struct VerifyArgs {
-    /// A mirror
+    /// A mirror's store, by the mirror itself; left out, the archive's
     #[arg(long, value_name = "ID", conflicts_with = "store")]
     pub(crate) mirror: Option<MirrorId>,
-    /// A store folder on this machine
+    /// A store folder on this machine: needs no configuration and no service
     #[arg(long, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
     /// Only this channel
@@ -384,7 +383,7 @@ pub(crate) struct VerifyArgs {
 pub(crate) enum KeyCommand {
     /// Make a key pair: BASE.sec and BASE.pub
     Generate {
-        /// Path without .sec or .pub
+        /// Path of the pair, without .sec or .pub
         base: PathBuf,
         /// Comment in the files
         #[arg(long, default_value = "mirrorlog key")]

@@ -1,8 +1,14 @@
 //! How a command ends when it does not do what was asked: a code of sysexits and one line.
 
 use std::fmt;
+use std::path::Path;
 
-/// Usage or configuration is wrong.
+use anyhow::Context as _;
+use runtime::key::KeyError;
+
+/// The command line is wrong; clap's own code.
+pub(crate) const USAGE: u8 = 2;
+/// A configuration, or a value given, is wrong.
 pub(crate) const CONFIG: u8 = 64;
 /// Data was refused or found bad.
 pub(crate) const DATA: u8 = 65;
@@ -16,6 +22,8 @@ pub(crate) const CREATE: u8 = 73;
 pub(crate) const IO: u8 = 74;
 /// Trying again may help.
 pub(crate) const AGAIN: u8 = 75;
+/// The system or a service does not permit it.
+const DENIED: u8 = 77;
 
 /// A command's end.
 #[derive(Debug)]
@@ -28,6 +36,13 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(code: u8, error: anyhow::Error) -> Self {
+        let code = if code != CREATE && error.chain().any(is_denied) {
+            DENIED
+        } else if code == DOWN && error.chain().any(|cause| cause.is::<KeyError>()) {
+            CONFIG
+        } else {
+            code
+        };
         Self { code, error }
     }
 
@@ -57,6 +72,18 @@ impl fmt::Display for Failure {
     }
 }
 
+fn is_denied(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let cause = cause.downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
+/// Makes a folder and those above it.
+pub(crate) fn make_dir(dir: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("cannot make the folder {}", dir.display()))
+        .or_exit(CREATE)
+}
+
 /// Gives an error its exit code.
 pub(crate) trait OrExit<T> {
     fn or_exit(self, code: u8) -> Result<T, Failure>;
@@ -73,7 +100,7 @@ impl From<tonic::Status> for Failure {
         let code = match status.code() {
             tonic::Code::NotFound => ABSENT,
             tonic::Code::InvalidArgument | tonic::Code::DataLoss => DATA,
-            tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => 77,
+            tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => DENIED,
             tonic::Code::Aborted | tonic::Code::DeadlineExceeded => AGAIN,
             tonic::Code::Ok
             | tonic::Code::Cancelled
@@ -94,7 +121,6 @@ impl From<tonic::Status> for Failure {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use anyhow::Context as _;
 
     #[test]
     fn causes_follow_and_are_not_repeated() {
@@ -105,6 +131,22 @@ mod tests {
         assert_eq!(
             failure.to_string(),
             "cannot start: cannot read x: no such file"
+        );
+    }
+
+    #[test]
+    fn what_is_not_permitted_says_so() {
+        let denied = || std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        assert_eq!(Failure::new(IO, denied().into()).code, DENIED);
+        assert_eq!(Failure::new(CREATE, denied().into()).code, CREATE);
+    }
+
+    #[test]
+    fn a_service_without_its_key_is_configured_badly() {
+        let absent = anyhow::Error::new(KeyError::Absent("nz1.pub".into()));
+        assert_eq!(
+            Failure::new(DOWN, absent.context("cannot start")).code,
+            CONFIG
         );
     }
 }

@@ -78,10 +78,65 @@ pub(crate) fn bytes(bytes: u64) -> String {
     }
 }
 
+/// `1 build`, `2 builds`.
+pub(crate) fn count(number: u64, one: &str) -> String {
+    match (number, one.strip_suffix('y')) {
+        (1, _) => format!("1 {one}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        (_, None) => format!("{number} {one}s"),
+    }
+}
+
+/// Text that others chose, such as a path or a reason: on one line, and without orders to the terminal.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().fold(String::new(), |mut out, c| {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+        out
+    })
+}
+
+/// A time such as 2026-11-23T10:00:00Z, or a day: its first moment in UTC. Milliseconds since 1970.
+pub(crate) fn parse_time(text: &str) -> Option<i64> {
+    let time = text.parse::<jiff::Timestamp>().or_else(|_| {
+        let day = text.parse::<jiff::civil::Date>()?;
+        day.to_zoned(jiff::tz::TimeZone::UTC)
+            .map(|day| day.timestamp())
+    });
+    time.ok().map(jiff::Timestamp::as_millisecond)
+}
+
 /// Milliseconds since 1970 as a date in UTC.
 pub(crate) fn date(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(
         |_| ms.to_string(),
         |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_stays_on_its_line() {
+        assert_eq!(plain("a b ü\n\u{1b}[2J"), "a b ü\\n\\u{1b}[2J");
+    }
+
+    #[test]
+    fn one_is_one() {
+        assert_eq!(count(1, "entry"), "1 entry");
+        assert_eq!(count(0, "entry"), "0 entries");
+        assert_eq!(count(2, "build"), "2 builds");
+    }
+
+    #[test]
+    fn a_day_is_a_time() {
+        assert_eq!(parse_time("2026-11-23"), parse_time("2026-11-23T00:00:00Z"));
+        assert!(parse_time("2026-11-23").is_some());
+        assert_eq!(parse_time("yesterday"), None);
+    }
 }

@@ -63,6 +63,25 @@ impl Archive {
             .collect()
     }
 
+    /// Refuses a channel that the archive does not have.
+    pub(crate) async fn known(&mut self, channel: Option<&ChannelId>) -> Result<(), Failure> {
+        let Some(channel) = channel else {
+            return Ok(());
+        };
+        let channels = self.channels().await?;
+        if channels.contains(channel) {
+            return Ok(());
+        }
+        let names: Vec<&str> = channels.iter().map(ChannelId::as_str).collect();
+        let names = if names.is_empty() {
+            "none yet".to_owned()
+        } else {
+            names.join(", ")
+        };
+        let text = format!("the archive has no channel {channel}; there are: {names}");
+        Err(Failure::text(ABSENT, text))
+    }
+
     /// The newest signed head; `None` when a channel has no unretracted build.
     pub(crate) async fn head(&mut self, channel: &ChannelId) -> Result<Option<Head>, Failure> {
         let request = v1::HeadRequest {
@@ -135,6 +154,7 @@ impl Archive {
         channel: &ChannelId,
         build: Option<Build>,
     ) -> Result<(Signed, Snapshot), Failure> {
+        self.known(Some(channel)).await?;
         let build = match build {
             Some(build) => build,
             None => {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::ask::Archive;
 use crate::args::{DiffArgs, LogArgs};
 use crate::failure::{CONFIG, DATA, Failure, OrExit as _};
-use crate::output::{BOLD, Output, date};
+use crate::output::{BOLD, Output, date, parse_time, plain};
 
 /// Names shown for each kind of change; the rest is counted.
 const NAMES_SHOWN: usize = 6;
@@ -34,7 +34,7 @@ pub(crate) async fn diff(config: &Path, args: &DiffArgs, output: &Output) -> Res
                 &json!({ "path": difference.path.to_string(), "change": change, "size": size }),
             );
         } else {
-            output.line(&format!("{sign} {}", difference.path));
+            output.line(&format!("{sign} {}", plain(&difference.path.to_string())));
         }
     }
     Ok(0)
@@ -52,12 +52,7 @@ pub(crate) async fn log(config: &Path, args: &LogArgs, output: &Output) -> Resul
     let mut archive = Archive::open(config).await?;
     let pages = archive.pages()?;
     let since = args.since.as_deref().map(parse_since).transpose()?;
-    if let Some(channel) = &args.channel
-        && !archive.channels().await?.contains(channel)
-    {
-        let text = format!("the archive has no channel {channel}");
-        return Err(Failure::text(crate::failure::ABSENT, text));
-    }
+    archive.known(args.channel.as_ref()).await?;
     let mut shown: BTreeMap<ChannelId, Build> = BTreeMap::new();
     loop {
         let channels = match &args.channel {
@@ -105,14 +100,14 @@ fn parse_since(text: &str) -> Result<Since, Failure> {
     if let Ok(build) = text.parse::<Build>() {
         return Ok(Since::Build(build));
     }
-    let time = text.parse::<jiff::Timestamp>();
-    let time = time.map_err(|_| {
+    parse_time(text).map(Since::TimeMs).ok_or_else(|| {
         Failure::text(
             CONFIG,
-            format!("{text:?} is neither a build nor a time such as 2026-11-23T10:00:00Z"),
+            format!(
+                "{text:?} is no build, no day such as 2026-11-23 and no time such as 2026-11-23T10:00:00Z"
+            ),
         )
-    })?;
-    Ok(Since::TimeMs(time.as_millisecond()))
+    })
 }
 
 struct Line {
@@ -244,10 +239,9 @@ impl Line {
             return;
         }
         let time = date(s.created.as_ms());
-        let retracted = self
-            .retracted
-            .as_ref()
-            .map_or_else(String::new, |reason| format!("  RETRACTED: {reason}"));
+        let retracted = self.retracted.as_ref().map_or_else(String::new, |reason| {
+            format!("  RETRACTED: {}", plain(reason))
+        });
         output.line(&format!(
             "{time}  {BOLD}{}@{}{BOLD:#}  {}  +{added} ~{changed} -{removed} files{retracted}",
             s.channel, s.build, s.lane
@@ -258,7 +252,7 @@ impl Line {
             ('-', &self.packages.removed),
         ] {
             for name in names.iter().take(NAMES_SHOWN) {
-                output.line(&format!("  {sign} {name}"));
+                output.line(&format!("  {sign} {}", plain(name)));
             }
             if names.len() > NAMES_SHOWN {
                 output.line(&format!(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::args::{InitArgs, ServiceName};
-use crate::failure::{CREATE, Failure, OrExit as _};
+use crate::failure::{CREATE, Failure, OrExit as _, make_dir};
 use crate::output::Output;
 
 const ARCHIVE: &str = include_str!("../../../../deploy/archive.toml");
@@ -26,7 +26,7 @@ pub(crate) fn run(args: &InitArgs, output: &Output) -> Result<u8, Failure> {
         );
         return Err(Failure::text(CREATE, text));
     }
-    std::fs::create_dir_all(&args.dir).or_exit(CREATE)?;
+    make_dir(&args.dir)?;
     let key = write_key(&args.dir, name)?;
     std::fs::write(&file, sample).or_exit(CREATE)?;
     if output.json {

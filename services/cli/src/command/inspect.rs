@@ -9,7 +9,7 @@ use serde_json::json;
 use super::ask::Archive;
 use crate::args::{LsArgs, ShowArgs};
 use crate::failure::{DATA, Failure, OrExit as _};
-use crate::output::{BOLD, Output, bytes, date};
+use crate::output::{BOLD, Output, bytes, count, date, plain};
 
 pub(crate) async fn show(config: &Path, args: &ShowArgs, output: &Output) -> Result<u8, Failure> {
     let mut archive = Archive::open(config).await?;
@@ -37,14 +37,14 @@ pub(crate) async fn show(config: &Path, args: &ShowArgs, output: &Output) -> Res
     }
     output.line(&format!("{BOLD}{}@{}{BOLD:#}", s.channel, s.build));
     if let Some(reason) = retracted {
-        output.line(&format!("retracted  {reason}"));
+        output.line(&format!("retracted  {}", plain(&reason)));
     }
     output.line(&format!("created    {}", date(s.created.as_ms())));
     output.line(&format!("lane       {}", s.lane));
     output.line(&format!("served     {} ({})", s.mount, s.layout));
     output.line(&format!(
-        "content    {} entries, {}",
-        s.entries,
+        "content    {}, {}",
+        count(s.entries, "entry"),
         bytes(s.bytes)
     ));
     output.line(&format!("root       {}", s.root));
@@ -55,7 +55,11 @@ pub(crate) async fn show(config: &Path, args: &ShowArgs, output: &Output) -> Res
     output.line(&format!("snapshot   {}", signed.digest()));
     output.line(&format!("signed by  {}", signed.signature.key));
     for notice in &s.notices {
-        output.line(&format!("notice     {}: {}", notice.package, notice.text));
+        output.line(&format!(
+            "notice     {}: {}",
+            notice.package,
+            plain(&notice.text)
+        ));
     }
     Ok(0)
 }
@@ -83,10 +87,12 @@ pub(crate) async fn ls(config: &Path, args: &LsArgs, output: &Output) -> Result<
             (false, Entry::File(file)) => {
                 let time = date(file.mtime.as_seconds() * 1000);
                 let mode = file.mode.bits();
+                let path = plain(&path.to_string());
                 output.line(&format!("{mode:o} {:>12} {time} {path}", file.size_bytes));
             }
             (false, Entry::Symlink { target }) => {
-                let target = String::from_utf8_lossy(&target).into_owned();
+                let target = plain(&String::from_utf8_lossy(&target));
+                let path = plain(&path.to_string());
                 output.line(&format!("lnk {:>12} {:20} {path} -> {target}", "-", "-"));
             }
         }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::args::KeyCommand;
-use crate::failure::{CREATE, DATA, Failure};
+use crate::failure::{ABSENT, CREATE, DATA, Failure};
 use crate::output::Output;
 
 pub(crate) fn run(command: &KeyCommand, output: &Output) -> Result<u8, Failure> {
@@ -32,7 +32,10 @@ pub(crate) fn run(command: &KeyCommand, output: &Output) -> Result<u8, Failure> 
                     .map(|key| key.public())
                     .map_err(|_| error)
             });
-            let public = public.map_err(|error| Failure::new(DATA, error.into()))?;
+            let public = public.map_err(|error| {
+                let absent = matches!(error, runtime::key::KeyError::Absent(_));
+                Failure::new(if absent { ABSENT } else { DATA }, error.into())
+            })?;
             let number = public.number().to_string();
             let text = wire::signify::print_public(&public, &format!("mirrorlog key {number}"));
             if output.json {

@@ -15,7 +15,7 @@ use wire::v1;
 use super::ask::Archive;
 use crate::args::{ReplayArgs, VerifyArgs};
 use crate::failure::{ABSENT, AGAIN, CONFIG, DATA, Failure, IO, OrExit as _};
-use crate::output::{BAD, GOOD, Output};
+use crate::output::{BAD, GOOD, Output, count, parse_time, plain};
 
 /// How long a command waits for a mirror to carry out an order.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(600);
@@ -32,13 +32,14 @@ pub(crate) async fn replay(
         text => match text.parse() {
             Ok(build) => ReplayFrom::Build(build),
             Err(_) => {
-                let time = text.parse::<jiff::Timestamp>().map_err(|_| {
-                    Failure::text(CONFIG, format!("{text:?} is none of: a build, a time such as 2026-11-23T10:00:00Z, last-ack"))
+                let ms = parse_time(text).ok_or_else(|| {
+                    Failure::text(CONFIG, format!("{text:?} is none of: a build, a day such as 2026-11-23, a time such as 2026-11-23T10:00:00Z, last-ack"))
                 })?;
-                ReplayFrom::Time(Timestamp::from_ms(time.as_millisecond()))
+                ReplayFrom::Time(Timestamp::from_ms(ms))
             }
         },
     };
+    archive.known(args.channel.as_ref()).await?;
     known_mirror(&archive, &args.mirror).await?;
     if args.dry_run {
         let events = events_from(&mut archive, args.channel.as_ref(), from, args.lane).await?;
@@ -46,11 +47,16 @@ pub(crate) async fn replay(
             output.json(
                 &json!({ "mirror": args.mirror.as_str(), "dry_run": true, "events": events }),
             );
+        } else if matches!(from, ReplayFrom::LastAck) {
+            output.line(&format!(
+                "{} would go on after the last event that it acked; no build before it is gone through again",
+                args.mirror
+            ));
         } else {
             output.line(&format!(
-                "{} would go through {} builds again",
+                "{} would go through {} again",
                 args.mirror,
-                events.len()
+                count(events.len() as u64, "build")
             ));
         }
         return Ok(0);
@@ -113,6 +119,10 @@ pub(crate) async fn verify(
         }
         let store = Store::open(dir).or_exit(IO)?;
         let checked = blocking(move || everything(&store)).await?;
+        if checked.files == 0 {
+            let text = format!("{} holds no content: is it a store?", dir.display());
+            return Err(Failure::text(ABSENT, text));
+        }
         return checked.finish(output);
     }
     let config = config.ok_or_else(|| {
@@ -122,6 +132,10 @@ pub(crate) async fn verify(
         )
     })?;
     let mut archive = Archive::open(config).await?;
+    archive.known(args.channel.as_ref()).await?;
+    if let (Some(channel), Some(build)) = (&args.channel, args.build) {
+        archive.snapshot(channel, build).await?;
+    }
     if let Some(mirror) = &args.mirror {
         known_mirror(&archive, mirror).await?;
         let kind = OrderKind::Verify {
@@ -189,12 +203,12 @@ impl Checked {
             output.json(&json!({ "files": self.files, "faults": faults.collect::<Vec<_>>() }));
         } else {
             for (name, what) in &self.faults {
-                output.line(&format!("{BAD}fault:{BAD:#} {name}: {what}"));
+                output.line(&format!("{BAD}fault:{BAD:#} {}: {what}", plain(name)));
             }
             output.line(&format!(
-                "{} files checked, {} faults",
-                self.files,
-                self.faults.len()
+                "{} checked, {}",
+                count(self.files, "file"),
+                count(self.faults.len() as u64, "fault")
             ));
         }
         if self.faults.is_empty() {

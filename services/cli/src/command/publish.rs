@@ -17,16 +17,19 @@ use wire::v1;
 use super::ask::Archive;
 use crate::args::{PublishArgs, Wait};
 use crate::failure::{AGAIN, DATA, Failure, IO, OrExit as _};
-use crate::output::{BAD, BOLD, GOOD, Output, bytes};
+use crate::output::{BAD, BOLD, GOOD, Output, bytes, count, plain};
 
 /// Faults that a terminal shows; `--json` has all.
 const FAULTS_SHOWN: usize = 50;
+/// Listed paths shown that are nowhere.
+const GONE_SHOWN: usize = 3;
 
 pub(crate) async fn run(config: &Path, args: PublishArgs, output: &Output) -> Result<u8, Failure> {
     let begun = Instant::now();
     let settings = archive::config::Config::load(config).or_exit(crate::failure::CONFIG)?;
     let publish = publish_config(&settings, &args.channel)?;
     let request = request(&args)?;
+    let gone = gone(&request);
     let bar = Bar::new(output);
     let published = archive::publish::publish(&publish, request, &bar).await;
     bar.end();
@@ -36,6 +39,9 @@ pub(crate) async fn run(config: &Path, args: PublishArgs, output: &Output) -> Re
     };
     let mut document = serde_json::to_value(&outcome).or_exit(IO)?;
     let people = describe(&outcome);
+    if gone.len() as u64 > outcome.removed {
+        output.note(&in_neither(&gone, outcome.removed, &args.tree));
+    }
     let mut late = None;
     if let (Some(wait), false, Some(build)) = (args.wait, args.dry_run, Build::new(outcome.build)) {
         output.note(&people);
@@ -50,7 +56,7 @@ pub(crate) async fn run(config: &Path, args: PublishArgs, output: &Output) -> Re
             .iter()
             .map(|(mirror, seconds)| json!({ "mirror": mirror.as_str(), "seconds": seconds }))
             .collect();
-        if !waited.missing.is_empty() {
+        if !waited.enough {
             late = Some(waited.missing);
         }
     } else {
@@ -66,15 +72,21 @@ pub(crate) async fn run(config: &Path, args: PublishArgs, output: &Output) -> Re
     match late {
         None => Ok(0),
         Some(missing) => {
-            let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
-            let text = format!(
-                "build {} of {} is published, but after {} s not complete on {}; see: mirrorlog status {}",
-                outcome.build,
-                outcome.channel,
-                args.timeout,
-                names.join(", "),
-                outcome.channel
-            );
+            let Outcome { build, channel, .. } = &outcome;
+            let text = if missing.is_empty() {
+                format!(
+                    "build {build} of {channel} is published, but {} s did not show that enough mirrors have it: \
+                     the consistency service does not answer, or knows fewer mirrors than --wait asks for",
+                    args.timeout
+                )
+            } else {
+                let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+                format!(
+                    "build {build} of {channel} is published, but after {} s not complete on {}; see: mirrorlog status {channel}",
+                    args.timeout,
+                    names.join(", ")
+                )
+            };
             Err(Failure::text(AGAIN, text))
         }
     }
@@ -141,6 +153,37 @@ fn changed(file: &PathBuf, null: bool) -> Result<Vec<Vec<u8>>, Failure> {
     Ok(paths.map(<[u8]>::to_vec).collect())
 }
 
+/// Listed paths that the tree does not have: removed ones, or mistakes.
+fn gone(request: &PublishRequest) -> Vec<String> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let listed = request.changed.iter().flatten();
+    let gone = listed.filter(|path| {
+        let path = request.tree.join(std::ffi::OsStr::from_bytes(path));
+        matches!(std::fs::symlink_metadata(path), Err(error) if error.kind() == std::io::ErrorKind::NotFound)
+    });
+    gone.map(|path| plain(&String::from_utf8_lossy(path)))
+        .collect()
+}
+
+fn in_neither(gone: &[String], removed: u64, tree: &Path) -> String {
+    let shown: Vec<&str> = gone.iter().take(GONE_SHOWN).map(String::as_str).collect();
+    let more = if gone.len() > shown.len() {
+        ", …"
+    } else {
+        ""
+    };
+    format!(
+        "of the listed paths {} not in {} ({}{more}), and {removed} removed: the others were in no build; \
+         paths are relative to the tree, one a line",
+        match gone.len() {
+            1 => "1 is".to_owned(),
+            many => format!("{many} are"),
+        },
+        tree.display(),
+        shown.join(", "),
+    )
+}
+
 /// Lists every fault; the last line is the failure's own.
 pub(crate) fn refused(error: PublishError, output: &Output) -> Failure {
     if let Some(faults) = error.faults() {
@@ -149,7 +192,7 @@ pub(crate) fn refused(error: PublishError, output: &Output) -> Failure {
             output.json(&json!({ "refused": true, "faults": list }));
         }
         for fault in faults.iter().take(FAULTS_SHOWN) {
-            output.note(&format!("{BAD}fault:{BAD:#} {fault}"));
+            output.note(&format!("{BAD}fault:{BAD:#} {}", plain(&fault.to_string())));
         }
         let more = usize::try_from(faults.count())
             .unwrap_or(usize::MAX)
@@ -173,7 +216,7 @@ fn describe(outcome: &Outcome) -> String {
         removed,
         ..
     } = outcome;
-    let size = bytes(outcome.bytes);
+    let (files, size) = (count(*files, "entry"), bytes(outcome.bytes));
     if outcome.unchanged {
         return format!(
             "{BOLD}{channel}{BOLD:#} is unchanged: build {build} has this content already"
@@ -188,7 +231,7 @@ fn describe(outcome: &Outcome) -> String {
         format!(", and build {also} with the bulk behind it")
     });
     format!(
-        "{BOLD}{channel}{BOLD:#} {verb} build {BOLD}{build}{BOLD:#} ({lane}): {files} entries, {size}; \
+        "{BOLD}{channel}{BOLD:#} {verb} build {BOLD}{build}{BOLD:#} ({lane}): {files}, {size}; \
          {added} added, {changed} changed, {removed} removed{also}"
     )
 }
@@ -196,6 +239,7 @@ fn describe(outcome: &Outcome) -> String {
 struct Waited {
     complete: Vec<(MirrorId, f64)>,
     missing: Vec<MirrorId>,
+    enough: bool,
 }
 
 /// Follows the consistency service's verdicts until enough mirrors are complete.
@@ -208,7 +252,8 @@ async fn await_complete(
     begun: Instant,
     output: &Output,
 ) -> Result<Waited, Failure> {
-    let deadline = begun + timeout;
+    let deadline = Instant::now() + timeout;
+    let mut said_down = false;
     let mut mirrors: BTreeSet<MirrorId> = BTreeSet::new();
     let mut complete: BTreeMap<MirrorId, f64> = BTreeMap::new();
     loop {
@@ -217,7 +262,6 @@ async fn await_complete(
             channel,
             build,
             wait,
-            deadline,
             begun,
             &mut mirrors,
             &mut complete,
@@ -226,10 +270,15 @@ async fn await_complete(
         match tokio::time::timeout_at(deadline.into(), watched).await {
             Ok(Ok(())) => break,
             Err(_elapsed) => break,
-            // The service may be on its way up, or restarting.
-            Ok(Err(failure))
-                if failure.code == crate::failure::DOWN && Instant::now() < deadline =>
-            {
+            // The build is published: a service that does not answer may be on its way up, or restarting.
+            Ok(Err(failure)) if failure.code == crate::failure::DOWN => {
+                if Instant::now() >= deadline {
+                    break;
+                }
+                if !said_down {
+                    said_down = true;
+                    output.note(&format!("{failure}; asking again until --timeout"));
+                }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
             Ok(Err(failure)) => return Err(failure),
@@ -245,17 +294,10 @@ async fn await_complete(
             .cloned()
             .collect()
     };
-    if !enough && missing.is_empty() {
-        return Err(Failure::text(
-            AGAIN,
-            format!(
-                "build {build} of {channel} is published, but no mirror could be waited for: the consistency service does not answer or knows none"
-            ),
-        ));
-    }
     Ok(Waited {
         complete: complete.into_iter().collect(),
         missing,
+        enough,
     })
 }
 
@@ -268,7 +310,6 @@ async fn watch(
     channel: &ChannelId,
     build: Build,
     wait: Wait,
-    _deadline: Instant,
     begun: Instant,
     mirrors: &mut BTreeSet<MirrorId>,
     complete: &mut BTreeMap<MirrorId, f64>,

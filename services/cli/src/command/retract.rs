@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use archive::publish::PublishRequest;
 use mirrorlog_core::id::Build;
+use mirrorlog_core::layout::Layout;
 use serde_json::json;
 use wire::v1;
 
 use super::ask::Archive;
 use super::publish::{Bar, publish_config, refused};
 use crate::args::RetractArgs;
-use crate::failure::Failure;
+use crate::failure::{Failure, USAGE};
 use crate::output::{BOLD, Output};
 
 pub(crate) async fn run(config: &Path, args: RetractArgs, output: &Output) -> Result<u8, Failure> {
@@ -18,7 +19,12 @@ pub(crate) async fn run(config: &Path, args: RetractArgs, output: &Output) -> Re
     let (first, last) = args.builds;
     // Named builds must exist: a typo must not reserve a retraction for the future.
     archive.snapshot(&args.channel, first).await?;
-    archive.snapshot(&args.channel, last).await?;
+    let (_, bad) = archive.snapshot(&args.channel, last).await?;
+    if bad.layout == Layout::Debian && args.replace_with.is_none() && !args.no_replacement {
+        let text = "apt ignores indexes that are older than those it has: \
+             give --replace-with TREE|BUILD, or --no-replacement if clients may stay where they are";
+        return Err(Failure::text(USAGE, text));
+    }
     let mut guard = None;
     let replacement = match &args.replace_with {
         None => None,

@@ -10,7 +10,7 @@ use wire::v1;
 use super::ask::Archive;
 use crate::args::StatusArgs;
 use crate::failure::{ABSENT, Failure};
-use crate::output::{BOLD, Output, bytes};
+use crate::output::{BOLD, Output, bytes, count, plain};
 
 pub(crate) async fn run(config: &Path, args: &StatusArgs, output: &Output) -> Result<u8, Failure> {
     let archive = Archive::open(config).await?;
@@ -116,7 +116,7 @@ fn table(status: &v1::StatusReply, output: &Output) {
             let lag = if c.lag_builds == 0 {
                 "-".to_owned()
             } else {
-                format!("{} builds, {:.0} s", c.lag_builds, c.lag_seconds)
+                format!("{}, {:.0} s", count(c.lag_builds, "build"), c.lag_seconds)
             };
             let rate = if c.fetch_bytes_per_s == 0 {
                 "-".to_owned()
@@ -139,13 +139,13 @@ fn table(status: &v1::StatusReply, output: &Output) {
                     c.missing.to_string()
                 }),
                 Cell::new(rate),
-                Cell::new(&c.reason),
+                Cell::new(plain(&c.reason)),
             ]);
         }
     }
     if status.mirrors.is_empty() {
         output.line("no mirror is known to the consistency service");
     } else {
-        output.line(&table.to_string());
+        output.line(&table.trim_fmt());
     }
 }

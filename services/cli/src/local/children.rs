@@ -47,6 +47,9 @@ impl Service {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
+            // Ctrl-C reaches the whole foreground group, and a second signal would cut the clean stop short.
+            .process_group(0)
+            .kill_on_drop(true)
             .spawn()
             .or_exit(IO)?;
         let pid = child.id().unwrap_or(0);

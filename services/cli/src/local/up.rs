@@ -1,5 +1,7 @@
 //! `local up`: nats-server, archive, mirrors and consistency, each its own process.
 
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,9 +12,11 @@ use tokio_util::sync::CancellationToken;
 use super::children::{Service, stop_left_behind};
 use super::plan::Plan;
 use crate::args::UpArgs;
-use crate::failure::{ABSENT, CREATE, DOWN, Failure, OrExit as _};
-use crate::output::{BOLD, Output};
+use crate::failure::{ABSENT, AGAIN, CREATE, DOWN, Failure, OrExit as _, make_dir};
+use crate::output::{BOLD, Output, count};
 
+/// How long a server that runs already may take to answer.
+const NATS_TIMEOUT: Duration = Duration::from_secs(5);
 const WATCH_PAUSE: Duration = Duration::from_millis(200);
 
 /// A running network.
@@ -23,6 +27,8 @@ pub(super) struct Network {
     mirrors: Vec<Service>,
     consistency: Service,
     args: UpArgs,
+    /// One `up` a folder, for as long as it runs.
+    _held: File,
 }
 
 /// Runs a network until interrupted.
@@ -52,10 +58,19 @@ pub(crate) async fn up(args: &UpArgs, output: &Output) -> Result<u8, Failure> {
 impl Network {
     /// Starts everything and waits until all are ready.
     pub(super) async fn start(args: &UpArgs, output: &Output) -> Result<Self, Failure> {
-        std::fs::create_dir_all(&args.dir).or_exit(CREATE)?;
+        make_dir(&args.dir)?;
+        let held = hold(&args.dir)?;
+        if let Some(url) = &args.nats {
+            answers(url).await?;
+        }
         stop_left_behind(&args.dir, output).await;
         let plan = Plan::of(args)?;
         plan.write(args)?;
+        if let Some(kept) = plan.beyond(args) {
+            output.note(&format!(
+                "kept from before: {kept}; an empty --dir starts a smaller network"
+            ));
+        }
         let dir = &args.dir;
         let logs = dir.join("logs");
         let nats = match &args.nats {
@@ -97,6 +112,7 @@ impl Network {
             mirrors,
             consistency,
             args: args.clone(),
+            _held: held,
         };
         match ready {
             Ok(()) => Ok(network),
@@ -144,8 +160,8 @@ impl Network {
     fn describe(&self, output: &Output) {
         let dir = &self.args.dir;
         output.line(&format!(
-            "{BOLD}network of {} mirrors is up{BOLD:#} in {}",
-            self.mirrors.len(),
+            "{BOLD}network of {} is up{BOLD:#} in {}",
+            count(self.mirrors.len() as u64, "mirror"),
             dir.display()
         ));
         for mirror in &self.plan.mirrors {
@@ -245,6 +261,51 @@ impl Network {
             tracing::warn!(%error, "nats-server did not stop cleanly");
         }
         remove(&self.args.dir.join("local.json"));
+    }
+}
+
+/// Takes the folder for this process; two networks in one folder would end each other.
+fn hold(dir: &Path) -> Result<File, Failure> {
+    let path = dir.join("up.lock");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path);
+    let mut file = file.or_exit(CREATE)?;
+    match file.try_lock() {
+        Ok(()) => {
+            file.set_len(0).or_exit(CREATE)?;
+            write!(file, "{}", std::process::id()).or_exit(CREATE)?;
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            file.read_to_string(&mut pid).or_exit(CREATE)?;
+            let text = format!(
+                "the network in {} runs already (process {pid}): stop that one first, or choose another --dir",
+                dir.display()
+            );
+            Err(Failure::text(AGAIN, text))
+        }
+        Err(TryLockError::Error(error)) => Err(error).or_exit(CREATE),
+    }
+}
+
+/// A server that is not there is said at once, not after every service has waited for it.
+async fn answers(url: &str) -> Result<(), Failure> {
+    let connected = tokio::time::timeout(NATS_TIMEOUT, async_nats::connect(url)).await;
+    match connected {
+        Ok(Ok(_client)) => Ok(()),
+        Ok(Err(error)) => Err(Failure::new(
+            DOWN,
+            anyhow::Error::new(error).context(format!("nats-server does not answer on {url}")),
+        )),
+        Err(_elapsed) => Err(Failure::text(
+            DOWN,
+            format!("nats-server does not answer on {url}"),
+        )),
     }
 }
 
