@@ -173,13 +173,10 @@ fn in_neither(gone: &[String], removed: u64, tree: &Path) -> String {
         ""
     };
     format!(
-        "of the listed paths {} not in {} ({}{more}), and {removed} removed: the others were in no build; \
-         paths are relative to the tree, one a line",
-        match gone.len() {
-            1 => "1 is".to_owned(),
-            many => format!("{many} are"),
-        },
+        "not in {}: {} of --changed ({}{more}), and only {removed} of them removed anything; \
+         are the paths relative to the tree, one a line?",
         tree.display(),
+        count(gone.len() as u64, "path"),
         shown.join(", "),
     )
 }
