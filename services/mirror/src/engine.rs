@@ -5,7 +5,10 @@
 //! costs time, never content.
 
 mod mailbox;
+mod orders;
 mod perform;
+mod persist;
+mod receive;
 mod slot;
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,14 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mirrorlog_core::id::{Build, ChannelId, Lane};
-use mirrorlog_core::mirror::{Channel, Input, Policy, Retracted, Target};
-use mirrorlog_core::statement::{Head, Order, OrderOutcome, Snapshot, retractions_digest};
+use mirrorlog_core::mirror::{Channel, Input, Policy};
+use mirrorlog_core::statement::{Head, Order, OrderOutcome};
 use mirrorlog_core::time::Timestamp;
 use runtime::log::{AckHandle, StreamIdentity};
 use runtime::state::Write;
 use tokio_util::sync::CancellationToken;
 use wire::Signed;
-use wire::event::Opened;
 use wire::state::Cursor;
 
 pub(crate) use self::mailbox::Mailbox;
@@ -96,8 +98,6 @@ pub(crate) enum Message {
 
 /// Pause between two ticks.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
-/// Pause before a failed write of control state is tried again.
-const PERSIST_RETRY: Duration = Duration::from_secs(1);
 
 impl Message {
     /// The lane that waits for this, if one does.
@@ -289,243 +289,6 @@ impl Engine {
         }
     }
 
-    async fn on_event(&mut self, arrived: Arrived) {
-        let Arrived {
-            lane,
-            position,
-            opened,
-            signed,
-            head,
-            delta,
-            ack,
-            span,
-        } = arrived;
-        let channel = match &opened {
-            Opened::Snapshot(snapshot) => snapshot.channel.clone(),
-            Opened::Retraction(retraction) => retraction.channel.clone(),
-        };
-        // The head first: it allows the build that comes with it to be adopted.
-        if let Some((signed, head)) = head {
-            self.on_head(signed, &head, vec![]).await;
-        }
-        // Only now: the cursor must not be written before what it passes has been stepped.
-        self.take_position(lane, position);
-        self.acks.insert((lane, position.sequence), ack);
-        match opened {
-            Opened::Snapshot(snapshot) => {
-                span.in_scope(|| tracing::info!(build = %snapshot.build, "a build was announced"));
-                let slot = self.slot(&channel);
-                slot.deltas.insert(snapshot.build, delta);
-                slot.spans.insert(snapshot.build, span);
-                self.on_snapshot(signed, &snapshot, Some((lane, position.sequence)))
-                    .await;
-            }
-            Opened::Retraction(retraction) => {
-                let event = Some((lane, position.sequence));
-                self.on_retraction(signed, &retraction, event).await;
-            }
-        }
-    }
-
-    async fn on_snapshot(
-        &mut self,
-        signed: Signed,
-        snapshot: &Snapshot,
-        event: Option<(Lane, u64)>,
-    ) {
-        let channel = snapshot.channel.clone();
-        let lane = event.map_or(snapshot.lane, |(lane, _)| lane);
-        let target = target_of(snapshot);
-        let writes = self.remember(signed, snapshot).await;
-        let sequence = event.map(|(_, sequence)| sequence);
-        self.step(
-            &channel,
-            Input::Snapshot {
-                target,
-                lane,
-                sequence,
-            },
-            writes,
-        )
-        .await;
-        if self.slot(&channel).is_crowded() {
-            self.forget_old(&channel).await;
-        }
-    }
-
-    /// Keeps a signed snapshot, but never in place of another one: that is a fork.
-    async fn remember(&mut self, signed: Signed, snapshot: &Snapshot) -> Vec<Write> {
-        let slot = self.slot(&snapshot.channel);
-        match slot.snapshots.get(&snapshot.build) {
-            Some((_, known)) if known.root != snapshot.root => {
-                let fork = Input::Fork {
-                    build: snapshot.build,
-                    first: known.root,
-                    second: snapshot.root,
-                };
-                self.step(&snapshot.channel, fork, Vec::new()).await;
-                Vec::new()
-            }
-            Some(_) => Vec::new(),
-            None => {
-                let key = Key::Snapshot(snapshot.channel.clone(), snapshot.build).encode();
-                let write = Write::Put(key, signed.encode());
-                slot.snapshots
-                    .insert(snapshot.build, (signed, snapshot.clone()));
-                vec![write]
-            }
-        }
-    }
-
-    async fn on_lacks(&mut self, id: &ChannelId, build: Build, missing: Missing) {
-        let slot = self.slot(id);
-        let lanes = Lane::ALL.into_iter().filter(|lane| {
-            let sync = slot.channel.lane(*lane).sync;
-            sync.is_some_and(|sync| sync.target.build == build)
-        });
-        let lanes: Vec<Lane> = lanes.collect();
-        let missing_bytes = missing.bytes;
-        slot.missing.insert(build, missing);
-        for lane in lanes {
-            let planned = Input::Planned {
-                lane,
-                build,
-                missing_bytes,
-            };
-            self.step(id, planned, Vec::new()).await;
-        }
-        self.report(id);
-    }
-
-    async fn on_retraction(
-        &mut self,
-        signed: Signed,
-        retraction: &mirrorlog_core::statement::Retraction,
-        event: Option<(Lane, u64)>,
-    ) {
-        let channel = retraction.channel.clone();
-        let key = Key::Retraction(channel.clone(), retraction.sequence).encode();
-        let write = Write::Put(key, signed.encode());
-        self.slot(&channel)
-            .retractions
-            .insert(retraction.sequence, signed.digest());
-        let input = Input::Retraction {
-            number: retraction.sequence,
-            retracted: Retracted {
-                first: retraction.first,
-                last: retraction.last,
-                reason: retraction.reason.clone(),
-            },
-            created: retraction.created,
-            event,
-        };
-        self.step(&channel, input, vec![write]).await;
-    }
-
-    async fn on_head(&mut self, signed: Signed, head: &Head, mut writes: Vec<Write>) {
-        let channel = head.channel.clone();
-        let slot = self.slot(&channel);
-        if slot
-            .channel
-            .head
-            .is_some_and(|seen| head.issued <= seen.issued)
-        {
-            return;
-        }
-        writes.push(Write::Put(
-            Key::Head(channel.clone()).encode(),
-            signed.encode(),
-        ));
-        slot.head = Some(signed);
-        let seen = mirrorlog_core::mirror::HeadSeen {
-            build: head.build,
-            root: head.root,
-            retractions: head.retractions,
-            issued: head.issued,
-            expires: head.expires,
-        };
-        self.step(&channel, Input::Head(seen), writes).await;
-        self.serve(&channel);
-        self.ask_for_retractions(&channel);
-    }
-
-    /// Asks the journal when the head counts retractions that are not known here.
-    pub(super) fn ask_for_retractions(&mut self, channel: &ChannelId) {
-        let slot = self.slot(channel);
-        let Some(head) = slot.channel.head else {
-            return;
-        };
-        if retractions_digest(slot.retractions.values().copied()) != head.retractions {
-            self.ask_journal(channel, head.build);
-        }
-    }
-
-    async fn on_journal(&mut self, channel: &ChannelId, answer: Option<Box<Answer>>) {
-        if let Some(slot) = self.slots.get_mut(channel) {
-            slot.asking = None;
-            slot.asked = Some(tokio::time::Instant::now());
-        }
-        let Some(answer) = answer else { return };
-        for (signed, retraction) in answer.retractions {
-            if !self
-                .slot(channel)
-                .retractions
-                .contains_key(&retraction.sequence)
-            {
-                self.on_retraction(signed, &retraction, None).await;
-            }
-        }
-        if let Some((signed, head)) = answer.head {
-            self.on_head(signed, &head, Vec::new()).await;
-        }
-        // The newest first: a mirror any number of builds behind goes straight to its target, and passes
-        // over what is older. Known ones too: a passed-over build counts again when a newer is taken back.
-        for (signed, snapshot) in answer.snapshots.into_iter().rev() {
-            let target = target_of(&snapshot);
-            let slot = self.slot(channel);
-            let known = slot.snapshots.get(&snapshot.build);
-            let forked = known.is_some_and(|(_, known)| known.root != snapshot.root);
-            if forked || !slot.channel.is_settled(snapshot.lane, &target) {
-                self.on_snapshot(signed, &snapshot, None).await;
-            }
-        }
-    }
-
-    async fn on_stream_changed(&mut self, lane: Lane, stream: StreamIdentity) {
-        tracing::warn!(%lane, "the log was made anew; replaying it from its start");
-        self.reset_cursor(lane, stream);
-        self.persist_cursors().await;
-    }
-
-    fn reset_cursor(&mut self, lane: Lane, stream: StreamIdentity) {
-        let stream_created_ns = i64::try_from(stream.0).unwrap_or(i64::MAX);
-        self.cursors.insert(
-            lane,
-            Cursor {
-                stream_created_ns,
-                delivered: 0,
-            },
-        );
-        self.acks.retain(|(of, _), _| *of != lane);
-        for slot in self.slots.values_mut() {
-            slot.channel.forget_open(lane);
-        }
-    }
-
-    fn take_position(&mut self, lane: Lane, position: runtime::log::Position) {
-        let stream_created_ns = i64::try_from(position.stream.0).unwrap_or(i64::MAX);
-        let known = self
-            .cursors
-            .get(&lane)
-            .map(|cursor| cursor.stream_created_ns);
-        if known.is_some_and(|known| known != stream_created_ns) {
-            self.reset_cursor(lane, position.stream);
-        }
-        let cursor = self.cursors.entry(lane).or_default();
-        cursor.stream_created_ns = stream_created_ns;
-        cursor.delivered = cursor.delivered.max(position.sequence);
-    }
-
     /// Receive, step, persist, perform.
     pub(super) async fn step(&mut self, id: &ChannelId, input: Input, writes: Vec<Write>) {
         let now = runtime::boot::now();
@@ -567,79 +330,9 @@ impl Engine {
         }
     }
 
-    /// One atomic, durable write of a channel's state, of `writes` and of the cursors that moved.
-    async fn persist(&mut self, id: &ChannelId, mut writes: Vec<Write>) {
-        let parts = Arc::clone(&self.parts);
-        let slot = self.slot(id);
-        parts
-            .coming
-            .set(id, slot.targets().map(|target| target.root).collect());
-        parts.metrics.told(id, slot);
-        let bytes = wire::state::encode_channel(&slot.channel);
-        if slot.stored != bytes {
-            writes.push(Write::Put(Key::Channel(id.clone()).encode(), bytes.clone()));
-            slot.stored = bytes;
-        }
-        self.commit(writes).await;
-    }
-
-    /// The same for all channels at once: what an end of the log means for them goes with its cursor.
-    pub(super) async fn persist_cursors(&mut self) {
-        let mut writes = Vec::new();
-        for (id, slot) in &mut self.slots {
-            let bytes = wire::state::encode_channel(&slot.channel);
-            if slot.stored != bytes {
-                writes.push(Write::Put(Key::Channel(id.clone()).encode(), bytes.clone()));
-                slot.stored = bytes;
-            }
-        }
-        self.commit(writes).await;
-    }
-
-    async fn commit(&mut self, mut writes: Vec<Write>) {
-        for (lane, cursor) in &self.cursors {
-            if self.parts.stored_cursors.lock().await.get(lane) != Some(cursor) {
-                writes.push(Write::Put(Key::Cursor(*lane).encode(), cursor.encode()));
-            }
-        }
-        if writes.is_empty() {
-            return;
-        }
-        loop {
-            let control = Arc::clone(&self.parts.control);
-            let batch = writes.clone();
-            let done = tokio::task::spawn_blocking(move || control.commit(&batch)).await;
-            match done {
-                Ok(Ok(())) => break,
-                Ok(Err(error)) => {
-                    let error = crate::inbox::chain(&error);
-                    tracing::error!(
-                        error,
-                        "control state cannot be written; nothing moves until it can"
-                    );
-                }
-                Err(error) => tracing::error!(%error, "writing control state was interrupted"),
-            }
-            if self.stop.is_cancelled() {
-                return;
-            }
-            tokio::time::sleep(PERSIST_RETRY).await;
-        }
-        *self.parts.stored_cursors.lock().await = self.cursors.clone();
-    }
-
     pub(super) fn slot(&mut self, id: &ChannelId) -> &mut Slot {
         self.slots
             .entry(id.clone())
             .or_insert_with(|| Slot::new(Channel::new(id.clone())))
-    }
-}
-
-fn target_of(snapshot: &Snapshot) -> Target {
-    Target {
-        build: snapshot.build,
-        base: snapshot.base,
-        root: snapshot.root,
-        created: snapshot.created,
     }
 }

@@ -302,7 +302,9 @@ impl Job<'_> {
             &channel.siblings,
             &mut faults,
         )?;
-        if !request.allow_retracted {
+        // What the head has already was admitted when it was published.
+        let at_head = channel.head.is_some_and(|(_, head)| head == *view.root);
+        if !request.allow_retracted && !at_head {
             retracted::check(view, channel, &mut faults)?;
         }
         Ok(faults)

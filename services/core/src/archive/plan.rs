@@ -69,7 +69,7 @@ pub enum Refusal {
         newest: Option<Build>,
     },
     /// Nothing in the range is left to take back.
-    #[error("builds {first}-{last} were retracted before")]
+    #[error("all of builds {first} to {last} is retracted already")]
     AlreadyRetracted {
         /// First build of the range.
         first: Build,

@@ -1,10 +1,14 @@
 //! SIGINT and SIGTERM.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Exit code when a second signal cuts the clean stop short: 128 + SIGINT, as shells count.
 const EXIT_AT_ONCE: i32 = 130;
+/// Signals within this time count as one.
+const ONE_WISH: Duration = Duration::from_secs(1);
 
 /// Turns the first SIGINT or SIGTERM into a cancelled token that tasks wait on; the second exits at once.
 /// Has to be called inside a Tokio runtime.
@@ -28,7 +32,14 @@ async fn watch(token: CancellationToken, mut interrupt: Signal, mut terminate: S
     let name = next(&mut interrupt, &mut terminate).await;
     tracing::info!(signal = name, "stopping; once more stops at once");
     token.cancel();
-    let name = next(&mut interrupt, &mut terminate).await;
+    let stopping = tokio::time::Instant::now();
+    // A supervisor or a terminal may deliver one wish to stop more than once within a moment.
+    let name = loop {
+        let name = next(&mut interrupt, &mut terminate).await;
+        if stopping.elapsed() >= ONE_WISH {
+            break name;
+        }
+    };
     tracing::warn!(signal = name, "stopped at once");
     std::process::exit(EXIT_AT_ONCE);
 }

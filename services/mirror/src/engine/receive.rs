@@ -1,0 +1,264 @@
+//! What the log, the heads and the journal bring, turned into inputs of the core.
+
+use mirrorlog_core::id::{Build, ChannelId, Lane};
+use mirrorlog_core::mirror::{Input, Retracted, Target};
+use mirrorlog_core::statement::{Head, Snapshot, retractions_digest};
+use runtime::log::StreamIdentity;
+use runtime::state::Write;
+use wire::Signed;
+use wire::event::Opened;
+use wire::state::Cursor;
+
+use super::Engine;
+use crate::inbox::Arrived;
+use crate::journal::Answer;
+use crate::state::Key;
+use crate::sync::Missing;
+
+impl Engine {
+    pub(super) async fn on_event(&mut self, arrived: Arrived) {
+        let Arrived {
+            lane,
+            position,
+            opened,
+            signed,
+            head,
+            delta,
+            ack,
+            span,
+        } = arrived;
+        let channel = match &opened {
+            Opened::Snapshot(snapshot) => snapshot.channel.clone(),
+            Opened::Retraction(retraction) => retraction.channel.clone(),
+        };
+        // The head first: it allows the build that comes with it to be adopted.
+        if let Some((signed, head)) = head {
+            self.on_head(signed, &head, vec![]).await;
+        }
+        // Only now: the cursor must not be written before what it passes has been stepped.
+        self.take_position(lane, position);
+        self.acks.insert((lane, position.sequence), ack);
+        match opened {
+            Opened::Snapshot(snapshot) => {
+                span.in_scope(|| tracing::info!(build = %snapshot.build, "a build was announced"));
+                let slot = self.slot(&channel);
+                slot.deltas.insert(snapshot.build, delta);
+                slot.spans.insert(snapshot.build, span);
+                self.on_snapshot(signed, &snapshot, Some((lane, position.sequence)))
+                    .await;
+            }
+            Opened::Retraction(retraction) => {
+                let event = Some((lane, position.sequence));
+                self.on_retraction(signed, &retraction, event).await;
+            }
+        }
+    }
+
+    pub(super) async fn on_snapshot(
+        &mut self,
+        signed: Signed,
+        snapshot: &Snapshot,
+        event: Option<(Lane, u64)>,
+    ) {
+        let channel = snapshot.channel.clone();
+        let lane = event.map_or(snapshot.lane, |(lane, _)| lane);
+        let target = target_of(snapshot);
+        let writes = self.remember(signed, snapshot).await;
+        let sequence = event.map(|(_, sequence)| sequence);
+        self.step(
+            &channel,
+            Input::Snapshot {
+                target,
+                lane,
+                sequence,
+            },
+            writes,
+        )
+        .await;
+        if self.slot(&channel).is_crowded() {
+            self.forget_old(&channel).await;
+        }
+    }
+
+    /// Keeps a signed snapshot, but never in place of another one: that is a fork.
+    pub(super) async fn remember(&mut self, signed: Signed, snapshot: &Snapshot) -> Vec<Write> {
+        let slot = self.slot(&snapshot.channel);
+        match slot.snapshots.get(&snapshot.build) {
+            Some((_, known)) if known.root != snapshot.root => {
+                let fork = Input::Fork {
+                    build: snapshot.build,
+                    first: known.root,
+                    second: snapshot.root,
+                };
+                self.step(&snapshot.channel, fork, Vec::new()).await;
+                Vec::new()
+            }
+            Some(_) => Vec::new(),
+            None => {
+                let key = Key::Snapshot(snapshot.channel.clone(), snapshot.build).encode();
+                let write = Write::Put(key, signed.encode());
+                slot.snapshots
+                    .insert(snapshot.build, (signed, snapshot.clone()));
+                vec![write]
+            }
+        }
+    }
+
+    pub(super) async fn on_lacks(&mut self, id: &ChannelId, build: Build, missing: Missing) {
+        let slot = self.slot(id);
+        let lanes = Lane::ALL.into_iter().filter(|lane| {
+            let sync = slot.channel.lane(*lane).sync;
+            sync.is_some_and(|sync| sync.target.build == build)
+        });
+        let lanes: Vec<Lane> = lanes.collect();
+        let missing_bytes = missing.bytes;
+        slot.missing.insert(build, missing);
+        for lane in lanes {
+            let planned = Input::Planned {
+                lane,
+                build,
+                missing_bytes,
+            };
+            self.step(id, planned, Vec::new()).await;
+        }
+        self.report(id);
+    }
+
+    pub(super) async fn on_retraction(
+        &mut self,
+        signed: Signed,
+        retraction: &mirrorlog_core::statement::Retraction,
+        event: Option<(Lane, u64)>,
+    ) {
+        let channel = retraction.channel.clone();
+        let key = Key::Retraction(channel.clone(), retraction.sequence).encode();
+        let write = Write::Put(key, signed.encode());
+        self.slot(&channel)
+            .retractions
+            .insert(retraction.sequence, signed.digest());
+        let input = Input::Retraction {
+            number: retraction.sequence,
+            retracted: Retracted {
+                first: retraction.first,
+                last: retraction.last,
+                reason: retraction.reason.clone(),
+            },
+            created: retraction.created,
+            event,
+        };
+        self.step(&channel, input, vec![write]).await;
+    }
+
+    pub(super) async fn on_head(&mut self, signed: Signed, head: &Head, mut writes: Vec<Write>) {
+        let channel = head.channel.clone();
+        let slot = self.slot(&channel);
+        if slot
+            .channel
+            .head
+            .is_some_and(|seen| head.issued <= seen.issued)
+        {
+            return;
+        }
+        writes.push(Write::Put(
+            Key::Head(channel.clone()).encode(),
+            signed.encode(),
+        ));
+        slot.head = Some(signed);
+        let seen = mirrorlog_core::mirror::HeadSeen {
+            build: head.build,
+            root: head.root,
+            retractions: head.retractions,
+            issued: head.issued,
+            expires: head.expires,
+        };
+        self.step(&channel, Input::Head(seen), writes).await;
+        self.serve(&channel);
+        self.ask_for_retractions(&channel);
+    }
+
+    /// Asks the journal when the head counts retractions that are not known here.
+    pub(super) fn ask_for_retractions(&mut self, channel: &ChannelId) {
+        let slot = self.slot(channel);
+        let Some(head) = slot.channel.head else {
+            return;
+        };
+        if retractions_digest(slot.retractions.values().copied()) != head.retractions {
+            self.ask_journal(channel, head.build);
+        }
+    }
+
+    pub(super) async fn on_journal(&mut self, channel: &ChannelId, answer: Option<Box<Answer>>) {
+        if let Some(slot) = self.slots.get_mut(channel) {
+            slot.asking = None;
+            slot.asked = Some(tokio::time::Instant::now());
+        }
+        let Some(answer) = answer else { return };
+        for (signed, retraction) in answer.retractions {
+            if !self
+                .slot(channel)
+                .retractions
+                .contains_key(&retraction.sequence)
+            {
+                self.on_retraction(signed, &retraction, None).await;
+            }
+        }
+        if let Some((signed, head)) = answer.head {
+            self.on_head(signed, &head, Vec::new()).await;
+        }
+        // The newest first: a mirror any number of builds behind goes straight to its target, and passes
+        // over what is older. Known ones too: a passed-over build counts again when a newer is taken back.
+        for (signed, snapshot) in answer.snapshots.into_iter().rev() {
+            let target = target_of(&snapshot);
+            let slot = self.slot(channel);
+            let known = slot.snapshots.get(&snapshot.build);
+            let forked = known.is_some_and(|(_, known)| known.root != snapshot.root);
+            if forked || !slot.channel.is_settled(snapshot.lane, &target) {
+                self.on_snapshot(signed, &snapshot, None).await;
+            }
+        }
+    }
+
+    pub(super) async fn on_stream_changed(&mut self, lane: Lane, stream: StreamIdentity) {
+        tracing::warn!(%lane, "the log was made anew; replaying it from its start");
+        self.reset_cursor(lane, stream);
+        self.persist_cursors().await;
+    }
+
+    pub(super) fn reset_cursor(&mut self, lane: Lane, stream: StreamIdentity) {
+        let stream_created_ns = i64::try_from(stream.0).unwrap_or(i64::MAX);
+        self.cursors.insert(
+            lane,
+            Cursor {
+                stream_created_ns,
+                delivered: 0,
+            },
+        );
+        self.acks.retain(|(of, _), _| *of != lane);
+        for slot in self.slots.values_mut() {
+            slot.channel.forget_open(lane);
+        }
+    }
+
+    pub(super) fn take_position(&mut self, lane: Lane, position: runtime::log::Position) {
+        let stream_created_ns = i64::try_from(position.stream.0).unwrap_or(i64::MAX);
+        let known = self
+            .cursors
+            .get(&lane)
+            .map(|cursor| cursor.stream_created_ns);
+        if known.is_some_and(|known| known != stream_created_ns) {
+            self.reset_cursor(lane, position.stream);
+        }
+        let cursor = self.cursors.entry(lane).or_default();
+        cursor.stream_created_ns = stream_created_ns;
+        cursor.delivered = cursor.delivered.max(position.sequence);
+    }
+}
+
+fn target_of(snapshot: &Snapshot) -> Target {
+    Target {
+        build: snapshot.build,
+        base: snapshot.base,
+        root: snapshot.root,
+        created: snapshot.created,
+    }
+}
