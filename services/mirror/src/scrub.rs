@@ -106,6 +106,14 @@ pub(crate) async fn verify(
     builds: &[(ChannelId, Target)],
     stop: &CancellationToken,
 ) -> OrderOutcome {
+    if builds.is_empty() {
+        let text = "no such build is held here".to_owned();
+        return OrderOutcome {
+            id,
+            ok: false,
+            text,
+        };
+    }
     let (mut checked, mut faults, mut lines) = (0, 0, Vec::new());
     let mut known = None;
     for (channel, target) in builds {

@@ -81,6 +81,8 @@ impl Engine {
         outcome: OrderOutcome,
     ) {
         let ids: Vec<ChannelId> = self.slots.keys().cloned().collect();
+        // An order about a channel that is not carried here is answered on all of them.
+        let channel = channel.filter(|channel| self.slots.contains_key(channel));
         for id in ids {
             if channel.as_ref().is_none_or(|channel| *channel == id) {
                 self.outcomes.push(outcome.clone());
