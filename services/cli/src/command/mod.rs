@@ -6,6 +6,7 @@ mod init;
 mod inspect;
 mod key;
 mod order;
+mod progress;
 mod publish;
 mod retract;
 mod serve;

@@ -5,16 +5,14 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use archive::publish::{
-    Moment, Outcome, Phase, Progress, PublishConfig, PublishError, PublishRequest,
-};
-use indicatif::{ProgressBar, ProgressStyle};
+use archive::publish::{Outcome, PublishConfig, PublishError, PublishRequest};
 use mirrorlog_core::id::{Build, ChannelId, Lane, MirrorId};
 use mirrorlog_core::statement::{Notice, VerdictState};
 use serde_json::json;
 use wire::v1;
 
 use super::ask::Archive;
+use super::progress::{Bar, Waiting};
 use crate::args::{PublishArgs, Wait};
 use crate::failure::{AGAIN, DATA, Failure, IO, OrExit as _};
 use crate::output::{BAD, BOLD, GOOD, Output, bytes, count, plain};
@@ -30,7 +28,7 @@ pub(crate) async fn run(config: &Path, args: PublishArgs, output: &Output) -> Re
     let publish = publish_config(&settings, &args.channel)?;
     let request = request(&args)?;
     let gone = gone(&request);
-    let bar = Bar::new(output);
+    let bar = Bar::new(output, expected(config, &args, output).await);
     let published = archive::publish::publish(&publish, request, &bar).await;
     bar.end();
     let outcome = match published {
@@ -48,8 +46,11 @@ pub(crate) async fn run(config: &Path, args: PublishArgs, output: &Output) -> Re
         let waiting = Instant::now();
         let archive = Archive::open(config).await?;
         let timeout = Duration::from_secs(args.timeout);
+        let watched = Waiting::show(&archive, &args.channel, output).await;
         let waited =
-            await_complete(&archive, &args.channel, build, wait, timeout, begun, output).await?;
+            await_complete(&archive, &args.channel, build, wait, timeout, begun, output).await;
+        watched.end();
+        let waited = waited?;
         document["seconds"]["wait"] = json!(waiting.elapsed().as_secs_f64());
         document["complete"] = waited
             .complete
@@ -90,6 +91,16 @@ pub(crate) async fn run(config: &Path, args: PublishArgs, output: &Output) -> Re
             Err(Failure::text(AGAIN, text))
         }
     }
+}
+
+/// How many entries the head has: about as many will be scanned. Only asked for a terminal's bar.
+async fn expected(config: &Path, args: &PublishArgs, output: &Output) -> Option<u64> {
+    if !output.bars() || args.changed.is_some() {
+        return None;
+    }
+    let mut archive = Archive::open(config).await.ok()?;
+    let (_, head) = archive.build_or_head(&args.channel, None).await.ok()?;
+    Some(head.entries)
 }
 
 /// What a publisher takes from the archive's configuration.
@@ -362,57 +373,5 @@ fn is_enough(wait: Wait, mirrors: usize, complete: usize) -> bool {
         Wait::All => mirrors > 0 && complete >= mirrors,
         Wait::Quorum => mirrors > 0 && complete > mirrors / 2,
         Wait::Count(count) => complete >= count,
-    }
-}
-
-/// A progress bar on a terminal, silence elsewhere.
-pub(crate) struct Bar(Option<ProgressBar>);
-
-impl Bar {
-    pub(crate) fn new(output: &Output) -> Self {
-        Self(output.bars().then(|| {
-            let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
-                bar.set_style(style);
-            }
-            bar.enable_steady_tick(Duration::from_millis(100));
-            bar
-        }))
-    }
-
-    pub(crate) fn end(&self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-impl Progress for Bar {
-    fn moment(&self, moment: &Moment) {
-        let Some(bar) = &self.0 else { return };
-        let what = match moment.phase {
-            Phase::Describe => "asking the archive",
-            Phase::Scan => "scanning",
-            Phase::Validate => "checking",
-            Phase::Commit => "publishing",
-        };
-        let elapsed = bar.elapsed().as_secs_f64().max(0.001);
-        let rate = bytes((moment.bytes_read as f64 / elapsed) as u64);
-        let read = bytes(moment.bytes_read);
-        let Moment {
-            entries,
-            files_read,
-            ..
-        } = moment;
-        bar.set_message(format!(
-            "{what}: {entries} entries, {files_read} files read ({read}, {rate}/s)"
-        ));
-    }
-
-    fn note(&self, text: &str) {
-        match &self.0 {
-            Some(bar) => bar.println(text),
-            None => tracing::info!("{text}"),
-        }
     }
 }

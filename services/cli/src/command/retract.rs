@@ -9,7 +9,8 @@ use serde_json::json;
 use wire::v1;
 
 use super::ask::Archive;
-use super::publish::{Bar, publish_config, refused};
+use super::progress::Bar;
+use super::publish::{publish_config, refused};
 use crate::args::RetractArgs;
 use crate::failure::{Failure, USAGE};
 use crate::output::{BOLD, Output};
@@ -40,7 +41,7 @@ pub(crate) async fn run(config: &Path, args: RetractArgs, output: &Output) -> Re
                 lane: mirrorlog_core::id::Lane::Priority,
                 ..PublishRequest::new(args.channel.clone(), PathBuf::from(tree))
             };
-            let bar = Bar::new(output);
+            let bar = Bar::new(output, None);
             let staged = archive::publish::stage(&settings, request, &bar).await;
             bar.end();
             let (commit, held) = staged.map_err(|error| refused(error, output))?;
