@@ -78,16 +78,25 @@ impl Progress for Bar {
 }
 
 /// Mirrors that are waited for: what each still does, and how fast.
-pub(crate) struct Waiting(Option<(ProgressBar, JoinHandle<()>)>);
+pub(crate) struct Waiting {
+    shown: Option<(ProgressBar, JoinHandle<()>)>,
+    output: Output,
+}
 
 impl Waiting {
     /// Looks at the consistency service's status as long as it lives.
     pub(crate) async fn show(archive: &Archive, channel: &ChannelId, output: &Output) -> Self {
         if !output.bars() {
-            return Self(None);
+            return Self {
+                shown: None,
+                output: *output,
+            };
         }
         let Ok(mut consistency) = archive.consistency().await else {
-            return Self(None);
+            return Self {
+                shown: None,
+                output: *output,
+            };
         };
         let bar = spinner("{spinner} {msg} {elapsed}", None);
         let (shown, channel) = (bar.clone(), channel.to_string());
@@ -102,11 +111,22 @@ impl Waiting {
                 tokio::time::sleep(LOOK).await;
             }
         });
-        Self(Some((bar, looking)))
+        Self {
+            shown: Some((bar, looking)),
+            output: *output,
+        }
+    }
+
+    /// A line for people, above the bar.
+    pub(crate) fn note(&self, text: &str) {
+        match &self.shown {
+            Some((bar, _)) => bar.suspend(|| self.output.note(text)),
+            None => self.output.note(text),
+        }
     }
 
     pub(crate) fn end(self) {
-        if let Some((bar, looking)) = self.0 {
+        if let Some((bar, looking)) = self.shown {
             looking.abort();
             bar.finish_and_clear();
         }

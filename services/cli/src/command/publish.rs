@@ -47,8 +47,16 @@ pub(crate) async fn run(config: &Path, args: PublishArgs, output: &Output) -> Re
         let archive = Archive::open(config).await?;
         let timeout = Duration::from_secs(args.timeout);
         let watched = Waiting::show(&archive, &args.channel, output).await;
-        let waited =
-            await_complete(&archive, &args.channel, build, wait, timeout, begun, output).await;
+        let waited = await_complete(
+            &archive,
+            &args.channel,
+            build,
+            wait,
+            timeout,
+            begun,
+            &watched,
+        )
+        .await;
         watched.end();
         let waited = waited?;
         document["seconds"]["wait"] = json!(waiting.elapsed().as_secs_f64());
@@ -258,7 +266,7 @@ async fn await_complete(
     wait: Wait,
     timeout: Duration,
     begun: Instant,
-    output: &Output,
+    waiting: &Waiting,
 ) -> Result<Waited, Failure> {
     let deadline = Instant::now() + timeout;
     let mut said_down = false;
@@ -273,7 +281,7 @@ async fn await_complete(
             begun,
             &mut mirrors,
             &mut complete,
-            output,
+            waiting,
         );
         match tokio::time::timeout_at(deadline.into(), watched).await {
             Ok(Ok(())) => break,
@@ -285,7 +293,7 @@ async fn await_complete(
                 }
                 if !said_down {
                     said_down = true;
-                    output.note(&format!("{failure}; asking again until --timeout"));
+                    waiting.note(&format!("{failure}; asking again until --timeout"));
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
@@ -321,7 +329,7 @@ async fn watch(
     begun: Instant,
     mirrors: &mut BTreeSet<MirrorId>,
     complete: &mut BTreeMap<MirrorId, f64>,
-    output: &Output,
+    waiting: &Waiting,
 ) -> Result<(), Failure> {
     let request = v1::WatchRequest {
         channel: channel.to_string(),
@@ -348,7 +356,7 @@ async fn watch(
                 if verdict.state == VerdictState::Complete {
                     let seconds = begun.elapsed().as_secs_f64();
                     if complete.insert(verdict.mirror.clone(), seconds).is_none() {
-                        output.note(&format!(
+                        waiting.note(&format!(
                             "{GOOD}complete{GOOD:#} on {} after {seconds:.2} s",
                             verdict.mirror
                         ));
