@@ -76,6 +76,9 @@ struct World {
     history: History,
     note: Note,
     counted: Option<(u64, u64)>,
+    /// Of the process that wrote the counter last, and of the one that runs: no two have the same.
+    counted_epoch: u64,
+    epoch: u64,
     clock: i64,
     log: Vec<Said>,
     copies: Vec<(History, Note)>,
@@ -89,6 +92,13 @@ enum Said {
 }
 
 impl World {
+    fn new() -> Self {
+        Self {
+            epoch: 1,
+            ..Self::default()
+        }
+    }
+
     fn now(&mut self) -> Timestamp {
         self.clock += 1;
         Timestamp::from_ms(self.clock)
@@ -99,14 +109,32 @@ impl World {
             series: Series::Builds,
             journaled: self.history.newest().map_or(0, |newest| newest.build.get()),
             note: self.note,
-            counted: self.counted.map(|(builds, _)| counted(builds)),
+            counted: self.counted.map(|(builds, _)| self.counted(builds)),
             reported: self.roots.keys().next_back().map_or(0, |build| build.get()),
+        }
+    }
+
+    fn counted(&self, number: u64) -> Counted {
+        Counted {
+            epoch: self.counted_epoch,
+            number,
+        }
+    }
+
+    /// Another process runs on what lies there: it claims the counter under an epoch of its own.
+    fn restart(&mut self) {
+        self.epoch += 1;
+        if let Some((builds, _)) = self.counted {
+            self.note = self.note.claiming(&self.counted(builds), self.epoch);
+            self.counted_epoch = self.epoch;
         }
     }
 
     fn may_retract(&self) -> bool {
         let journaled = self.history.next_retraction() - 1;
-        let counted = self.counted.map(|(_, retractions)| counted(retractions));
+        let counted = self
+            .counted
+            .map(|(_, retractions)| self.counted(retractions));
         let (series, note) = (Series::Retractions, Note::default());
         let counter = Counter {
             series,
@@ -123,8 +151,11 @@ impl World {
         let counter = self.counter();
         let first = counter.next_build().ok().filter(|_| self.may_retract())?;
         let last = first.get() + count - 1;
-        self.note = self.note.reserving(counter.counted.as_ref(), 1, last);
+        self.note = self
+            .note
+            .reserving(counter.counted.as_ref(), self.epoch, last);
         self.counted = Some((last, self.history.next_retraction() - 1));
+        self.counted_epoch = self.epoch;
         Some(first)
     }
 
@@ -132,6 +163,7 @@ impl World {
         let builds = self.roots.keys().next_back().map_or(0, |build| build.get());
         let counted = self.counted.map_or(0, |(builds, _)| builds);
         self.counted = Some((builds.max(counted), self.history.next_retraction() - 1));
+        self.counted_epoch = self.epoch;
     }
 
     fn say(&mut self, planned: Planned) {
@@ -246,7 +278,10 @@ impl World {
                 };
                 self.publish(&steps, allow, None);
             }
-            Op::CrashAfterReservation => drop(self.reserve(1)),
+            Op::CrashAfterReservation => {
+                self.reserve(1);
+                self.restart();
+            }
             Op::Retract {
                 first,
                 last,
@@ -270,6 +305,7 @@ impl World {
                 self.count();
                 let index = self.copies.len().saturating_sub(back + 1);
                 (self.history, self.note) = self.copies[index].clone();
+                self.restart();
             }
             Op::Merge => self.merge(),
         }
@@ -282,14 +318,14 @@ proptest! {
     // `World::say` asserts it at each publication, over every crash and restore.
     #[test]
     fn invariant_no_build_number_gets_a_second_root(ops in prop::collection::vec(op(), 1..40)) {
-        let mut world = World::default();
+        let mut world = World::new();
         ops.into_iter().for_each(|op| world.step(op));
         world.merge();
     }
 
     #[test]
     fn invariant_builds_only_go_forward(ops in prop::collection::vec(op(), 1..40)) {
-        let mut world = World::default();
+        let mut world = World::new();
         let mut newest = None;
         for op in ops {
             let restored = matches!(op, Op::Restore(_));
@@ -308,7 +344,7 @@ proptest! {
 
     #[test]
     fn invariant_head_is_never_a_retracted_build(ops in prop::collection::vec(op(), 1..40)) {
-        let mut world = World::default();
+        let mut world = World::new();
         for op in ops {
             world.step(op);
             let history = &world.history;
