@@ -72,7 +72,12 @@ async fn a_build_is_complete_soon_after_it_is_reported() {
         .unwrap()
         .into_inner();
     assert_eq!(stream.message().await.unwrap().unwrap().mirrors, ["nz1"]);
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    until("the service knows build 2", || async {
+        let status = service.status().await;
+        let channel = status.channels.into_iter().next()?;
+        (channel.build == 2).then_some(())
+    })
+    .await;
     let both = [(1, first, Presence::All), (2, second, Presence::All)];
     let reported = Instant::now();
     network.mirrors[0].report(&log, Some(2), &both).await;
