@@ -4,7 +4,7 @@
 //! `INVALID_ARGUMENT`.
 
 use mirrorlog_core::id::MirrorId;
-use mirrorlog_core::statement::{OrderKind, RevokeReason, VerdictState};
+use mirrorlog_core::statement::{OrderKind, VerdictState};
 
 pub use crate::field::{
     build, channel, clean_text, digest, digest_to_proto, lane, lane_to_proto, layout,
@@ -64,18 +64,5 @@ pub const fn state_text(state: &VerdictState) -> &'static str {
         VerdictState::Verified => "verified",
         VerdictState::Complete => "complete",
         VerdictState::Revoked(_) => "revoked",
-    }
-}
-
-/// Why a verdict was revoked: a word that programs match, and what people need beside it.
-pub fn revoke_text(reason: &RevokeReason) -> String {
-    match reason {
-        RevokeReason::DigestMismatch { path } => format!("digest-mismatch: {path}"),
-        RevokeReason::Missing { path } => format!("missing: {path}"),
-        RevokeReason::ReportedLoss { files } => format!("reported-loss: {files} files"),
-        RevokeReason::Unreachable => "unreachable".to_owned(),
-        RevokeReason::Retracted => "retracted".to_owned(),
-        RevokeReason::Dropped => "dropped".to_owned(),
-        RevokeReason::WrongBuild => "wrong-build".to_owned(),
     }
 }

@@ -186,8 +186,8 @@ fn reason_text(reason: &Reason) -> String {
     match reason {
         Reason::Fork(build) => format!("fork: build {build} was signed with two roots"),
         Reason::NoReport => "no-report: the mirror has not reported this channel".to_owned(),
-        Reason::Revoked(reason) => rpc::revoke_text(reason),
-        Reason::Unreachable => rpc::revoke_text(&RevokeReason::Unreachable),
+        Reason::Revoked(reason) => reason.to_string(),
+        Reason::Unreachable => RevokeReason::Unreachable.to_string(),
         Reason::Stale => "stale: the mirror has not reported lately".to_owned(),
         Reason::Halted(text) => format!("halted: {text}"),
         Reason::Private => "private: the mirror has no public URL".to_owned(),

@@ -16,12 +16,10 @@
 //! | [`run`] | starts and stops all of it |
 //! | `desk` | where orders are handed in |
 //! | `work` | owns the fold; the only place that changes it |
-//! | `inbox` | log, heads, reports and verdicts: checked and turned into inputs |
-//! | `journal` | what the log lacks, from the archive |
+//! | `inbox` | reports, checked, and all that [`runtime::feed`] hears, turned into inputs |
 //! | `lease` | who leads |
 //! | `limits` | how many reports of one mirror are looked at, and how many wait |
 //! | `audit` | which files to ask for, and what came back |
-//! | `manifests` | manifest pages, from the archive or else the mirror |
 //! | `post` | signed verdicts and wanted builds on their way out |
 //! | `grpc` | `Consistency.Status` and `Consistency.Watch` |
 //! | `gauges` | metrics |
@@ -35,11 +33,8 @@ mod desk;
 mod gauges;
 mod grpc;
 mod inbox;
-mod journal;
 mod lease;
 mod limits;
-mod manifests;
-mod park;
 mod post;
 pub mod run;
 mod work;

@@ -8,10 +8,10 @@ use fetcher::client::Source;
 use mirrorlog_core::consistency::{Audience, Consistency, Member, Rules};
 use mirrorlog_core::sign::{PublicKey, TrustedKeys};
 use runtime::boot::{GrpcLimits, Health, Span, metrics, serve_grpc, serve_http};
+use runtime::feed::{Feed, Park};
 use runtime::key::{read_public, read_secret};
 use runtime::log::Log;
 use runtime::store::Store;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -24,11 +24,10 @@ use crate::desk::{Desk, Orders};
 use crate::gauges::Gauges;
 use crate::grpc::Service;
 use crate::inbox::Inbox;
-use crate::manifests::Manifests;
-use crate::park::Park;
+use crate::lease;
 use crate::post::Post;
 use crate::work::{Shelf, Work};
-use crate::{journal, lease};
+use fetcher::manifests::Manifests;
 
 /// Memory for decoded manifest pages, in bytes.
 const PAGE_CACHE_BYTES: usize = 64 * 1024 * 1024;
@@ -218,26 +217,22 @@ impl Parts<'_> {
         } else {
             format!("http://{address}")
         };
-        let gap = Arc::new(Notify::new());
-        let archive = self.keys.archive.clone();
-        tasks.spawn(journal::follow(
-            Endpoint::from_shared(url)?,
-            archive.clone(),
-            self.desk.clone(),
-            gap.clone(),
-        ));
         let mirrors = self.keys.mirrors.iter();
         let mirrors = mirrors.map(|(mirror, key)| (mirror.clone(), TrustedKeys::new([*key])));
         let inbox = Inbox {
-            log: self.log.clone(),
             desk: self.desk.clone(),
-            park,
-            archive,
-            own: TrustedKeys::new([self.keys.own.public()]),
+            park: park.clone(),
             mirrors: Arc::new(mirrors.collect()),
-            gap,
         };
-        Ok(inbox.start(tasks).await?)
+        let feed = Feed::new(
+            self.log.clone(),
+            self.desk.clone(),
+            park,
+            self.keys.archive.clone(),
+            TrustedKeys::new([self.keys.own.public()]),
+        );
+        feed.follow_journal(Endpoint::from_shared(url)?, tasks);
+        Ok(inbox.start(feed, tasks).await?)
     }
 }
 

@@ -12,6 +12,7 @@ use mirrorlog_core::id::{Build, ChannelId, Digest, MirrorId};
 use mirrorlog_core::sign::SecretKey;
 use mirrorlog_core::statement::{Snapshot, Statement, Verdict};
 use runtime::boot::{Health, now};
+use runtime::feed::Park;
 use runtime::log::Log;
 use tokio::sync::broadcast;
 use tokio::time::MissedTickBehavior;
@@ -21,9 +22,8 @@ use wire::Signed;
 use crate::audit::Auditor;
 use crate::desk::{Desk, Order, Orders, Said, Watched};
 use crate::gauges::Gauges;
-use crate::manifests::Manifests;
-use crate::park::Park;
 use crate::post::{Letter, Post};
+use fetcher::manifests::Manifests;
 use wire::causes;
 
 /// Verdicts that a slow watcher may lag behind before it starts over.

@@ -12,12 +12,15 @@
 //! | [`view`] | which part of a channel a mirror carries |
 //! | [`layout`] | what a layout promises about its paths |
 //! | [`manifest`] | which files a build is made of |
+//! | [`tree`], [`url`] | what a path leads to, in a build and in a URL |
+//! | [`channel`] | what is published in a channel |
 //! | [`archive`] | which build comes next |
 //! | [`mirror`] | what a mirror does next |
 //! | [`consistency`] | when a build is complete, and which build is wanted |
 #![warn(missing_docs)]
 
 pub mod archive;
+pub mod channel;
 pub mod consistency;
 pub mod id;
 pub mod layout;
@@ -28,4 +31,6 @@ pub mod path;
 pub mod sign;
 pub mod statement;
 pub mod time;
+pub mod tree;
+pub mod url;
 pub mod view;

@@ -1,6 +1,8 @@
 //! What is said and signed: snapshots, heads, retractions by the archive, reports by mirrors,
 //! verdicts by the consistency service, orders by operators.
 
+use std::fmt;
+
 use roaring::RoaringBitmap;
 
 use crate::id::{Build, ChannelId, Digest, Lane, MirrorId, Mount, PoolId};
@@ -217,6 +219,21 @@ pub enum RevokeReason {
     Dropped,
     /// Another build answered where this one was asked for.
     WrongBuild,
+}
+
+impl fmt::Display for RevokeReason {
+    /// A word that programs match, and what people need beside it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DigestMismatch { path } => write!(f, "digest-mismatch: {path}"),
+            Self::Missing { path } => write!(f, "missing: {path}"),
+            Self::ReportedLoss { files } => write!(f, "reported-loss: {files} files"),
+            Self::Unreachable => f.write_str("unreachable"),
+            Self::Retracted => f.write_str("retracted"),
+            Self::Dropped => f.write_str("dropped"),
+            Self::WrongBuild => f.write_str("wrong-build"),
+        }
+    }
 }
 
 /// The consistency service's word on (mirror, channel, build, view).

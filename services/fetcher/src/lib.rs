@@ -13,5 +13,6 @@
 
 pub mod client;
 pub mod limit;
+pub mod manifests;
 pub mod protocol;
 pub mod server;

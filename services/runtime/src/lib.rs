@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`log`] | NATS JetStream as mirrorlog uses it |
+//! | [`feed`] | what archive and consistency service say, verified |
 //! | [`store`] | pages and blobs as content-addressed files |
 //! | [`state`] | small control state in sled |
 //! | [`key`] | key files in signify's format |
@@ -11,6 +12,7 @@
 #![warn(missing_docs)]
 
 pub mod boot;
+pub mod feed;
 pub mod key;
 pub mod log;
 pub mod state;

@@ -1,8 +1,10 @@
 //! One mirror's URL and connections.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
+use fetcher::manifests::PageSource;
+use mirrorlog_core::id::Digest;
+use mirrorlog_core::limits::PAGE_MAX_BYTES;
 use reqwest::{Client, Response, redirect};
 use tokio::time::timeout;
 
@@ -100,7 +102,7 @@ impl Http {
     }
 
     /// A whole small answer; none when there is no such thing, or it is larger than `max_bytes`.
-    pub(crate) async fn bytes(&self, path: &str, max_bytes: usize) -> Option<Vec<u8>> {
+    pub(super) async fn bytes(&self, path: &str, max_bytes: usize) -> Option<Vec<u8>> {
         let patience = self.patience(max_bytes as u64);
         timeout(patience, self.read(path, max_bytes)).await.ok()?
     }
@@ -122,15 +124,9 @@ impl Http {
     }
 }
 
-/// Percent-encodes a manifest's path (RFC 3986: all but unreserved characters and slashes).
-pub(super) fn encode(path: &[u8]) -> String {
-    let mut encoded = String::with_capacity(path.len());
-    for &byte in path {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            write!(encoded, "%{byte:02X}").ok();
-        }
+impl PageSource for Http {
+    async fn page(&self, digest: &Digest) -> Option<Vec<u8>> {
+        self.bytes(&format!("/@/page/{digest}"), PAGE_MAX_BYTES)
+            .await
     }
-    encoded
 }

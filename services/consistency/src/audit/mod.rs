@@ -26,7 +26,7 @@ use tracing::{Instrument as _, Span};
 
 use crate::config::AuditSection;
 use crate::desk::Desk;
-use crate::manifests::Manifests;
+use fetcher::manifests::Manifests;
 use wire::causes;
 
 use budget::Budget;
@@ -197,7 +197,7 @@ impl Auditor {
         let this = self.clone();
         let work = async move {
             for root in base.into_iter().chain([root]) {
-                if let Err(error) = this.0.manifests.ensure(root, None).await {
+                if let Err(error) = this.0.manifests.ensure::<Http>(root, None).await {
                     tracing::debug!(error = causes(&error), "manifest is not here yet");
                     return;
                 }
@@ -291,7 +291,7 @@ mod tests;
 
 /// Where a file of an audit is asked for.
 fn url_path(audit: &Audit, path: &[u8]) -> String {
-    let encoded = http::encode(path);
+    let encoded = mirrorlog_core::url::encode_path(path);
     match audit.scope {
         Scope::Pinned => format!("/@/{}/{}/{encoded}", audit.channel, audit.build),
         Scope::Live => format!("{}/{encoded}", audit.mount),

@@ -8,11 +8,11 @@ use crate::path::EntryPath;
 use crate::statement::{OrderOutcome, Report, RevokeReason, VerdictState};
 use crate::time::Timestamp;
 
-use super::channel::{Channel, Known};
 use super::held::{Check, Claim, Held, Live, ReportOrder};
 use super::{
     Audit, AuditId, Depth, Effect, HELD_MAX, Leadership, Member, Rules, SUSPECTS_MAX, Scope,
 };
+use crate::channel::{Channel, Known};
 
 /// Most order outcomes kept of one mirror and channel.
 const ORDERS_MAX: usize = 16;

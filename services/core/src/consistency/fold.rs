@@ -7,9 +7,10 @@ use crate::statement::{Report, Retraction, Snapshot, Verdict};
 use crate::time::Timestamp;
 
 use super::carried::Context;
-use super::channel::{Channel, Taken};
 use super::watched::Watched;
-use super::{CHANNELS_MAX, Consistency, Effect, Input, Leadership, Member, Refusal, Rules, wanted};
+use super::{Consistency, Effect, Input, Leadership, Member, Refusal, Rules, wanted};
+use crate::channel::CHANNELS_MAX;
+use crate::channel::{Channel, Taken};
 
 impl Consistency {
     /// Knows these mirrors and nothing else yet; follows until the lease is won.

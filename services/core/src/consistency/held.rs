@@ -7,8 +7,8 @@ use crate::statement::{Presence, ReportedBuild, RevokeReason, Verdict, VerdictSt
 use crate::time::Timestamp;
 use crate::view::View;
 
-use super::channel::Known;
 use super::{AuditId, LOST_MAX, MOVED_MAX, Member, Scope, VERDICT_RENEW_MS};
+use crate::channel::Known;
 
 /// How often the time to the next attempt doubles.
 const RETRY_DOUBLINGS_MAX: u32 = 3;

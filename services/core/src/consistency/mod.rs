@@ -17,7 +17,6 @@
 //!
 //! | part | what it does |
 //! | --- | --- |
-//! | `channel` | snapshots, retractions, head, wanted builds of one channel |
 //! | `held` | one build on one mirror, and the verdict that follows from what is known of it |
 //! | `carried` | one channel on one mirror: its reports, which audits are due |
 //! | `watched` | one mirror: its reachability, its rounds |
@@ -26,7 +25,6 @@
 //! | `status` | what people see |
 
 mod carried;
-mod channel;
 mod findings;
 mod fold;
 mod held;
@@ -42,14 +40,10 @@ use crate::id::{Build, ChannelId, Digest, MirrorId, Mount, Ordinal, PoolId};
 use crate::path::EntryPath;
 use crate::statement::{Head, Report, Retraction, RevokeReason, Snapshot, Verdict};
 
-use channel::Channel;
+use crate::channel::Channel;
 pub use status::{BuildStatus, ChannelStatus, MirrorChannel, MirrorStatus, Reason, State, Status};
 use watched::Watched;
 
-/// Most channels that are followed; stops a flood of made-up names.
-pub const CHANNELS_MAX: usize = 1024;
-/// Most snapshots remembered of a channel, the newest ones.
-pub const SNAPSHOTS_MAX: usize = 4096;
 /// Most builds remembered of one mirror and channel: twice what a report may hold.
 pub const HELD_MAX: usize = 2 * crate::limits::REPORT_BUILDS_MAX;
 /// Most paths that an audit is told to look at because they were bad before.

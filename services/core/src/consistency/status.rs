@@ -7,10 +7,10 @@ use crate::statement::{OrderOutcome, RevokeReason, VerdictState};
 use crate::time::Timestamp;
 
 use super::carried::Carried;
-use super::channel::Channel;
 use super::held::{Claim, Held};
 use super::watched::Watched;
 use super::{Audience, Consistency, wanted};
+use crate::channel::Channel;
 
 /// Mirrors x channels.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use crate::id::{Build, ChannelId, MirrorId, PoolId};
 use crate::time::Timestamp;
 
-use super::channel::Channel;
 use super::watched::Watched;
 use super::{Audience, Rules};
+use crate::channel::Channel;
 
 #[derive(Default)]
 struct Count {

@@ -8,9 +8,10 @@ use crate::statement::{Report, RevokeReason, Verdict, VerdictState};
 use crate::time::Timestamp;
 
 use super::carried::{Carried, Context};
-use super::channel::Channel;
 use super::held::{Claim, Held};
-use super::{Audience, CHANNELS_MAX, Effect, Leadership, Member, Reach, Refusal, Rules, Scope};
+use super::{Audience, Effect, Leadership, Member, Reach, Refusal, Rules, Scope};
+use crate::channel::CHANNELS_MAX;
+use crate::channel::Channel;
 
 /// One mirror.
 #[derive(Clone, Debug, PartialEq)]

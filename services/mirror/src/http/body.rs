@@ -243,7 +243,7 @@ pub(super) fn redirect<'a>(
     set(
         &mut headers,
         LOCATION,
-        format!("{}/", super::asked::encode(name)),
+        format!("{}/", mirrorlog_core::url::encode(name)),
     );
     keep_header(&mut headers, Keep::Checked);
     builds_header(&mut headers, builds);

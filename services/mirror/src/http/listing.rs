@@ -20,11 +20,12 @@ use mirrorlog_core::manifest::{self, Entry, Listed};
 use runtime::store::Pages;
 
 use super::Face;
-use super::asked::encode;
+use super::Fault;
 use super::body::{Keep, builds_header, keep_header, set, unsized_body};
 use super::conditions::{Outcome, Version, judge};
 use super::refusal::Refusal;
-use super::resolve::{Fault, Place, Scope};
+use mirrorlog_core::tree::{Place, Scope};
+use mirrorlog_core::url::encode;
 
 /// A chunk ends after the line that makes it this long.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -219,7 +220,7 @@ impl Listing {
                 }
                 path.extend_from_slice(key);
                 match self.scope.place(pages, &path)? {
-                    Place::File(_, found) => Some(file(found)),
+                    Place::File(_, _, found) => Some(file(found)),
                     Place::Folder(_) => Some(Detail::Folder),
                     Place::Nothing => None,
                 }

@@ -7,14 +7,15 @@ use mirrorlog_core::layout::Layout;
 use mirrorlog_core::path::EntryPath;
 
 use super::Face;
-use super::asked::Asked;
+use super::Fault;
 use super::body::{Content, Keep, redirect};
 use super::listing::Listing;
 use super::mounts::{Mounted, mounts_below};
 use super::refusal::{Refusal, shown};
-use super::resolve::{Fault, Place, Scope};
 use super::trace::{self, Trace};
 use crate::serving::Serving;
+use mirrorlog_core::tree::{Place, Scope};
+use mirrorlog_core::url::Asked;
 
 /// Answers from the longest mount that knows the path.
 ///
@@ -75,7 +76,7 @@ impl Request<'_> {
             return content.answer(self.head, &[trace.build()]).map(Some);
         }
         match live.place(&self.face.pages, self.rest)? {
-            Place::File(index, file) if !self.asked.slash => {
+            Place::File(index, _, file) if !self.asked.slash => {
                 let tree = &live.0[index];
                 let content = Content::file(
                     self.face.pages.store(),
@@ -139,7 +140,7 @@ impl Request<'_> {
             }
             for tree in Mounted::others(id, served) {
                 let build = tree.build;
-                let Place::File(_, file) = self.in_tree(Scope(vec![tree]))? else {
+                let Place::File(_, _, file) = self.in_tree(Scope(vec![tree]))? else {
                     continue;
                 };
                 let store = self.face.pages.store();

@@ -5,16 +5,13 @@
 //!
 //! | module | what |
 //! | --- | --- |
-//! | `asked` | a request's path: decoded strictly |
 //! | `live` | `/<mount>/…`: live, then grace; `mounts`: which channels those are |
 //! | `pinned` | `/@/…`: one build exactly, and the signed statements |
-//! | `resolve` | a path in the trees of a request, symlinks followed |
 //! | `body` | a file's headers and bytes; `conditions`: what RFC 9110 makes of the request's |
 //! | `listing` | a folder as HTML |
 //! | `trace` | Debian's trace file; `probe`: bytes that no cache has |
 //! | `refusal` | whatever is not served, with its reason |
 
-mod asked;
 mod body;
 mod conditions;
 mod listing;
@@ -23,7 +20,6 @@ mod mounts;
 mod pinned;
 mod probe;
 mod refusal;
-mod resolve;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -35,7 +31,8 @@ use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::http::request;
 use axum::response::{IntoResponse as _, Response};
-use runtime::store::Pages;
+use mirrorlog_core::manifest::ManifestError;
+use runtime::store::{Pages, StoreError};
 use tracing::{Instrument as _, Span};
 
 use crate::collect::Leases;
@@ -43,9 +40,12 @@ use crate::metrics::HttpRequests;
 use crate::run::Parts;
 use crate::serving::ServingReader;
 use crate::suspects::Suspects;
-use asked::Asked;
+use mirrorlog_core::url::Asked;
 use refusal::Refusal;
 use trace::Site;
+
+/// Reading the manifests failed.
+type Fault = ManifestError<StoreError>;
 
 /// What requests are answered from.
 pub(crate) struct Face {
@@ -105,7 +105,8 @@ async fn respond(face: Arc<Face>, head: request::Parts) -> Response {
 /// Blocks.
 fn look(face: &Face, head: &request::Parts) -> Response {
     let table = face.serving.current();
-    let answered = Asked::parse(head.uri.path()).and_then(|asked| match asked.own() {
+    let asked = Asked::parse(head.uri.path()).map_err(Refusal::from);
+    let answered = asked.and_then(|asked| match asked.own() {
         Some(below) => pinned::answer(face, &table, head, &asked, &below),
         None => live::answer(face, &table, head, &asked),
     });

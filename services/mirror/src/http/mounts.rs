@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use mirrorlog_core::id::{Build, ChannelId, Mount};
 
-use super::resolve::{Scope, Tree};
 use crate::serving::{ServedChannel, Serving};
+use mirrorlog_core::tree::{Scope, Tree};
 
 /// The channels of one mount, in the order in which they win a path.
 pub(super) struct Mounted<'a> {

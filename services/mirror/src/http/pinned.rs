@@ -10,14 +10,14 @@ use mirrorlog_core::time::Timestamp;
 use runtime::store::StoreError;
 
 use super::Face;
-use super::asked::Asked;
 use super::body::{Content, Keep, redirect};
 use super::listing::Listing;
 use super::mounts;
 use super::probe;
 use super::refusal::{Refusal, shown};
-use super::resolve::{Place, Scope};
 use crate::serving::{ServedChannel, Serving};
+use mirrorlog_core::tree::{Place, Scope};
+use mirrorlog_core::url::Asked;
 
 const BINARY: &str = "application/octet-stream";
 const JSON: &str = "application/json";
@@ -133,7 +133,7 @@ impl Request<'_> {
     fn tree(&self, scope: Scope, build: Build, path: &[u8]) -> Result<Response, Refusal> {
         let from = [(self.channel, build)];
         match scope.place(&self.face.pages, path)? {
-            Place::File(_, file) if !self.asked.slash => {
+            Place::File(_, _, file) if !self.asked.slash => {
                 let store = self.face.pages.store();
                 let content = Content::file(store, &self.asked.path, &file, Keep::Forever);
                 content.answer(self.head, &from)

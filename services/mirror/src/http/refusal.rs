@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::manifest::ManifestError;
+use mirrorlog_core::url::UrlPathError;
 use runtime::store::StoreError;
 
 use super::body::builds_header;
@@ -197,6 +198,15 @@ impl From<ManifestError<StoreError>> for Refusal {
             refusal.of_store(source)
         } else {
             refusal
+        }
+    }
+}
+
+impl From<UrlPathError> for Refusal {
+    fn from(error: UrlPathError) -> Self {
+        match error {
+            UrlPathError::Malformed(why) => Self::bad_path(why),
+            UrlPathError::DoubledSlash => Self::unknown_path(error.to_string()),
         }
     }
 }

@@ -10,9 +10,9 @@ use mirrorlog_core::manifest::{self, Listed};
 use mirrorlog_core::time::Timestamp;
 use runtime::store::Pages;
 
+use super::Fault;
 use super::body::{Content, Keep};
 use super::mounts::Mounted;
-use super::resolve::Fault;
 use crate::config::Config;
 use crate::serving::ServedChannel;
 

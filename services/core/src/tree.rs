@@ -1,30 +1,32 @@
-//! A path in the trees of a request.
+//! Builds as trees: what a path leads to in one build, or in several that are served as one.
 
-use mirrorlog_core::id::{Build, ChannelId, Digest};
-use mirrorlog_core::manifest::{self, Entry, FileEntry, ManifestError};
-use mirrorlog_core::path::{self, EntryPath, Found, Resolved};
-use runtime::store::{Pages, StoreError};
+use crate::id::{Build, ChannelId, Digest};
+use crate::manifest::{self, Entry, FileEntry, ManifestError, PageRead};
+use crate::path::{self, EntryPath, Found, Resolved};
 
-/// Reading the manifests failed.
-pub(super) type Fault = ManifestError<StoreError>;
+/// A file that was found: the index of its tree, its path there, and what it is.
+type At = (usize, EntryPath, FileEntry);
 
 /// One build of one channel.
 #[derive(Clone, Debug)]
-pub(super) struct Tree {
-    pub(super) channel: ChannelId,
-    pub(super) build: Build,
-    pub(super) root: Digest,
+pub struct Tree {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The build.
+    pub build: Build,
+    /// Digest of its manifest's top page.
+    pub root: Digest,
 }
 
 /// The trees that are looked into as one; the first that has a path wins it.
 #[derive(Clone, Debug)]
-pub(super) struct Scope(pub(super) Vec<Tree>);
+pub struct Scope(pub Vec<Tree>);
 
 /// What a path leads to.
 #[derive(Clone, Debug)]
-pub(super) enum Place {
-    /// A file, and the index of its tree.
-    File(usize, FileEntry),
+pub enum Place {
+    /// A file: the index of its tree, and its path there without symlinks.
+    File(usize, EntryPath, FileEntry),
     /// A folder, by its path without symlinks.
     Folder(Vec<u8>),
     /// Nothing, or a symlink that leads nowhere.
@@ -33,26 +35,37 @@ pub(super) enum Place {
 
 impl Scope {
     /// Channels and builds, in order.
-    pub(super) fn builds(&self) -> impl Iterator<Item = (&ChannelId, Build)> {
+    pub fn builds(&self) -> impl Iterator<Item = (&ChannelId, Build)> {
         self.0.iter().map(|tree| (&tree.channel, tree.build))
     }
 
     /// Follows symlinks, within these trees only.
-    pub(super) fn place(&self, pages: &Pages, path: &[u8]) -> Result<Place, Fault> {
+    ///
+    /// # Errors
+    /// [`ManifestError`] when a page cannot be read, or is not what the page above it says.
+    pub fn place<R: PageRead>(
+        &self,
+        pages: &R,
+        path: &[u8],
+    ) -> Result<Place, ManifestError<R::Error>> {
         if self.0.is_empty() {
             return Ok(Place::Nothing);
         }
         match path::resolve(path, |at| self.find(pages, at))? {
-            Resolved::File((tree, file)) => Ok(Place::File(tree, file)),
+            Resolved::File((tree, at, file)) => Ok(Place::File(tree, at, file)),
             Resolved::Folder(path) if self.has_folder(pages, &path)? => Ok(Place::Folder(path)),
             Resolved::Folder(_) | Resolved::Refused => Ok(Place::Nothing),
         }
     }
 
-    fn find(&self, pages: &Pages, at: &EntryPath) -> Result<Found<(usize, FileEntry)>, Fault> {
+    fn find<R: PageRead>(
+        &self,
+        pages: &R,
+        at: &EntryPath,
+    ) -> Result<Found<At>, ManifestError<R::Error>> {
         for (index, tree) in self.0.iter().enumerate() {
             match manifest::get(pages, &tree.root, at)? {
-                Some((_, Entry::File(file))) => return Ok(Found::File((index, file))),
+                Some((_, Entry::File(file))) => return Ok(Found::File((index, at.clone(), file))),
                 Some((_, Entry::Symlink { target })) => return Ok(Found::Symlink(target)),
                 None => {}
             }
@@ -60,7 +73,11 @@ impl Scope {
         Ok(Found::Nothing)
     }
 
-    fn has_folder(&self, pages: &Pages, path: &[u8]) -> Result<bool, Fault> {
+    fn has_folder<R: PageRead>(
+        &self,
+        pages: &R,
+        path: &[u8],
+    ) -> Result<bool, ManifestError<R::Error>> {
         // The top is there even when nothing is in it.
         if path.is_empty() {
             return Ok(true);

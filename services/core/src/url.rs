@@ -1,24 +1,35 @@
-//! A request's path: percent-decoded to bytes, one way only.
+//! Paths in URLs: percent-decoded to bytes one way only, and encoded again.
 
-use super::refusal::Refusal;
+use std::fmt::Write as _;
+
+/// Why a request's path was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UrlPathError {
+    /// It is no path, or could be read in two ways.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// Nothing has such a name.
+    #[error("a doubled slash")]
+    DoubledSlash,
+}
 
 /// What was asked for.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
     /// Plain components with a slash between them; empty for the top.
-    pub(super) path: Vec<u8>,
+    pub path: Vec<u8>,
     /// True when a slash ends it.
-    pub(super) slash: bool,
+    pub slash: bool,
 }
 
 impl Asked {
     /// Decodes a path as it stands in a request.
     ///
     /// # Errors
-    /// 400 for what is no path or could be read in two ways: a bad escape, an escaped slash, `.`,
-    /// `..`, NUL, newline. 404 for a doubled slash: nothing has such a name.
-    pub(super) fn parse(raw: &str) -> Result<Self, Refusal> {
-        let bad = |why| Err(Refusal::bad_path(why));
+    /// [`UrlPathError::Malformed`] for what is no path or could be read in two ways: a bad escape, an
+    /// escaped slash, `.`, `..`, NUL, newline. [`UrlPathError::DoubledSlash`]: nothing has such a name.
+    pub fn parse(raw: &str) -> Result<Self, UrlPathError> {
+        let bad = |why| Err(UrlPathError::Malformed(why));
         let Some(raw) = raw.strip_prefix('/') else {
             return bad("the path does not begin with a slash");
         };
@@ -32,7 +43,7 @@ impl Asked {
         }
         for component in inner.split('/') {
             if component.is_empty() {
-                return Err(Refusal::unknown_path("a doubled slash"));
+                return Err(UrlPathError::DoubledSlash);
             }
             let Some(decoded) = decode(component) else {
                 return bad("a percent sign needs two hex digits");
@@ -53,13 +64,13 @@ impl Asked {
     }
 
     /// Components below `/@`, mirrorlog's own name space; `None` outside of it.
-    pub(super) fn own(&self) -> Option<Vec<&[u8]>> {
+    pub fn own(&self) -> Option<Vec<&[u8]>> {
         let mut components = self.path.split(|&b| b == b'/');
         (components.next() == Some(b"@")).then(|| components.collect())
     }
 
     /// The last component.
-    pub(super) fn name(&self) -> &[u8] {
+    pub fn name(&self) -> &[u8] {
         self.path.rsplit(|&b| b == b'/').next().unwrap_or_default()
     }
 }
@@ -78,11 +89,19 @@ fn decode(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Percent-encodes one component: what RFC 3986 calls unreserved, and `+`, stay.
-pub(super) fn encode(name: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(name.len());
-    for &byte in name {
-        if byte.is_ascii_alphanumeric() || b"-._~+".contains(&byte) {
+pub fn encode(name: &[u8]) -> String {
+    encode_except(name, b"-._~+")
+}
+
+/// Percent-encodes a path, slashes apart; unlike [`encode`] also `+`, which some proxies take for a space.
+pub fn encode_path(path: &[u8]) -> String {
+    encode_except(path, b"-._~/")
+}
+
+fn encode_except(bytes: &[u8], plain: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        if byte.is_ascii_alphanumeric() || plain.contains(&byte) {
             text.push(char::from(byte));
         } else {
             // Writing to a string cannot fail.

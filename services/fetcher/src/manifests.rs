@@ -1,21 +1,20 @@
-//! Manifest pages: from the archive's fetcher, or else from the mirror that is audited.
+//! Whole manifests for those who carry no content: pages from the archive, or else from somebody else.
 //!
 //! A page is named by its digest, so it does not matter who gave it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fetcher::client::{FetchOptions, Present, Source, fetch_manifest};
 use futures::{StreamExt as _, stream};
 use mirrorlog_core::id::{Digest, Lane};
-use mirrorlog_core::limits::PAGE_MAX_BYTES;
 use mirrorlog_core::manifest::{Page, PageRead as _};
 use runtime::store::{Pages, Store, StoreError};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::http::Http;
+use crate::client::{FetchOptions, Present, Source, fetch_manifest};
 
 /// Longest wait for the archive's next page before the mirror is asked.
 const ARCHIVE_STALL: Duration = Duration::from_secs(3);
@@ -32,9 +31,25 @@ const MIRROR_LIMIT: Duration = Duration::from_secs(120);
 /// Most pages of one manifest that are asked of a mirror: stops a root that grows without end.
 const PAGES_MAX: usize = 262_144;
 
+/// Whoever stands in for the archive, such as a mirror over HTTP.
+pub trait PageSource: Sync {
+    /// A page's bytes, unchecked; none when it is not to be had there now.
+    fn page(&self, digest: &Digest) -> impl Future<Output = Option<Vec<u8>>> + Send;
+}
+
+/// Nobody stands in.
+#[derive(Clone, Copy, Debug)]
+pub enum Nobody {}
+
+impl PageSource for Nobody {
+    async fn page(&self, _digest: &Digest) -> Option<Vec<u8>> {
+        match *self {}
+    }
+}
+
 /// Why a manifest is not here.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ManifestsError {
+pub enum ManifestsError {
     /// Neither archive nor mirror has a page now: try again.
     #[error("page {0} of the manifest is nowhere to be had")]
     Nowhere(Digest),
@@ -51,7 +66,7 @@ pub(crate) enum ManifestsError {
 
 /// Manifests that are here, and how others come. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Manifests(Arc<Inner>);
+pub struct Manifests(Arc<Inner>);
 
 struct Inner {
     store: Store,
@@ -70,7 +85,8 @@ struct State {
 }
 
 impl Manifests {
-    pub(crate) fn new(store: Store, cache_bytes: usize, archive: Source) -> Self {
+    /// Keeps pages in `store`, and about `cache_bytes` of decoded ones in memory.
+    pub fn new(store: Store, cache_bytes: usize, archive: Source) -> Self {
         let pages = Pages::new(store.clone(), cache_bytes);
         Self(Arc::new(Inner {
             store,
@@ -81,26 +97,32 @@ impl Manifests {
     }
 
     /// The pages, for readers on blocking threads.
-    pub(crate) fn pages(&self) -> Pages {
+    pub fn pages(&self) -> Pages {
         self.0.pages.clone()
     }
 
     /// Looks at every page of `root` again, after one turned out to be missing.
-    pub(crate) async fn repair(
+    ///
+    /// # Errors
+    /// [`ManifestsError`].
+    pub async fn repair<P: PageSource>(
         &self,
         root: Digest,
-        mirror: Option<&Http>,
+        other: Option<&P>,
     ) -> Result<(), ManifestsError> {
         self.state().present.remove(&root);
         self.state().order.retain(|known| *known != root);
-        self.fetch(root, Present::Unknown, mirror).await
+        self.fetch(root, Present::Unknown, other).await
     }
 
-    /// Returns when every page of `root` is here. `mirror` is asked for what the archive does not give.
-    pub(crate) async fn ensure(
+    /// Returns when every page of `root` is here. `other` is asked for what the archive does not give.
+    ///
+    /// # Errors
+    /// [`ManifestsError`].
+    pub async fn ensure<P: PageSource>(
         &self,
         root: Digest,
-        mirror: Option<&Http>,
+        other: Option<&P>,
     ) -> Result<(), ManifestsError> {
         let cell = {
             let mut state = self.state();
@@ -110,7 +132,7 @@ impl Manifests {
             state.coming.entry(root).or_default().clone()
         };
         let fetched = cell
-            .get_or_try_init(|| self.fetch(root, Present::Whole, mirror))
+            .get_or_try_init(|| self.fetch(root, Present::Whole, other))
             .await;
         let mut state = self.state();
         state.coming.remove(&root);
@@ -126,11 +148,11 @@ impl Manifests {
         Ok(())
     }
 
-    async fn fetch(
+    async fn fetch<P: PageSource>(
         &self,
         root: Digest,
         present: Present,
-        mirror: Option<&Http>,
+        other: Option<&P>,
     ) -> Result<(), ManifestsError> {
         let now = tokio::time::Instant::now();
         let down = self
@@ -143,8 +165,8 @@ impl Manifests {
                 false => self.state().archive_down_until = Some(now + ARCHIVE_PAUSE),
             }
         }
-        match mirror {
-            Some(mirror) => self.ask_mirror(root, mirror).await,
+        match other {
+            Some(other) => self.ask_other(root, other).await,
             None => Err(ManifestsError::Nowhere(root)),
         }
     }
@@ -189,12 +211,16 @@ impl Manifests {
 
     /// Level by level, each page checked against its digest. Inner pages are stored after all leaves,
     /// so that an interrupted walk leaves no page without those below it.
-    async fn ask_mirror(&self, root: Digest, mirror: &Http) -> Result<(), ManifestsError> {
-        let asked = tokio::time::timeout(MIRROR_LIMIT, self.walk(root, mirror));
+    async fn ask_other<P: PageSource>(
+        &self,
+        root: Digest,
+        other: &P,
+    ) -> Result<(), ManifestsError> {
+        let asked = tokio::time::timeout(MIRROR_LIMIT, self.walk(root, other));
         asked.await.unwrap_or(Err(ManifestsError::Nowhere(root)))
     }
 
-    async fn walk(&self, root: Digest, mirror: &Http) -> Result<(), ManifestsError> {
+    async fn walk<P: PageSource>(&self, root: Digest, other: &P) -> Result<(), ManifestsError> {
         let mut level = vec![root];
         let mut seen = BTreeSet::new();
         let mut inner = Vec::new();
@@ -205,8 +231,7 @@ impl Manifests {
             }
             let mut below = BTreeSet::new();
             for some in level.chunks(PAGES_HELD) {
-                let pages =
-                    stream::iter(some.to_vec()).map(|digest| self.page_from(digest, mirror));
+                let pages = stream::iter(some.to_vec()).map(|digest| self.page_from(digest, other));
                 let pages: Vec<_> = pages.buffer_unordered(PAGES_AT_ONCE).collect().await;
                 let mut leaves = Vec::new();
                 for page in pages {
@@ -237,10 +262,10 @@ impl Manifests {
     }
 
     /// A page, and its bytes if they are not stored yet.
-    async fn page_from(
+    async fn page_from<P: PageSource>(
         &self,
         digest: Digest,
-        mirror: &Http,
+        other: &P,
     ) -> Result<(Digest, Option<Vec<u8>>, Arc<Page>), ManifestsError> {
         let pages = self.0.pages.clone();
         let here = tokio::task::spawn_blocking(move || pages.page(&digest)).await?;
@@ -248,10 +273,7 @@ impl Manifests {
             return Ok((digest, None, page));
         }
         let nowhere = || ManifestsError::Nowhere(digest);
-        let bytes = mirror
-            .bytes(&format!("/@/page/{digest}"), PAGE_MAX_BYTES)
-            .await
-            .ok_or_else(nowhere)?;
+        let bytes = other.page(&digest).await.ok_or_else(nowhere)?;
         if Digest::of(&bytes) != digest {
             return Err(nowhere());
         }
@@ -259,8 +281,11 @@ impl Manifests {
         Ok((digest, Some(bytes), Arc::new(page)))
     }
 
-    /// Removes pages that no root of `keep` reaches.
-    pub(crate) async fn sweep(&self, keep: Vec<Digest>) -> Result<u64, ManifestsError> {
+    /// Removes pages that no root of `keep` reaches; says how many.
+    ///
+    /// # Errors
+    /// [`ManifestsError`] of the store.
+    pub async fn sweep(&self, keep: Vec<Digest>) -> Result<u64, ManifestsError> {
         let this = self.clone();
         tokio::task::spawn_blocking(move || this.sweep_blocking(keep)).await?
     }

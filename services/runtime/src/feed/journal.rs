@@ -4,18 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
-use mirrorlog_core::consistency::Input;
 use mirrorlog_core::sign::TrustedKeys;
-use runtime::trace::TraceCalls;
 use tokio::sync::Notify;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tracing::Span;
 use wire::v1::journal_client::JournalClient;
-use wire::{Signed, v1};
+use wire::{Signed, causes, v1};
 
-use crate::desk::Desk;
-use wire::causes;
+use super::{Heard, Listener};
+use crate::trace::TraceCalls;
 
 /// Time between two readings when nothing calls for one.
 const EVERY: Duration = Duration::from_secs(600);
@@ -24,15 +22,31 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Snapshots asked for at a time.
 const BATCH: u32 = 1024;
 
+/// Why the journal was not read to its end.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error("the archive does not answer")]
+    Call(#[from] tonic::Status),
+    #[error("a statement of the journal is not accepted")]
+    Decode(#[from] wire::DecodeError),
+    #[error("a statement of the journal is not accepted")]
+    Open(#[from] wire::OpenError),
+}
+
 type Client = JournalClient<InterceptedService<Channel, TraceCalls>>;
 
-/// Reads the journal into the fold whenever `gap` calls for it, and every ten minutes.
-pub(crate) async fn follow(endpoint: Endpoint, keys: TrustedKeys, desk: Desk, gap: Arc<Notify>) {
+/// Hands the journal to the listener whenever `gap` calls for it, and every ten minutes.
+pub(super) async fn follow<L: Listener>(
+    endpoint: Endpoint,
+    keys: TrustedKeys,
+    listener: L,
+    gap: Arc<Notify>,
+) {
     let channel = endpoint.timeout(TIMEOUT).connect_lazy();
     let mut client = JournalClient::with_interceptor(channel, TraceCalls);
     let mut heard = true;
     loop {
-        let wait = match read(&mut client, &keys, &desk).await {
+        let wait = match read(&mut client, &keys, &listener).await {
             Ok(()) => {
                 heard = true;
                 EVERY
@@ -40,7 +54,7 @@ pub(crate) async fn follow(endpoint: Endpoint, keys: TrustedKeys, desk: Desk, ga
             Err(error) => {
                 if std::mem::replace(&mut heard, false) {
                     tracing::warn!(
-                        error = format!("{error:#}"),
+                        error = causes(&error),
                         "archive's journal cannot be read, trying again"
                     );
                 }
@@ -54,7 +68,11 @@ pub(crate) async fn follow(endpoint: Endpoint, keys: TrustedKeys, desk: Desk, ga
     }
 }
 
-async fn read(client: &mut Client, keys: &TrustedKeys, desk: &Desk) -> anyhow::Result<()> {
+async fn read<L: Listener>(
+    client: &mut Client,
+    keys: &TrustedKeys,
+    listener: &L,
+) -> Result<(), ReadError> {
     let channels = client
         .channels(v1::ChannelsRequest {})
         .await?
@@ -68,10 +86,11 @@ async fn read(client: &mut Client, keys: &TrustedKeys, desk: &Desk) -> anyhow::R
         let mut retractions = client.retractions(request).await?.into_inner();
         while let Some(signed) = retractions.try_next().await? {
             let retraction = Signed::from_proto(signed)?.open_retraction(keys)?;
-            desk.input(Input::Retraction(retraction), &Span::none())
+            listener
+                .hear(Heard::Retraction(retraction), &Span::none())
                 .await;
         }
-        snapshots(client, keys, desk, &channel).await?;
+        snapshots(client, keys, listener, &channel).await?;
         match client
             .head(v1::HeadRequest {
                 channel: channel.clone(),
@@ -80,7 +99,7 @@ async fn read(client: &mut Client, keys: &TrustedKeys, desk: &Desk) -> anyhow::R
         {
             Ok(head) => {
                 let head = Signed::from_proto(head.into_inner())?.open_head(keys)?;
-                desk.input(Input::Head(head), &Span::none()).await;
+                listener.hear(Heard::Head(head), &Span::none()).await;
             }
             Err(status) if status.code() == tonic::Code::NotFound => {}
             Err(status) => tracing::debug!(error = causes(&status), channel, "head cannot be read"),
@@ -89,12 +108,12 @@ async fn read(client: &mut Client, keys: &TrustedKeys, desk: &Desk) -> anyhow::R
     Ok(())
 }
 
-async fn snapshots(
+async fn snapshots<L: Listener>(
     client: &mut Client,
     keys: &TrustedKeys,
-    desk: &Desk,
+    listener: &L,
     channel: &str,
-) -> anyhow::Result<()> {
+) -> Result<(), ReadError> {
     let mut from = 1;
     loop {
         let request = v1::SnapshotsRequest {
@@ -107,7 +126,9 @@ async fn snapshots(
         while let Some(signed) = snapshots.try_next().await? {
             let snapshot = Signed::from_proto(signed)?.open_snapshot(keys)?;
             from = from.max(snapshot.build.next().get());
-            desk.input(Input::Snapshot(snapshot), &Span::none()).await;
+            listener
+                .hear(Heard::Snapshot(snapshot), &Span::none())
+                .await;
         }
         if from == start {
             return Ok(());

@@ -6,22 +6,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use mirrorlog_core::limits::EVENT_MAX_BYTES;
-use runtime::boot::Health;
 use wire::causes;
+
+use crate::boot::Health;
 
 /// Most parked messages; more are counted and logged, and not kept.
 const PARKED_MAX: usize = 256;
 
 /// The folder of parked messages. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Park {
+pub struct Park {
     dir: PathBuf,
     health: Health,
     count: Arc<AtomicU64>,
 }
 
 impl Park {
-    pub(crate) fn open(dir: &Path, health: Health) -> std::io::Result<Self> {
+    /// Makes the folder.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn open(dir: &Path, health: Health) -> std::io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -31,12 +36,12 @@ impl Park {
     }
 
     /// Messages parked since the start.
-    pub(crate) fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
     /// Keeps `payload` as `<what>-<sequence>`.
-    pub(crate) async fn park(
+    pub async fn park(
         &self,
         what: &'static str,
         sequence: u64,

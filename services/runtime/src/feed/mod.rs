@@ -1,0 +1,266 @@
+//! What archive and consistency service say, for those who follow: log, heads, wanted builds, verdicts, and
+//! the archive's journal for what the log lacks. Every word is verified before it is handed on.
+//!
+//! | part | what it does |
+//! | --- | --- |
+//! | `journal` | what the log lacks, from the archive |
+//! | `park` | messages that cannot be used |
+//! | `quiet` | a reader that says when what was retained has been read |
+
+mod journal;
+mod park;
+mod quiet;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use mirrorlog_core::id::{Build, ChannelId, PoolId};
+use mirrorlog_core::sign::TrustedKeys;
+use mirrorlog_core::statement::{Head, Retraction, Snapshot, Verdict};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tonic::transport::Endpoint;
+use tracing::Span;
+use wire::event::Opened;
+use wire::{Event, OpenError, Signed};
+
+use crate::log::{Delivery, Events, Log, LogError, Message, Messages, Watch};
+use crate::trace::with_parent;
+
+pub use park::Park;
+pub use quiet::UntilQuiet;
+
+/// Something that was said, and verified.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    /// By the archive.
+    Snapshot(Snapshot),
+    /// By the archive.
+    Retraction(Retraction),
+    /// By the archive.
+    Head(Head),
+    /// By the consistency service; unsigned, and only ever a pointer to a build that is.
+    Wanted {
+        /// The channel.
+        channel: ChannelId,
+        /// The pool.
+        pool: PoolId,
+        /// The build; `None` when there is none any more.
+        build: Option<Build>,
+    },
+    /// By the consistency service, as read and as it was signed.
+    Verdict(Verdict, Signed),
+}
+
+/// Who follows. Everything may come twice and out of order.
+pub trait Listener: Clone + Send + Sync + 'static {
+    /// Takes one thing in; may wait, then everybody who speaks waits too.
+    fn hear(&self, heard: Heard, span: &Span) -> impl Future<Output = ()> + Send;
+}
+
+/// Why a message was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// It is no message of its kind.
+    #[error(transparent)]
+    Decode(#[from] wire::DecodeError),
+    /// Its signature or its content is not accepted.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It speaks of something else than its subject.
+    #[error("it says {said} and came as {subject}")]
+    Subject {
+        /// The subject of what it says.
+        said: String,
+        /// The subject that it came under.
+        subject: String,
+    },
+}
+
+/// A statement counts only under the subject of whom it speaks.
+///
+/// # Errors
+/// [`Unusable::Subject`].
+pub fn check_subject(said: String, subject: &str) -> Result<(), Unusable> {
+    if said == subject {
+        Ok(())
+    } else {
+        Err(Unusable::Subject {
+            said,
+            subject: subject.to_owned(),
+        })
+    }
+}
+
+/// What the readers share.
+#[derive(Clone)]
+pub struct Feed<L> {
+    /// The log.
+    pub log: Log,
+    /// Who is told.
+    pub listener: L,
+    /// Where messages go that cannot be used.
+    pub park: Park,
+    /// Keys of the archive.
+    pub archive: TrustedKeys,
+    /// Keys of the consistency service.
+    pub consistency: TrustedKeys,
+    /// Told when the log was lost or had something that cannot be read: the journal knows more.
+    gap: Arc<Notify>,
+}
+
+impl<L: Listener> Feed<L> {
+    /// Nothing is read yet.
+    pub fn new(
+        log: Log,
+        listener: L,
+        park: Park,
+        archive: TrustedKeys,
+        consistency: TrustedKeys,
+    ) -> Self {
+        Self {
+            log,
+            listener,
+            park,
+            archive,
+            consistency,
+            gap: Arc::default(),
+        }
+    }
+
+    /// Follows the archive's journal in the background: now, after each gap, and now and then.
+    pub fn follow_journal(&self, archive: Endpoint, tasks: &mut JoinSet<()>) {
+        tasks.spawn(journal::follow(
+            archive,
+            self.archive.clone(),
+            self.listener.clone(),
+            self.gap.clone(),
+        ));
+    }
+
+    /// Reads what is retained, then goes on in the background. Returns when what was retained has been read.
+    ///
+    /// # Errors
+    /// [`LogError`] when a stream cannot be read at all.
+    pub async fn start(self, tasks: &mut JoinSet<()>) -> Result<(), LogError> {
+        let (reader, verdicts) = UntilQuiet::new(self.log.verdicts().await?);
+        tasks.spawn(self.clone().verdicts(reader));
+        let (reader, heads) = UntilQuiet::new(self.log.bucket("head").await?.watch().await?);
+        tasks.spawn(self.clone().heads(reader));
+        let (reader, wanted) = UntilQuiet::new(self.log.bucket("wanted").await?.watch().await?);
+        tasks.spawn(self.clone().wanted(reader));
+        let (reader, events) = UntilQuiet::new(self.log.follow(0).await?);
+        tasks.spawn(self.clone().events(reader));
+        for quiet in [verdicts, heads, wanted, events] {
+            quiet.await.ok();
+        }
+        Ok(())
+    }
+
+    async fn events(self, mut events: UntilQuiet<Events>) {
+        loop {
+            let event = match events.next().await {
+                Delivery::Event(event) => event,
+                Delivery::StreamChanged(_) => {
+                    tracing::warn!("the log was made anew, asking the archive");
+                    self.gap.notify_one();
+                    continue;
+                }
+            };
+            let span = tracing::info_span!("event", channel = %event.channel, sequence = event.position.sequence);
+            with_parent(&span, &event.trace);
+            let decoded = Event::decode(&event.payload).map_err(Unusable::from);
+            match decoded.and_then(|decoded| Ok(decoded.open(&self.archive)?)) {
+                Ok((opened, head)) => {
+                    self.listener.hear(opened_heard(opened), &span).await;
+                    if let Some(head) = head {
+                        self.listener.hear(Heard::Head(head), &span).await;
+                    }
+                }
+                Err(error) => {
+                    self.park
+                        .park("event", event.position.sequence, &error, event.payload)
+                        .await;
+                    self.gap.notify_one();
+                }
+            }
+        }
+    }
+
+    async fn heads(self, mut heads: UntilQuiet<Watch>) {
+        loop {
+            let change = heads.next().await;
+            let Some(value) = change.value else { continue };
+            let head = Signed::decode(&value).map_err(Unusable::from);
+            match head.and_then(|head| Ok(head.open_head(&self.archive)?)) {
+                Ok(head) => self.listener.hear(Heard::Head(head), &Span::none()).await,
+                Err(error) => self.park.park("head", change.revision, &error, value).await,
+            }
+        }
+    }
+
+    async fn wanted(self, mut wanted: UntilQuiet<Watch>) {
+        loop {
+            let change = wanted.next().await;
+            let build = change
+                .value
+                .as_ref()
+                .map(|value| wire::kv::decode_wanted(value))
+                .transpose();
+            match (wire::kv::parse_wanted_key(&change.key), build) {
+                (Ok((channel, pool)), Ok(build)) => {
+                    self.listener
+                        .hear(
+                            Heard::Wanted {
+                                channel,
+                                pool,
+                                build,
+                            },
+                            &Span::none(),
+                        )
+                        .await;
+                }
+                (Err(error), _) | (_, Err(error)) => {
+                    let value = change.value.unwrap_or_default();
+                    self.park
+                        .park("wanted", change.revision, &error, value)
+                        .await;
+                }
+            }
+        }
+    }
+
+    async fn verdicts(self, mut verdicts: UntilQuiet<Messages>) {
+        loop {
+            let message = verdicts.next().await;
+            match self.verdict(&message) {
+                Ok((verdict, signed)) => {
+                    let heard = Heard::Verdict(verdict, signed);
+                    self.listener.hear(heard, &Span::none()).await;
+                }
+                Err(error) => {
+                    self.park
+                        .park("verdict", message.sequence, &error, message.payload)
+                        .await
+                }
+            }
+        }
+    }
+
+    fn verdict(&self, message: &Message) -> Result<(Verdict, Signed), Unusable> {
+        let signed = Signed::decode(&message.payload)?;
+        let verdict = signed.open_verdict(&self.consistency)?;
+        check_subject(
+            format!("mirrorlog.verdict.{}.{}", verdict.channel, verdict.mirror),
+            &message.subject,
+        )?;
+        Ok((verdict, signed))
+    }
+}
+
+fn opened_heard(opened: Opened) -> Heard {
+    match opened {
+        Opened::Snapshot(snapshot) => Heard::Snapshot(snapshot),
+        Opened::Retraction(retraction) => Heard::Retraction(retraction),
+    }
+}
