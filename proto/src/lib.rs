@@ -13,9 +13,11 @@
 //! | [`kv`] | values and keys of the key-value buckets |
 //! | [`rpc`] | fields of gRPC messages |
 //! | [`state`] | what a mirror remembers between two starts |
+//! | [`directory`] | what directories tell each other and remember |
 #![warn(missing_docs)]
 
 pub mod delta;
+pub mod directory;
 mod error;
 pub mod event;
 mod field;

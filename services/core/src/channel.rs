@@ -100,6 +100,12 @@ impl Channel {
         self.retractions.insert(retraction.sequence, range) != Some(range)
     }
 
+    /// What was taken back, by sequence: first and last build.
+    pub fn retractions(&self) -> impl Iterator<Item = (u64, Build, Build)> {
+        let all = self.retractions.iter();
+        all.map(|(sequence, (first, last))| (*sequence, *first, *last))
+    }
+
     /// Takes the head if it was issued later than the one before.
     pub fn head(&mut self, head: Head) {
         if self

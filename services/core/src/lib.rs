@@ -17,17 +17,21 @@
 //! | [`archive`] | which build comes next |
 //! | [`mirror`] | what a mirror does next |
 //! | [`consistency`] | when a build is complete, and which build is wanted |
+//! | [`probe`] | bytes that no cache has |
+//! | [`directory`] | which mirror is the right one for whom |
 #![warn(missing_docs)]
 
 pub mod archive;
 pub mod channel;
 pub mod consistency;
+pub mod directory;
 pub mod id;
 pub mod layout;
 pub mod limits;
 pub mod manifest;
 pub mod mirror;
 pub mod path;
+pub mod probe;
 pub mod sign;
 pub mod statement;
 pub mod time;

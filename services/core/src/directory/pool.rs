@@ -1,0 +1,275 @@
+//! DNS pools: `nz.<zone>`, `oceania.<zone>`, `world.<zone>`, `0.nz.<zone>` to `3.nz.<zone>`.
+//!
+//! Whoever asks a pool uses live URLs and sees no build in them. So a pool holds mirrors of one build only: those
+//! that are live at what is wanted there; and a member carries every channel, for names know no channels.
+
+use std::collections::BTreeMap;
+
+use crate::consistency::Audience;
+use crate::id::{Build, ChannelId, PoolId};
+use crate::time::Timestamp;
+
+use super::member::{MirrorIndex, Profile};
+use super::offer::{ExcludeReason, Question, mix, unit};
+use super::place::{Continent, Country, Place};
+use super::view::{Carried, View};
+
+/// Numbered pools beside each pool: `0` to `3`.
+pub const PARTS: u8 = 4;
+
+/// Where a pool's mirrors are.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Region {
+    /// The zone's own name: near whoever asks.
+    Near,
+    /// All of them.
+    World,
+    /// On a continent.
+    Continent(Continent),
+    /// In a country.
+    Country(Country),
+    /// A pool of the configuration that is no country, such as `us-west`.
+    Pool(PoolId),
+}
+
+/// A pool's name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolName {
+    /// Which quarter of the mirrors; `None` for all of them.
+    pub part: Option<u8>,
+    /// Of which region.
+    pub region: Region,
+}
+
+impl PoolName {
+    /// Reads the labels in front of the zone, in lower case, the leftmost first. `None` for no pool's name.
+    pub fn parse(labels: &[&str]) -> Option<Self> {
+        let part = |label: &str| {
+            label
+                .parse::<u8>()
+                .ok()
+                .filter(|part| *part < PARTS && label.len() == 1)
+        };
+        let (part, region) = match labels {
+            [] => (None, Region::Near),
+            [one] => match part(one) {
+                Some(part) => (Some(part), Region::Near),
+                None => (None, region(one)?),
+            },
+            [number, one] => (Some(part(number)?), region(one)?),
+            _deeper => return None,
+        };
+        Some(Self { part, region })
+    }
+}
+
+fn region(label: &str) -> Option<Region> {
+    if label == "world" {
+        return Some(Region::World);
+    }
+    if let Some(continent) = Continent::from_name(label) {
+        return Some(Region::Continent(continent));
+    }
+    if let Ok(country) = label.parse::<Country>() {
+        return Some(Region::Country(country));
+    }
+    PoolId::new(label).ok().map(Region::Pool)
+}
+
+impl Region {
+    fn has(&self, profile: &Profile) -> bool {
+        match self {
+            Self::Near | Self::World => true,
+            Self::Continent(continent) => profile.continent == Some(*continent),
+            Self::Country(country) => profile.country == Some(*country),
+            Self::Pool(pool) => profile.pool == *pool,
+        }
+    }
+
+    /// Where its clients are taken to be.
+    fn place(&self, asker: &Place) -> Place {
+        match self {
+            Self::Near => *asker,
+            Self::World => Place::default(),
+            Self::Continent(continent) => Place::on_continent(*continent),
+            Self::Country(country) => Place::in_country(*country),
+            Self::Pool(pool) => {
+                let country = pool.country().parse::<Country>();
+                country.map(Place::in_country).unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// What a pool's name stands for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pool {
+    /// The build of each channel that its members serve.
+    pub builds: BTreeMap<ChannelId, Build>,
+    /// Its members; for [`Region::Near`] the nearest ones only.
+    pub members: Vec<MirrorIndex>,
+}
+
+/// What is asked of the pools.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolQuestion<'a> {
+    /// The name.
+    pub name: &'a PoolName,
+    /// Who asks: the resolver, as far as its place is known.
+    pub asker: &'a Place,
+    /// The channels that the names stand for; empty for all.
+    pub channels: &'a [ChannelId],
+    /// Now.
+    pub now: Timestamp,
+}
+
+impl View {
+    /// True when the name exists: a mirror is configured there, offered or not.
+    pub fn has_pool(&self, name: &PoolName) -> bool {
+        let public = |profile: &Profile| profile.audience == Audience::Public;
+        let whole = matches!(name.region, Region::Near | Region::World);
+        whole
+            || self
+                .profiles
+                .iter()
+                .any(|profile| public(profile) && name.region.has(profile))
+    }
+
+    /// The members of a pool at this moment. `reachable` says what keeps a mirror out that core knows nothing of:
+    /// its address and port.
+    pub fn pool(
+        &self,
+        question: &PoolQuestion<'_>,
+        reachable: impl Fn(MirrorIndex) -> Option<ExcludeReason>,
+    ) -> Pool {
+        let PoolQuestion { name, asker, .. } = *question;
+        let place = name.region.place(asker);
+        let builds = self.pool_builds(question, &place);
+        let joins = |mirror: &MirrorIndex, strict| {
+            name.region.has(self.profile(*mirror))
+                && reachable(*mirror).is_none()
+                && self
+                    .pool_exclude(*mirror, &builds, &place, question.now, strict)
+                    .is_none()
+        };
+        let all = || self.mirrors().map(|(mirror, _)| mirror);
+        let mut members: Vec<MirrorIndex> = all().filter(|mirror| joins(mirror, true)).collect();
+        if members.is_empty() {
+            // While the last ones flip, all are ahead of what is wanted for a moment.
+            members = all().filter(|mirror| joins(mirror, false)).collect();
+        }
+        if name.region == Region::Near {
+            members = self.nearest(members, &place);
+        }
+        if let Some(part) = name.part {
+            let of_part = |mirror: &&MirrorIndex| {
+                let seed = self.seeds.get(mirror.get()).copied().unwrap_or(0);
+                mix(seed) % u64::from(PARTS) == u64::from(part)
+            };
+            let some: Vec<MirrorIndex> = members.iter().filter(of_part).copied().collect();
+            // A quarter of few mirrors may be nobody: the whole pool stands in.
+            if !some.is_empty() {
+                members = some;
+            }
+        }
+        Pool { builds, members }
+    }
+
+    fn pool_builds(
+        &self,
+        question: &PoolQuestion<'_>,
+        place: &Place,
+    ) -> BTreeMap<ChannelId, Build> {
+        let asked = |id: &ChannelId| question.channels.is_empty() || question.channels.contains(id);
+        let build = |(channel, carried): (&ChannelId, &Carried)| {
+            let asked = Question {
+                channel,
+                build: None,
+                place,
+                now: question.now,
+            };
+            // A pool of its own name does not wait for another one of its country.
+            let own = match &question.name.region {
+                Region::Pool(pool) => self.wanted_in(carried, pool, &asked),
+                Region::Near | Region::World | Region::Continent(_) | Region::Country(_) => None,
+            };
+            let build = own.or_else(|| self.build_for(&asked).ok().flatten())?;
+            // A channel that nobody is offered for, such as one at its end, empties no name for the others.
+            let anywhere = Question {
+                place: &Place::default(),
+                ..asked
+            };
+            let somebody = self
+                .mirrors()
+                .any(|(mirror, _)| self.exclude(mirror, &anywhere, build).is_none());
+            somebody.then(|| (channel.clone(), build))
+        };
+        self.channels()
+            .filter(|(id, _)| asked(id))
+            .filter_map(build)
+            .collect()
+    }
+
+    /// Why a mirror is not in a pool of these builds. `strict`: live at exactly these.
+    pub fn pool_exclude(
+        &self,
+        mirror: MirrorIndex,
+        builds: &BTreeMap<ChannelId, Build>,
+        place: &Place,
+        now: Timestamp,
+        strict: bool,
+    ) -> Option<ExcludeReason> {
+        if self.profile(mirror).audience == Audience::Private {
+            return Some(ExcludeReason::Private);
+        }
+        if builds.is_empty() {
+            return Some(ExcludeReason::NoVerdict);
+        }
+        builds.iter().find_map(|(channel, build)| {
+            let question = Question {
+                channel,
+                build: Some(*build),
+                place,
+                now,
+            };
+            match self.exclude(mirror, &question, *build) {
+                Some(ExcludeReason::NotCarried) => Some(ExcludeReason::Partial(channel.clone())),
+                Some(reason) => Some(reason),
+                None => {
+                    let newest = self.channel(channel)?.newest_complete(mirror)?;
+                    (strict && newest != *build).then_some(ExcludeReason::Ahead(newest))
+                }
+            }
+        })
+    }
+
+    /// Those of the country, else of the continent, else all.
+    fn nearest(&self, members: Vec<MirrorIndex>, place: &Place) -> Vec<MirrorIndex> {
+        let of_country = |mirror: &&MirrorIndex| {
+            place.country.is_some() && self.profile(**mirror).country == place.country
+        };
+        let of_continent = |mirror: &&MirrorIndex| {
+            place.continent.is_some() && self.profile(**mirror).continent == place.continent
+        };
+        let here: Vec<MirrorIndex> = members.iter().filter(of_country).copied().collect();
+        let around: Vec<MirrorIndex> = members.iter().filter(of_continent).copied().collect();
+        [here, around]
+            .into_iter()
+            .find(|some| !some.is_empty())
+            .unwrap_or(members)
+    }
+
+    /// Draws members for one answer, without repeating one: a mirror of twice the weight is drawn twice as often.
+    pub fn draw(&self, members: &[MirrorIndex], count: usize, random: u64) -> Vec<MirrorIndex> {
+        // Efraimidis and Spirakis: the largest u^(1/w) are a weighted sample.
+        let key = |(turn, mirror): (usize, &MirrorIndex)| {
+            let weight = f64::from(self.profile(*mirror).weight.max(1));
+            let drawn = unit(mix(random ^ mix(turn as u64)));
+            (drawn.powf(1.0 / weight), *mirror)
+        };
+        let mut keyed: Vec<(f64, MirrorIndex)> = members.iter().enumerate().map(key).collect();
+        keyed.sort_by(|a, b| b.0.total_cmp(&a.0));
+        keyed.truncate(count);
+        keyed.into_iter().map(|(_, mirror)| mirror).collect()
+    }
+}

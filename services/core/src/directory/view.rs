@@ -1,0 +1,151 @@
+//! One moment of all that the directory knows. Cheap to clone, and never changed once it is given away.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::channel::Channel;
+use crate::id::{Build, ChannelId, Digest, MirrorId, Mount};
+use crate::statement::VerdictState;
+use crate::time::Timestamp;
+
+use super::health::Health;
+use super::member::{MirrorIndex, Profile};
+use super::speed::Speeds;
+
+/// The consistency service's word on one build of one mirror.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Word {
+    /// The word.
+    pub state: VerdictState,
+    /// Of which root.
+    pub root: Digest,
+    /// When it was said.
+    pub issued: Timestamp,
+}
+
+/// One channel: what is published, and what the verdicts say.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Carried {
+    /// What is published.
+    pub channel: Channel,
+    /// By mirror.
+    pub(super) words: BTreeMap<MirrorIndex, BTreeMap<Build, Word>>,
+}
+
+impl Carried {
+    /// The word on a build of a mirror; words on another root than the signed one do not count.
+    pub fn word(&self, mirror: MirrorIndex, build: Build) -> Option<&Word> {
+        let word = self.words.get(&mirror)?.get(&build)?;
+        let known = self.channel.builds.get(&build)?;
+        (known.root == word.root).then_some(word)
+    }
+
+    /// True when the mirror is complete at `build`.
+    pub fn is_complete(&self, mirror: MirrorIndex, build: Build) -> bool {
+        let word = self.word(mirror, build);
+        word.is_some_and(|word| word.state == VerdictState::Complete)
+    }
+
+    /// The newest build that the mirror is complete at and that stands.
+    pub fn newest_complete(&self, mirror: MirrorIndex) -> Option<Build> {
+        let words = self.words.get(&mirror)?;
+        let mut builds = words.keys().rev();
+        builds
+            .find(|build| self.is_complete(mirror, **build) && !self.channel.is_retracted(**build))
+            .copied()
+    }
+
+    /// All words on a mirror, oldest build first.
+    pub fn words_on(&self, mirror: MirrorIndex) -> impl Iterator<Item = (Build, &Word)> {
+        let words = self.words.get(&mirror).into_iter().flatten();
+        words.map(|(build, word)| (*build, word))
+    }
+
+    /// Where the channel is served.
+    pub fn mount(&self) -> Option<&Mount> {
+        self.channel.last().map(|known| &known.mount)
+    }
+}
+
+/// One moment of all that the directory knows.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub(super) profiles: Arc<[Profile]>,
+    pub(super) seeds: Arc<[u64]>,
+    /// Mirrors with netblocks: few, and every request asks.
+    pub(super) bounded: Arc<[MirrorIndex]>,
+    pub(super) health: Arc<Vec<Health>>,
+    pub(super) channels: BTreeMap<ChannelId, Arc<Carried>>,
+    pub(super) speeds: Arc<Speeds>,
+    pub(super) revision: u64,
+    pub(super) changed: Timestamp,
+}
+
+impl View {
+    pub(super) fn new(mut profiles: Vec<Profile>) -> Self {
+        profiles.sort_by(|a, b| a.mirror.cmp(&b.mirror));
+        let numbered = (0u32..).map(MirrorIndex).zip(&profiles);
+        let bounded = numbered.filter(|(_, profile)| !profile.netblocks.is_empty());
+        Self {
+            bounded: bounded.map(|(mirror, _)| mirror).collect(),
+            seeds: profiles.iter().map(Profile::seed).collect(),
+            health: Arc::new(vec![Health::default(); profiles.len()]),
+            profiles: profiles.into(),
+            channels: BTreeMap::new(),
+            speeds: Arc::default(),
+            revision: 0,
+            changed: Timestamp::EPOCH,
+        }
+    }
+
+    /// Counts up whenever an answer may be another one: what was computed from an older revision is stale.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// When the revision last counted up.
+    pub fn changed(&self) -> Timestamp {
+        self.changed
+    }
+
+    /// All mirrors, in order of id.
+    pub fn mirrors(&self) -> impl Iterator<Item = (MirrorIndex, &Profile)> {
+        (0u32..).map(MirrorIndex).zip(self.profiles.iter())
+    }
+
+    /// A mirror by its id.
+    pub fn find(&self, mirror: &MirrorId) -> Option<MirrorIndex> {
+        let found = self
+            .profiles
+            .binary_search_by(|profile| profile.mirror.cmp(mirror));
+        found
+            .ok()
+            .and_then(|at| u32::try_from(at).ok())
+            .map(MirrorIndex)
+    }
+
+    /// What a mirror declares.
+    pub fn profile(&self, mirror: MirrorIndex) -> &Profile {
+        &self.profiles[mirror.get()]
+    }
+
+    /// What probes know of a mirror.
+    pub fn health(&self, mirror: MirrorIndex) -> &Health {
+        &self.health[mirror.get()]
+    }
+
+    /// What clients saw.
+    pub fn speeds(&self) -> &Speeds {
+        &self.speeds
+    }
+
+    /// All channels, in order of id.
+    pub fn channels(&self) -> impl Iterator<Item = (&ChannelId, &Carried)> {
+        self.channels.iter().map(|(id, carried)| (id, &**carried))
+    }
+
+    /// One channel.
+    pub fn channel(&self, channel: &ChannelId) -> Option<&Carried> {
+        self.channels.get(channel).map(|carried| &**carried)
+    }
+}

@@ -1,0 +1,136 @@
+//! One client stays on one build, through one run of its package manager.
+//!
+//! A run of apt is one index after another and then packages. Were each sent to the build that is wanted at that
+//! second, a flip in between would give an index of one build and another one of the next. So the first request of
+//! a visit chooses the build and the others keep to it, until the visit is over: nothing was asked for a while, an
+//! entry point (`InRelease`, `Release`) is asked for again, or the build is not to be had any more.
+//!
+//! Visits are kept in memory only, under numbers that a secret of the process made of addresses.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::id::Build;
+use crate::time::Timestamp;
+
+/// A visit is over when nothing was asked for this long, in milliseconds.
+pub const IDLE_MS: i64 = 60_000;
+/// Most visits that are kept; of more, the oldest one is over.
+pub const VISITS_MAX: usize = 65_536;
+/// Most entry points of one visit that are told apart; of more, the next one begins a new visit.
+pub const ENTRIES_MAX: usize = 32;
+
+/// A visitor: a number that stands for a client and a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Visitor(pub u64);
+
+#[derive(Clone, Debug)]
+struct Visit {
+    build: Build,
+    began: Timestamp,
+    asked: Timestamp,
+    /// Entry points asked for in this visit, as numbers.
+    entries: Vec<u64>,
+}
+
+/// All visits under way.
+#[derive(Clone, Debug, Default)]
+pub struct Visits {
+    visits: BTreeMap<Visitor, Visit>,
+    /// In order of beginning.
+    order: VecDeque<(Timestamp, Visitor)>,
+}
+
+impl Visits {
+    /// The build that the visitor is on, if it is on one. `entry`: a number of the entry point that is asked for.
+    pub fn build(&mut self, visitor: Visitor, entry: Option<u64>, now: Timestamp) -> Option<Build> {
+        let visit = self.visits.get_mut(&visitor)?;
+        let idle = now.ms_since(visit.asked) > IDLE_MS;
+        let again = entry.is_some_and(|entry| {
+            visit.entries.contains(&entry) || visit.entries.len() >= ENTRIES_MAX
+        });
+        if idle || again {
+            self.visits.remove(&visitor);
+            return None;
+        }
+        visit.asked = now;
+        visit.entries.extend(entry);
+        Some(visit.build)
+    }
+
+    /// Begins a visit.
+    pub fn begin(&mut self, visitor: Visitor, build: Build, entry: Option<u64>, now: Timestamp) {
+        while self.order.len() >= VISITS_MAX
+            && let Some((began, oldest)) = self.order.pop_front()
+        {
+            // An old line of one who came again says nothing of the new visit.
+            let same = |visit: &Visit| visit.began == began;
+            if self.visits.get(&oldest).is_some_and(same) {
+                self.visits.remove(&oldest);
+            }
+        }
+        let visit = Visit {
+            build,
+            began: now,
+            asked: now,
+            entries: entry.into_iter().collect(),
+        };
+        self.visits.insert(visitor, visit);
+        self.order.push_back((now, visitor));
+    }
+
+    /// Visits that are kept.
+    pub fn len(&self) -> usize {
+        self.visits.len()
+    }
+
+    /// True when nobody is on a visit.
+    pub fn is_empty(&self) -> bool {
+        self.visits.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const RELEASE: Option<u64> = Some(1);
+    const UPDATES: Option<u64> = Some(2);
+
+    fn build(number: u64) -> Build {
+        Build::new(number).unwrap()
+    }
+
+    #[test]
+    fn a_run_keeps_its_build_and_the_next_one_gets_the_next() {
+        let (mut visits, at) = (Visits::default(), Timestamp::from_ms);
+        let (a, b) = (Visitor(1), Visitor(2));
+        assert_eq!(visits.build(a, RELEASE, at(0)), None);
+        visits.begin(a, build(37), RELEASE, at(0));
+        for (entry, ms) in [
+            (None, 1),
+            (UPDATES, 2),
+            (None, IDLE_MS),
+            (None, 2 * IDLE_MS),
+        ] {
+            assert_eq!(visits.build(a, entry, at(ms)), Some(build(37)), "{ms}");
+        }
+        assert_eq!(visits.build(b, None, at(3)), None, "another client");
+        let again = 2 * IDLE_MS + 1;
+        assert_eq!(visits.build(a, RELEASE, at(again)), None, "a new run");
+        visits.begin(a, build(38), RELEASE, at(again));
+        assert_eq!(visits.build(a, None, at(again + 1)), Some(build(38)));
+        assert_eq!(visits.build(a, None, at(again + 2 + IDLE_MS)), None, "idle");
+    }
+
+    #[test]
+    fn visits_are_bounded() {
+        let mut visits = Visits::default();
+        for visitor in 0..VISITS_MAX as u64 + 100 {
+            let at = Timestamp::from_ms(i64::try_from(visitor).unwrap());
+            visits.begin(Visitor(visitor), build(1), None, at);
+        }
+        assert_eq!(visits.len(), VISITS_MAX);
+        assert!(visits.order.len() <= VISITS_MAX);
+    }
+}
