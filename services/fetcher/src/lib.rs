@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`server`] | answers wants from a store, in order, while credit lasts |
 //! | [`client`] | keeps credit and wants under way, checks digests, makes content durable |
+//! | [`web`] | asking mirrors over HTTP |
 //! | [`limit`] | shares one rate between fetches and lets the priority lane go first |
 //! | [`protocol`] | the numbers that both ends count with |
 //!
@@ -16,3 +17,4 @@ pub mod limit;
 pub mod manifests;
 pub mod protocol;
 pub mod server;
+pub mod web;

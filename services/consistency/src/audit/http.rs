@@ -5,56 +5,13 @@ use std::time::Duration;
 use fetcher::manifests::PageSource;
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::limits::PAGE_MAX_BYTES;
-use reqwest::{Client, Response, redirect};
+use reqwest::{Client, Response};
 use tokio::time::timeout;
 
-use crate::config::AuditSection;
-
-/// Redirects followed on the mirror itself.
-const REDIRECTS_MAX: usize = 3;
 /// Slowest that a mirror may send, in bytes a second: a body that drips must not hold an audit for ever.
 const SLOWEST_BYTES_PER_S: u64 = 16 * 1024;
 /// What an answer may take on top of that, in timeouts for a single read.
 const GRACE_TIMEOUTS: u32 = 3;
-const IDLE: Duration = Duration::from_secs(30);
-
-/// A client for all mirrors: HTTP/1.1 with connections kept for the next request.
-pub(super) fn client(config: &AuditSection) -> anyhow::Result<Client> {
-    // Fails when a provider is set already, which is as good.
-    rustls::crypto::ring::default_provider()
-        .install_default()
-        .ok();
-    let client = Client::builder()
-        .user_agent(concat!("mirrorlog/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(config.timeout.0)
-        .read_timeout(config.timeout.0)
-        .pool_max_idle_per_host(config.concurrency)
-        .pool_idle_timeout(IDLE)
-        .redirect(redirect::Policy::custom(stay))
-        .tcp_nodelay(true)
-        .no_proxy()
-        .build()?;
-    Ok(client)
-}
-
-/// Follows redirects on one host only: what another mirror, the archive or a machine of ours answers
-/// says nothing about this mirror. A redirect elsewhere is its answer, and no file.
-fn stay(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    let (to, previous) = (attempt.url(), attempt.previous());
-    let here = previous.first().is_none_or(|from| {
-        let upgrade = from.scheme() == "http"
-            && to.scheme() == "https"
-            && (from.port(), to.port()) == (None, None)
-            && from.host() == to.host();
-        from.origin() == to.origin() || upgrade
-    });
-    if here && previous.len() <= REDIRECTS_MAX {
-        attempt.follow()
-    } else {
-        attempt.stop()
-    }
-}
-
 /// One mirror.
 #[derive(Clone)]
 pub(crate) struct Http {

@@ -65,7 +65,7 @@ impl Auditor {
         config: &AuditSection,
         manifests: Manifests,
     ) -> anyhow::Result<Self> {
-        let client = http::client(config)?;
+        let client = fetcher::web::client(config.timeout.0, config.concurrency)?;
         let watched = |(id, url)| {
             let watched = Target {
                 http: Http::new(client.clone(), url, config.timeout.0),

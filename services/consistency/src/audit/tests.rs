@@ -61,7 +61,11 @@ async fn ask(url: String, scope: Scope, content: &[u8]) -> Found {
         timeout: Time(Duration::from_millis(200)),
         ..AuditSection::default()
     };
-    let http = Http::new(http::client(&config).unwrap(), url, config.timeout.0);
+    let http = Http::new(
+        fetcher::web::client(config.timeout.0, config.concurrency).unwrap(),
+        url,
+        config.timeout.0,
+    );
     let file = File {
         path: path("pool/a"),
         entry: entry(content),

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
+use axum::serve::ListenerExt as _;
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -174,7 +175,8 @@ pub async fn serve_grpc_unix(
     .await
 }
 
-/// Serves HTTP on a bound TCP socket until `shutdown`; requests under way then have five seconds.
+/// Serves HTTP on a bound TCP socket until `shutdown`; requests under way then have five seconds. Handlers find
+/// the peer in `ConnectInfo<SocketAddr>`.
 ///
 /// # Errors
 /// [`ServeError::Http`].
@@ -183,8 +185,13 @@ pub async fn serve_http(
     router: Router,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
+    // Answers are small, and their readers wait for them. A socket that refuses is only slower.
+    let listener = listener.tap_io(|stream| {
+        stream.set_nodelay(true).ok();
+    });
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let serving =
-        axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+        axum::serve(listener, service).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     within_grace(async { Ok(serving.await?) }, &shutdown).await
 }
 

@@ -23,17 +23,23 @@ pub(super) const REPORT: &str = "MIRRORLOG_REPORT";
 pub(super) const VERDICT: &str = "MIRRORLOG_VERDICT";
 /// The stream of operators' orders.
 pub(super) const ORDER: &str = "MIRRORLOG_ORDER";
+/// The stream of what clients saw.
+pub(super) const FEEDBACK: &str = "MIRRORLOG_FEEDBACK";
 /// The buckets that every network has, without their prefix.
-pub(super) const BUCKETS: [&str; 4] = ["head", "build", "wanted", "lease"];
+pub(super) const BUCKETS: [&str; 5] = ["head", "build", "wanted", "lease", "salt"];
 
 /// How long a message id is remembered: an outbox that retries within it makes no second event.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(60 * 60);
 /// Room for headers beside a message's payload, in bytes.
 const HEADERS_MAX_BYTES: usize = 4 * 1024;
+/// What clients saw is forgotten by the log after this time, and by its readers too.
+const FEEDBACK_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Largest word of a client, in bytes.
+const FEEDBACK_MAX_BYTES: usize = 1024;
 const MIB: i64 = 1024 * 1024;
 
 /// All streams but the buckets'.
-pub(super) fn streams() -> [Config; 4] {
+pub(super) fn streams() -> [Config; 5] {
     [
         Config {
             subjects: vec![
@@ -66,6 +72,14 @@ pub(super) fn streams() -> [Config; 4] {
             max_messages_per_subject: 64,
             duplicate_window: DUPLICATE_WINDOW,
             ..stream(ORDER)
+        },
+        Config {
+            subjects: vec!["mirrorlog.feedback.*".into()],
+            max_bytes: 64 * MIB,
+            max_message_size: message_max(FEEDBACK_MAX_BYTES),
+            max_messages_per_subject: 10_000,
+            max_age: FEEDBACK_AGE,
+            ..stream(FEEDBACK)
         },
     ]
 }

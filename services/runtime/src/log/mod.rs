@@ -334,6 +334,30 @@ impl Log {
             .await
     }
 
+    /// Stores what a client saw of a mirror.
+    ///
+    /// # Errors
+    /// As [`Log::ensure`].
+    pub async fn publish_feedback(
+        &self,
+        mirror: &MirrorId,
+        payload: Bytes,
+    ) -> Result<(), LogError> {
+        let subject = format!("mirrorlog.feedback.{mirror}");
+        self.append(declare::FEEDBACK, subject, trace::headers(), None, payload)
+            .await
+            .map(drop)
+    }
+
+    /// What clients saw in the last days, oldest first, then new ones.
+    ///
+    /// # Errors
+    /// As [`Log::consume`].
+    pub async fn feedback(&self) -> Result<Messages, LogError> {
+        self.messages(declare::FEEDBACK, "mirrorlog.feedback.*".into(), Start::All)
+            .await
+    }
+
     /// KV bucket `mirrorlog_<name>`; made when it is missing.
     ///
     /// # Errors
