@@ -116,6 +116,8 @@ pub struct Config {
     pub reconcile_keep: usize,
     /// `host:port` of the consistency service, for the commands that ask it.
     pub consistency_grpc: Option<String>,
+    /// URL of a directory, for the commands that ask it.
+    pub directory_http: Option<String>,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
 }

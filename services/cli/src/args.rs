@@ -55,6 +55,11 @@ pub(crate) enum Command {
     /// Run the consistency service
     #[command(subcommand)]
     Consistency(ServeCommand),
+    /// Run a directory, or export its lists
+    #[command(subcommand)]
+    Directory(DirectoryCommand),
+    /// Why a mirror is, or is not, offered for a channel
+    Why(WhyArgs),
     /// Publish a tree as a channel's next build
     Publish(PublishArgs),
     /// Take builds back
@@ -88,7 +93,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum LocalCommand {
-    /// Run nats-server, archive, mirrors and consistency from one folder until interrupted
+    /// Run nats-server, archive, mirrors, consistency and directory from one folder until interrupted
     #[command(after_help = "\
 Examples:
   mirrorlog local up --dir net --mirrors 3
@@ -156,12 +161,50 @@ pub(crate) enum ServiceName {
     Archive,
     Mirror,
     Consistency,
+    Directory,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ServeCommand {
     /// Run the service of --config until interrupted
     Serve,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DirectoryCommand {
+    /// Run the directory of --config until interrupted
+    Serve,
+    /// Write the lists, feeds and pages as static files, from the directory's last state
+    #[command(after_help = "\
+Example: mirrorlog --config directory.toml directory export /var/www/mirrors")]
+    Export {
+        /// Folder to write to; made when absent
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  mirrorlog why nz1 noble
+  mirrorlog why nz1 noble --client-ip 192.0.2.7 --build 37")]
+pub(crate) struct WhyArgs {
+    /// The mirror, by its id
+    pub(crate) mirror: MirrorId,
+    /// The channel
+    pub(crate) channel: ChannelId,
+    /// For clients that pin this build
+    #[arg(long)]
+    pub(crate) build: Option<Build>,
+    /// For clients in this country
+    #[arg(long, value_name = "CC")]
+    pub(crate) country: Option<String>,
+    /// For the client with this address
+    #[arg(long, value_name = "IP")]
+    pub(crate) client_ip: Option<std::net::IpAddr>,
+    /// The directory to ask; left out, that of the archive's configuration
+    #[arg(long, value_name = "URL", env = "MIRRORLOG_DIRECTORY")]
+    pub(crate) directory: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -29,6 +29,8 @@ pub(super) struct Written {
     #[serde(default)]
     consistency: Option<Consistency>,
     #[serde(default)]
+    directory: Option<Directory>,
+    #[serde(default)]
     telemetry: TelemetryConfig,
 }
 
@@ -115,6 +117,12 @@ struct Consistency {
     grpc: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Directory {
+    http: String,
+}
+
 impl Written {
     pub(super) fn check(self, base: &Path) -> Result<Config, ConfigError> {
         let mut channels = Vec::with_capacity(self.channels.len());
@@ -153,6 +161,7 @@ impl Written {
             reconcile_every: self.reconcile.every.0,
             reconcile_keep: self.reconcile.keep,
             consistency_grpc: self.consistency.map(|consistency| consistency.grpc),
+            directory_http: self.directory.map(|directory| directory.http),
             telemetry: self.telemetry,
         })
     }

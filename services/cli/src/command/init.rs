@@ -10,6 +10,7 @@ use crate::output::Output;
 
 const ARCHIVE: &str = include_str!("../../../../deploy/archive.toml");
 const MIRROR: &str = include_str!("../../../../deploy/mirror.toml");
+const DIRECTORY: &str = include_str!("../../../../deploy/directory.toml");
 const CONSISTENCY: &str = include_str!("../../../../deploy/consistency.toml");
 
 pub(crate) fn run(args: &InitArgs, output: &Output) -> Result<u8, Failure> {
@@ -17,6 +18,7 @@ pub(crate) fn run(args: &InitArgs, output: &Output) -> Result<u8, Failure> {
         ServiceName::Archive => ("archive", ARCHIVE),
         ServiceName::Mirror => ("mirror", MIRROR),
         ServiceName::Consistency => ("consistency", CONSISTENCY),
+        ServiceName::Directory => ("directory", DIRECTORY),
     };
     let file = args.dir.join(format!("{name}.toml"));
     if file.exists() {
@@ -27,15 +29,18 @@ pub(crate) fn run(args: &InitArgs, output: &Output) -> Result<u8, Failure> {
         return Err(Failure::text(CREATE, text));
     }
     make_dir(&args.dir)?;
-    let key = write_key(&args.dir, name)?;
+    // A directory signs nothing.
+    let signs = args.service != ServiceName::Directory;
+    let key = signs.then(|| write_key(&args.dir, name)).transpose()?;
     std::fs::write(&file, sample).or_exit(CREATE)?;
     if output.json {
         output.json(&json!({ "config": file, "key": key }));
     } else {
+        let key = key.map(|key| format!(" and the key {}", key.display()));
         output.line(&format!(
-            "wrote {} and the key {}",
+            "wrote {}{}",
             file.display(),
-            key.display()
+            key.unwrap_or_default()
         ));
         output.line(&format!(
             "edit it, then run: mirrorlog --config {} {name} serve",

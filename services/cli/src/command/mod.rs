@@ -2,6 +2,7 @@
 
 mod ask;
 mod change;
+mod directory;
 mod init;
 mod inspect;
 mod key;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory as _;
 use runtime::boot::TelemetryConfig;
 
-use crate::args::{Args, Command, LocalCommand, ServeCommand};
+use crate::args::{Args, Command, DirectoryCommand, LocalCommand, ServeCommand};
 use crate::failure::{CONFIG, Failure, IO, OrExit as _};
 use crate::local;
 use crate::output::Output;
@@ -34,7 +35,10 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
     } = args;
     let service = matches!(
         command,
-        Command::Archive(_) | Command::Mirror(_) | Command::Consistency(_)
+        Command::Archive(_)
+            | Command::Mirror(_)
+            | Command::Consistency(_)
+            | Command::Directory(DirectoryCommand::Serve)
     );
     // Services set up telemetry from their configuration; commands only warn unless told otherwise.
     let level = log.as_deref().or(Some("warn"));
@@ -56,6 +60,13 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
         Command::Consistency(ServeCommand::Serve) => {
             serve::consistency(&need(config)?, log.as_deref()).await
         }
+        Command::Directory(DirectoryCommand::Serve) => {
+            serve::directory(&need(config)?, log.as_deref()).await
+        }
+        Command::Directory(DirectoryCommand::Export { dir }) => {
+            directory::export(&need(config)?, &dir, output)
+        }
+        Command::Why(why) => directory::why(config.as_deref(), &why, output).await,
         Command::Publish(publish) => publish::run(&need(config)?, publish, output).await,
         Command::Retract(retract) => retract::run(&need(config)?, retract, output).await,
         Command::Log(log) => change::log(&need(config)?, &log, output).await,

@@ -33,6 +33,15 @@ pub(crate) async fn consistency(file: &Path, level: Option<&str>) -> Result<u8, 
     Ok(0)
 }
 
+pub(crate) async fn directory(file: &Path, level: Option<&str>) -> Result<u8, Failure> {
+    let config = directory::config::Config::load(file).or_exit(CONFIG)?;
+    let _telemetry = telemetry("directory", &config.telemetry, level);
+    directory::run::serve(config, runtime::boot::shutdown())
+        .await
+        .or_exit(DOWN)?;
+    Ok(0)
+}
+
 fn telemetry(
     service: &str,
     config: &TelemetryConfig,

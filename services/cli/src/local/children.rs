@@ -1,6 +1,7 @@
 //! The network's processes: started, watched, stopped. None is started again here, so that faults can be played.
 
 use std::fs::{File, OpenOptions};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -62,11 +63,11 @@ impl Service {
     }
 
     /// Waits until the service says that it is ready, or has died.
-    pub(super) async fn ready(&mut self, http_port: u16, logs: &Path) -> Result<(), Failure> {
+    pub(super) async fn ready(&mut self, http: SocketAddr, logs: &Path) -> Result<(), Failure> {
         let deadline = tokio::time::Instant::now() + READY_TIMEOUT;
         let log = logs.join(format!("{}.log", self.name));
         loop {
-            if is_ready(http_port).await {
+            if is_ready(http).await {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait().or_exit(IO)? {
@@ -175,10 +176,10 @@ fn left_behind(dir: &Path) -> Vec<u32> {
         .collect()
 }
 
-async fn is_ready(port: u16) -> bool {
+async fn is_ready(http: SocketAddr) -> bool {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let asked = async {
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+        let mut stream = tokio::net::TcpStream::connect(http).await?;
         stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).await?;

@@ -16,8 +16,13 @@ use crate::failure::{CONFIG, CREATE, Failure, OrExit as _, make_dir};
 #[serde(deny_unknown_fields)]
 pub(super) struct Plan {
     pub(super) nats_port: u16,
+    /// Where all mirrors of this plan serve, each on an address of its own: names of DNS pools say nothing of ports.
+    #[serde(default)]
+    mirror_port: Option<u16>,
     pub(super) archive: Ports,
     pub(super) consistency: Ports,
+    #[serde(default)]
+    directory: Option<DirectoryPorts>,
     pub(super) mirrors: Vec<Mirror>,
 }
 
@@ -29,13 +34,36 @@ pub(super) struct Ports {
     pub(super) http: u16,
 }
 
+/// Where the directory listens.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DirectoryPorts {
+    pub(super) http: u16,
+    pub(super) dns: u16,
+}
+
 /// One mirror.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Mirror {
     pub(super) id: String,
     pub(super) pool: String,
+    /// Where it serves; what it serves other processes is on 127.0.0.1.
+    #[serde(default = "localhost")]
+    address: Ipv4Addr,
     pub(super) ports: Ports,
+}
+
+impl Mirror {
+    /// Where its web server listens.
+    pub(super) fn http(&self) -> SocketAddr {
+        (self.address, self.ports.http).into()
+    }
+
+    /// Its public URL.
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.http())
+    }
 }
 
 impl Plan {
@@ -52,19 +80,35 @@ impl Plan {
             let (archive, consistency) = (free.pair()?, free.pair()?);
             Self {
                 nats_port: free.next()?,
+                mirror_port: None,
                 archive,
                 consistency,
+                directory: None,
                 mirrors: Vec::new(),
             }
         };
+        // A folder of an earlier version has neither.
+        if plan.directory.is_none() {
+            let (http, dns) = (free.next()?, free.next()?);
+            plan.directory = Some(DirectoryPorts { http, dns });
+        }
+        let mirror_port = match plan.mirror_port {
+            Some(port) => port,
+            None => free.next()?,
+        };
+        plan.mirror_port = Some(mirror_port);
         for (pool, count) in pools(args, !plan.mirrors.is_empty()) {
             for number in 1..=count {
                 let id = format!("{pool}{number}");
                 if !plan.mirrors.iter().any(|mirror| mirror.id == id) {
-                    let ports = free.pair()?;
+                    let ports = Ports {
+                        grpc: free.next()?,
+                        http: mirror_port,
+                    };
                     plan.mirrors.push(Mirror {
                         id,
                         pool: pool.clone(),
+                        address: address(plan.mirrors.len()),
                         ports,
                     });
                 }
@@ -98,27 +142,39 @@ impl Plan {
         make_dir(&archive)?;
         let archive_key = write_key(&archive, "archive")?;
         let archive_key = absolute(&archive_key)?;
-        write_config(&self.archive_config(dir), &self.archive_toml(&nats))?;
+        write_config(&self.archive_config(dir), &self.archive_toml(&nats)?)?;
         let consistency = dir.join("consistency");
         make_dir(&consistency)?;
-        write_key(&consistency, "consistency")?;
-        let mut blocks = String::new();
+        let consistency_key = absolute(&write_key(&consistency, "consistency")?)?;
+        let (mut audited, mut offered) = (String::new(), String::new());
         for mirror in &self.mirrors {
             let home = self.mirror_dir(dir, mirror);
             make_dir(&home)?;
             let key = absolute(&write_key(&home, &mirror.id)?)?;
             let config = self.mirror_toml(mirror, &nats, &archive_key, args.limit);
             write_config(&self.mirror_config(dir, mirror), &config)?;
-            let Mirror { id, pool, ports } = mirror;
-            let http = ports.http;
-            blocks.push_str(&format!(
-                "\n[[mirrors]]\nid = \"{id}\"\npool = \"{pool}\"\nurl = \"http://127.0.0.1:{http}\"\nkey = {}\n",
-                quoted(&key)
-            ));
+            let Mirror { id, pool, .. } = mirror;
+            let url = mirror.url();
+            let block =
+                format!("\n[[mirrors]]\nid = \"{id}\"\npool = \"{pool}\"\nurl = \"{url}\"\n");
+            audited.push_str(&format!("{block}key = {}\n", quoted(&key)));
+            offered.push_str(&block);
         }
-        let mut config = self.consistency_toml(&nats, &archive_key);
-        config.push_str(&blocks);
-        write_config(&self.consistency_config(dir), &config)
+        let config = self.consistency_toml(&nats, &archive_key);
+        write_config(&self.consistency_config(dir), &(config + &audited))?;
+        make_dir(&dir.join("directory"))?;
+        let config = self.directory_toml(&nats, &archive_key, &consistency_key)?;
+        write_config(&self.directory_config(dir), &(config + &offered))
+    }
+
+    /// Where the directory listens.
+    pub(super) fn directory(&self) -> Result<DirectoryPorts, Failure> {
+        let missing = || Failure::text(CONFIG, "the plan has no directory");
+        self.directory.ok_or_else(missing)
+    }
+
+    pub(super) fn directory_config(&self, dir: &Path) -> PathBuf {
+        dir.join("directory/directory.toml")
     }
 
     pub(super) fn archive_config(&self, dir: &Path) -> PathBuf {
@@ -137,14 +193,17 @@ impl Plan {
         self.mirror_dir(dir, mirror).join("mirror.toml")
     }
 
-    fn archive_toml(&self, nats: &str) -> String {
-        format!(
+    fn archive_toml(&self, nats: &str) -> Result<String, Failure> {
+        Ok(format!(
             "[archive]\nstate = \"state\"\nstore = \"store\"\nkey = \"archive.sec\"\nallow_undeclared = true\n\n\
              [nats]\nurl = \"{nats}\"\n\n[grpc]\nlisten = \"127.0.0.1:{}\"\n\n[http]\nlisten = \"127.0.0.1:{}\"\n\n\
              [heads]\nrenew = \"10s\"\nexpire = \"7d\"\n\n[reconcile]\nevery = \"5s\"\n\n\
-             [consistency]\ngrpc = \"127.0.0.1:{}\"\n",
-            self.archive.grpc, self.archive.http, self.consistency.grpc
-        )
+             [consistency]\ngrpc = \"127.0.0.1:{}\"\n\n[directory]\nhttp = \"http://127.0.0.1:{}\"\n",
+            self.archive.grpc,
+            self.archive.http,
+            self.consistency.grpc,
+            self.directory()?.http
+        ))
     }
 
     fn mirror_toml(
@@ -154,18 +213,20 @@ impl Plan {
         archive_key: &Path,
         limit: Option<runtime::boot::ByteRate>,
     ) -> String {
-        let Mirror { id, pool, ports } = mirror;
+        let Mirror {
+            id, pool, ports, ..
+        } = mirror;
         let rate = limit.map_or_else(String::new, |rate| {
             format!("\n[fetch]\nrate = \"{rate}\"\n")
         });
         format!(
             "[mirror]\nid = \"{id}\"\npool = \"{pool}\"\nstate = \"state\"\nstore = \"store\"\nkey = \"{id}.sec\"\n\n\
              [archive]\nfetch = \"127.0.0.1:{}\"\nkeys = [{}]\n\n[nats]\nurl = \"{nats}\"\n\n\
-             [http]\nlisten = \"127.0.0.1:{}\"\n\n[grpc]\nlisten = \"127.0.0.1:{}\"\n{rate}\n\
+             [http]\nlisten = \"{}\"\n\n[grpc]\nlisten = \"127.0.0.1:{}\"\n{rate}\n\
              [scrub]\nevery = \"10s\"\nrate = \"800mbit\"\n\n[report]\nevery = \"5s\"\n",
             self.archive.grpc,
             quoted(archive_key),
-            ports.http,
+            mirror.http(),
             ports.grpc
         )
     }
@@ -182,6 +243,37 @@ impl Plan {
             self.consistency.http
         )
     }
+
+    fn directory_toml(
+        &self,
+        nats: &str,
+        archive_key: &Path,
+        consistency_key: &Path,
+    ) -> Result<String, Failure> {
+        let DirectoryPorts { http, dns } = self.directory()?;
+        Ok(format!(
+            "[directory]\nstate = \"state\"\nname = \"mirrors.test\"\n\n\
+             [archive]\nfetch = \"127.0.0.1:{}\"\nkeys = [{}]\n\n[consistency]\nkeys = [{}]\n\n\
+             [nats]\nurl = \"{nats}\"\n\n[http]\nlisten = \"127.0.0.1:{http}\"\n\n\
+             [dns]\nlisten = \"127.0.0.1:{dns}\"\nzone = \"mirrors.test\"\nport = {}\n\n\
+             [probe]\nevery = \"2s\"\n\n[feedback]\nper_source = 600\n",
+            self.archive.grpc,
+            quoted(archive_key),
+            quoted(consistency_key),
+            self.mirror_port.unwrap_or_default(),
+        ))
+    }
+}
+
+/// An address of this machine's own for each mirror, from 127.0.1.1 on.
+fn address(number: usize) -> Ipv4Addr {
+    let (block, place) = (number / 250, number % 250);
+    let byte = |number: usize| u8::try_from(number + 1).unwrap_or(u8::MAX);
+    Ipv4Addr::new(127, 0, byte(block), byte(place))
+}
+
+fn localhost() -> Ipv4Addr {
+    Ipv4Addr::LOCALHOST
 }
 
 /// Pools and their sizes. Nothing asked for, and mirrors there already: those.
@@ -220,7 +312,9 @@ impl FreePorts {
         for _ in 0..PORT_TRIES {
             let drawn = getrandom::u32().or_exit(CREATE)? % u32::from(PORTS.end - PORTS.start);
             let port = PORTS.start + u16::try_from(drawn).or_exit(CREATE)?;
-            if let Ok(listener) = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
+            // On every address: mirrors have addresses of their own.
+            if let Ok(listener) = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+            {
                 self.0.push(listener);
                 return Ok(port);
             }

@@ -1,7 +1,8 @@
-//! `local up`: nats-server, archive, mirrors and consistency, each its own process.
+//! `local up`: nats-server, archive, mirrors, consistency and directory, each its own process.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub(super) struct Network {
     archive: Service,
     mirrors: Vec<Service>,
     consistency: Service,
+    /// None only when the start failed before its turn.
+    directory: Option<Service>,
     args: UpArgs,
     /// One `up` a folder, for as long as it runs.
     _held: File,
@@ -97,12 +100,20 @@ impl Network {
                 &logs,
             )?);
         }
+        let mut directory = None;
         let ready = async {
-            archive.ready(plan.archive.http, &logs).await?;
+            archive.ready(local(plan.archive.http), &logs).await?;
             for (service, mirror) in mirrors.iter_mut().zip(&plan.mirrors) {
-                service.ready(mirror.ports.http, &logs).await?;
+                service.ready(mirror.http(), &logs).await?;
             }
-            consistency.ready(plan.consistency.http, &logs).await
+            consistency
+                .ready(local(plan.consistency.http), &logs)
+                .await?;
+            // A mirror that is not up when it is first probed has to earn its place back.
+            let config = plan.directory_config(dir);
+            let service = Service::start("directory", "directory", &config, &logs)?;
+            let service = directory.insert(service);
+            service.ready(local(plan.directory()?.http), &logs).await
         };
         let ready = ready.await;
         let network = Self {
@@ -111,6 +122,7 @@ impl Network {
             archive,
             mirrors,
             consistency,
+            directory,
             args: args.clone(),
             _held: held,
         };
@@ -131,14 +143,20 @@ impl Network {
     /// What everybody needs to find the network; appears by rename.
     pub(super) fn write_local_json(&self) -> Result<Value, Failure> {
         let dir = &self.args.dir;
-        let local = |port: u16| format!("127.0.0.1:{port}");
-        let mirrors = self.plan.mirrors.iter().zip(&self.mirrors).map(|(mirror, service)| {
-            json!({
-                "id": mirror.id, "pool": mirror.pool,
-                "http": format!("http://{}", local(mirror.ports.http)), "fetch": local(mirror.ports.grpc),
-                "config": self.plan.mirror_config(dir, mirror), "pid": service.pid,
-            })
-        });
+        let local = |port: u16| local(port).to_string();
+        let directory = self.plan.directory()?;
+        let mirrors = self
+            .plan
+            .mirrors
+            .iter()
+            .zip(&self.mirrors)
+            .map(|(mirror, service)| {
+                json!({
+                    "id": mirror.id, "pool": mirror.pool,
+                    "http": mirror.url(), "fetch": local(mirror.ports.grpc),
+                    "config": self.plan.mirror_config(dir, mirror), "pid": service.pid,
+                })
+            });
         let document = json!({
             "nats": { "url": self.nats_url(), "pid": self.nats.as_ref().map(|server| server.pid) },
             "archive": {
@@ -149,6 +167,10 @@ impl Network {
             "consistency": {
                 "config": self.plan.consistency_config(dir), "grpc": local(self.plan.consistency.grpc),
                 "pid": self.consistency.pid,
+            },
+            "directory": {
+                "config": self.plan.directory_config(dir), "http": format!("http://{}", local(directory.http)),
+                "dns": local(directory.dns), "pid": self.directory.as_ref().map(|service| service.pid),
             },
         });
         let new = dir.join(".local.json.new");
@@ -165,9 +187,13 @@ impl Network {
             dir.display()
         ));
         for mirror in &self.plan.mirrors {
+            output.line(&format!("  {:9} {}", mirror.id, mirror.url()));
+        }
+        if let Ok(directory) = self.plan.directory() {
             output.line(&format!(
-                "  {:8} http://127.0.0.1:{}",
-                mirror.id, mirror.ports.http
+                "  directory http://{}, DNS {}",
+                local(directory.http),
+                local(directory.dns)
             ));
         }
         let config = self.plan.archive_config(dir);
@@ -193,6 +219,7 @@ impl Network {
                 .mirrors
                 .iter_mut()
                 .chain([&mut self.archive, &mut self.consistency])
+                .chain(&mut self.directory)
             {
                 service.watch(output);
             }
@@ -214,10 +241,7 @@ impl Network {
     /// A mirror's public URL.
     pub(super) fn url(&self, id: &str) -> Result<String, Failure> {
         let (mirror, _) = self.mirror(id)?;
-        Ok(format!(
-            "http://127.0.0.1:{}",
-            self.plan.mirrors[mirror].ports.http
-        ))
+        Ok(self.plan.mirrors[mirror].url())
     }
 
     /// Kills a mirror, as a crash would.
@@ -231,9 +255,7 @@ impl Network {
         let (at, config) = self.mirror(id)?;
         let logs = self.args.dir.join("logs");
         let mut service = Service::start(id, "mirror", &config, &logs)?;
-        service
-            .ready(self.plan.mirrors[at].ports.http, &logs)
-            .await?;
+        service.ready(self.plan.mirrors[at].http(), &logs).await?;
         self.mirrors[at] = service;
         Ok(())
     }
@@ -253,6 +275,7 @@ impl Network {
         let services = self
             .mirrors
             .into_iter()
+            .chain(self.directory)
             .chain([self.consistency, self.archive]);
         futures::future::join_all(services.map(Service::stop)).await;
         if let Some(nats) = self.nats
@@ -307,6 +330,10 @@ async fn answers(url: &str) -> Result<(), Failure> {
             format!("nats-server does not answer on {url}"),
         )),
     }
+}
+
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
 }
 
 fn remove(file: &Path) {

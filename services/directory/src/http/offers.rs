@@ -1,0 +1,81 @@
+//! Offers that were made a moment ago: ranking a thousand mirrors for each request would be most of its cost.
+
+use std::sync::Arc;
+
+use mirrorlog_core::directory::View;
+use mirrorlog_core::directory::member::MirrorIndex;
+use mirrorlog_core::directory::offer::{PlaceKind, Question};
+use mirrorlog_core::directory::place::Place;
+use mirrorlog_core::id::{Build, ChannelId};
+use mirrorlog_core::time::Timestamp;
+use quick_cache::sync::Cache;
+
+/// Offers that are remembered.
+const OFFERS_MAX: usize = 8192;
+/// Mirrors of an offer that a redirect can name.
+const MIRRORS_MAX: usize = 8;
+/// Speeds fade: an offer is made anew after this time, in milliseconds.
+const FRESH_MS: i64 = 60_000;
+
+/// The best mirrors of an offer.
+pub(super) struct Offered {
+    pub(super) build: Option<Build>,
+    pub(super) mirrors: Vec<MirrorIndex>,
+}
+
+/// All that an offer depends on.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    revision: u64,
+    minute: i64,
+    channel: ChannelId,
+    build: Option<Build>,
+    kind: PlaceKind,
+}
+
+pub(super) struct Offers(Cache<Key, Arc<Offered>>);
+
+impl Offers {
+    pub(super) fn new() -> Self {
+        Self(Cache::new(OFFERS_MAX))
+    }
+
+    /// The offer of this view to a place of this kind; none for a channel or build that nobody may be asked for, or an expired head.
+    pub(super) fn of(
+        &self,
+        view: &View,
+        channel: &ChannelId,
+        build: Option<Build>,
+        (place, kind): (&Place, PlaceKind),
+        now: Timestamp,
+    ) -> Option<Arc<Offered>> {
+        // Time alone makes a head expire; no revision says so.
+        if view.is_expired(channel, now) {
+            return None;
+        }
+        let key = Key {
+            revision: view.revision(),
+            minute: now.as_ms().div_euclid(FRESH_MS),
+            channel: channel.clone(),
+            build,
+            kind,
+        };
+        if let Some(offered) = self.0.get(&key) {
+            return Some(offered);
+        }
+        let question = Question {
+            channel,
+            build,
+            place,
+            now,
+        };
+        let offer = view.offer(&question).ok()?;
+        let mirrors = offer.ranked.iter().take(MIRRORS_MAX);
+        let offered = Arc::new(Offered {
+            build: offer.build,
+            mirrors: mirrors.map(|ranked| ranked.mirror).collect(),
+        });
+        self.0.insert(key, Arc::clone(&offered));
+        Some(offered)
+    }
+}

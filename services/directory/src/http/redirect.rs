@@ -1,0 +1,329 @@
+//! `/<mount>/<path>`: 302 to a mirror that holds the file in a complete build.
+//!
+//! The target is pinned: whatever the mirror does meanwhile, the client gets bytes of that build or an error. One
+//! client stays on one build through a run ([`mirrorlog_core::directory::visit`]). A path that the build lacks and
+//! an older one still has is answered from there where its layout says that it never changes.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, HeaderName, LINK, LOCATION, VARY};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use mirrorlog_core::channel::Channel;
+use mirrorlog_core::directory::View;
+use mirrorlog_core::directory::offer::PlaceKind;
+use mirrorlog_core::directory::place::Place;
+use mirrorlog_core::id::{Build, ChannelId, Mount};
+use mirrorlog_core::path::EntryPath;
+use mirrorlog_core::time::Timestamp;
+use mirrorlog_core::tree::{Scope, Tree};
+use mirrorlog_core::url::{Asked, encode, encode_path};
+use runtime::boot::now;
+
+use super::ask::Peer;
+use super::offers::Offered;
+use super::refusal::Refusal;
+use super::{Client, Face};
+use crate::trees::Found;
+
+const DIGEST: HeaderName = HeaderName::from_static("digest");
+const MIRRORLOG_BUILD: HeaderName = HeaderName::from_static("mirrorlog-build");
+/// Mirrors that are named beside the one in `Location`.
+const DUPLICATES_MAX: usize = 4;
+/// Older builds that are looked into for a path that the wanted one lacks.
+const OLDER_MAX: usize = 8;
+
+pub(super) async fn answer(
+    State(face): State<Arc<Face>>,
+    Peer(peer): Peer,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    let answered = respond(&face, peer, &method, &uri, &headers).await;
+    face.counted("redirect", answered).into_response()
+}
+
+async fn respond(
+    face: &Face,
+    peer: Option<std::net::IpAddr>,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Response, Refusal> {
+    if ![Method::GET, Method::HEAD].contains(method) {
+        return Err(Refusal::method(method));
+    }
+    let asked = Asked::parse(uri.path())?;
+    let (view, now) = (face.site.view(), now());
+    let place = face.site.place(peer, None);
+    let (mount, rest) =
+        mounted(&view, &asked.path).ok_or_else(|| Refusal::unknown_path(&asked.path))?;
+    let request = Request {
+        face,
+        view: &view,
+        now,
+        kind: view.kind_of(&place),
+        place,
+        client: Client { peer, headers },
+        asked: &asked,
+        channels: channels_of(&view, &mount),
+        rest,
+    };
+    request.answer().await
+}
+
+/// The longest mount that the path is below, and the path there.
+fn mounted<'a>(view: &View, path: &'a [u8]) -> Option<(Mount, &'a [u8])> {
+    let below = |mount: &Mount| {
+        let prefix = &mount.as_str().as_bytes()[1..];
+        let rest = path.strip_prefix(prefix)?;
+        if rest.is_empty() {
+            return Some(rest);
+        }
+        rest.strip_prefix(b"/")
+    };
+    let mounts = view.channels().filter_map(|(_, carried)| carried.mount());
+    let found = mounts.filter_map(|mount| Some((mount, below(mount)?)));
+    found
+        .min_by_key(|(_, rest)| rest.len())
+        .map(|(mount, rest)| (mount.clone(), rest))
+}
+
+/// The channels of a mount; the first that has a path wins it.
+fn channels_of<'v>(view: &'v View, mount: &Mount) -> Vec<(&'v ChannelId, &'v Channel)> {
+    let here = view.channels().filter_map(|(id, carried)| {
+        let last = carried.channel.last()?;
+        (last.mount == *mount).then_some((last.precedence, id, &carried.channel))
+    });
+    let mut here: Vec<_> = here.collect();
+    here.sort_by_key(|(precedence, id, _)| (*precedence, *id));
+    here.into_iter()
+        .map(|(_, id, channel)| (id, channel))
+        .collect()
+}
+
+/// One request for a path of a mount.
+struct Request<'a> {
+    face: &'a Face,
+    view: &'a View,
+    now: Timestamp,
+    place: Place,
+    kind: PlaceKind,
+    client: Client<'a>,
+    asked: &'a Asked,
+    channels: Vec<(&'a ChannelId, &'a Channel)>,
+    rest: &'a [u8],
+}
+
+/// The build of a channel that a client is to have, and who has it.
+struct Pick {
+    tree: Tree,
+    offered: Arc<Offered>,
+}
+
+impl Request<'_> {
+    async fn answer(&self) -> Result<Response, Refusal> {
+        let picks = self.channels.iter();
+        let picks: Vec<Pick> = picks
+            .filter_map(|(id, channel)| self.pick(id, channel))
+            .collect();
+        if picks.is_empty() {
+            return Err(self.nobody());
+        }
+        let scope = Scope(picks.iter().map(|pick| pick.tree.clone()).collect());
+        match &*self.face.site.trees.find(&scope, self.rest).await? {
+            Found::File { tree, path, file } if !self.asked.slash => {
+                self.file(&picks[*tree], path, file)
+            }
+            Found::Folder(folder) if self.asked.slash => self.folder(&picks, folder).await,
+            Found::Folder(_) => Ok(self.with_slash()),
+            Found::File { .. } | Found::Nothing => self.older().await,
+        }
+    }
+
+    fn pick(&self, id: &ChannelId, channel: &Channel) -> Option<Pick> {
+        let wanted = self.offered(id, None)?;
+        let of = |offered: Arc<Offered>| {
+            let tree = tree(id, channel, offered.build?)?;
+            Some(Pick { tree, offered })
+        };
+        // What never changes is the same in every build that has it.
+        if self.is_immutable(channel) {
+            return of(wanted);
+        }
+        let (visitor, entry) = (self.face.visitor(&self.client, id), self.entry());
+        let mut visits = self.face.visits();
+        match visits.build(visitor, entry, self.now) {
+            Some(build) if wanted.build == Some(build) => return of(wanted),
+            Some(build) => {
+                let offered = self.offered(id, Some(build));
+                let stands = offered.filter(|offered| !offered.mirrors.is_empty());
+                if let Some(offered) = stands {
+                    return of(offered);
+                }
+            }
+            None => {}
+        }
+        visits.begin(visitor, wanted.build?, entry, self.now);
+        of(wanted)
+    }
+
+    fn offered(&self, id: &ChannelId, build: Option<Build>) -> Option<Arc<Offered>> {
+        let offers = &self.face.offers;
+        offers.of(self.view, id, build, (&self.place, self.kind), self.now)
+    }
+
+    fn is_immutable(&self, channel: &Channel) -> bool {
+        let path = EntryPath::new(self.rest);
+        let layout = channel.last().map(|known| known.layout);
+        matches!((path, layout), (Ok(path), Some(layout)) if layout.is_immutable(&path))
+    }
+
+    /// A number of the entry point that is asked for, where it is one: what a package manager reads first.
+    fn entry(&self) -> Option<u64> {
+        const ENTRIES: [&[u8]; 5] = [
+            b"InRelease",
+            b"Release",
+            b"SHA256.sig",
+            b"SHA256",
+            b"index.txt",
+        ];
+        let name = self.asked.name();
+        ENTRIES.contains(&name).then(|| {
+            let mut hasher = DefaultHasher::new();
+            self.asked.path.hash(&mut hasher);
+            hasher.finish()
+        })
+    }
+
+    fn file(
+        &self,
+        pick: &Pick,
+        path: &EntryPath,
+        file: &mirrorlog_core::manifest::FileEntry,
+    ) -> Result<Response, Refusal> {
+        let mut headers = self.target(pick, path.as_bytes())?;
+        let tree = &pick.tree;
+        let digest = BASE64_STANDARD.encode(file.digest.as_bytes());
+        set(&mut headers, DIGEST, format!("SHA-256={digest}"));
+        let channel = &tree.channel;
+        let metalink = format!(
+            "</metalink?channel={channel}&build={}&path={}>; rel=describedby; type=\"application/metalink4+xml\"",
+            tree.build,
+            encode_path(path.as_bytes())
+        );
+        append(&mut headers, metalink);
+        Ok((StatusCode::FOUND, headers).into_response())
+    }
+
+    /// `Location`, the other mirrors, and what build it is.
+    fn target(&self, pick: &Pick, path: &[u8]) -> Result<HeaderMap, Refusal> {
+        let [first, others @ ..] = pick.offered.mirrors.as_slice() else {
+            return Err(self.nobody());
+        };
+        let Tree { channel, build, .. } = &pick.tree;
+        let url = |mirror| self.face.site.pinned(mirror, channel, *build, path);
+        let mut headers = HeaderMap::new();
+        set(&mut headers, LOCATION, url(*first));
+        // The next one may be sent elsewhere, and this one too after the next build.
+        set(&mut headers, CACHE_CONTROL, "no-store");
+        set(&mut headers, VARY, "*");
+        set(&mut headers, MIRRORLOG_BUILD, format!("{channel}={build}"));
+        for (place, mirror) in others.iter().take(DUPLICATES_MAX).enumerate() {
+            let country = self.view.profile(*mirror).country;
+            let geo = country.map_or(String::new(), |country| {
+                format!("; geo={}", country.to_lower())
+            });
+            let (url, place) = (url(*mirror), place + 2);
+            append(
+                &mut headers,
+                format!("<{url}>; rel=duplicate; pri={place}{geo}"),
+            );
+        }
+        Ok(headers)
+    }
+
+    /// A folder's listing on a mirror, of the first channel that has it.
+    async fn folder(&self, picks: &[Pick], folder: &[u8]) -> Result<Response, Refusal> {
+        for pick in picks {
+            let only = Scope(vec![pick.tree.clone()]);
+            let found = self.face.site.trees.find(&only, folder).await?;
+            if matches!(&*found, Found::Folder(_)) {
+                let mut path = folder.to_vec();
+                if !path.is_empty() {
+                    path.push(b'/');
+                }
+                let headers = self.target(pick, &path)?;
+                return Ok((StatusCode::FOUND, headers).into_response());
+            }
+        }
+        Err(Refusal::unknown_path(&self.asked.path))
+    }
+
+    fn with_slash(&self) -> Response {
+        let mut headers = HeaderMap::new();
+        set(
+            &mut headers,
+            LOCATION,
+            format!("{}/", encode(self.asked.name())),
+        );
+        (StatusCode::MOVED_PERMANENTLY, headers).into_response()
+    }
+
+    /// A path that never gets other content, from the newest older build that has it and is offered.
+    async fn older(&self) -> Result<Response, Refusal> {
+        for (id, channel) in self
+            .channels
+            .iter()
+            .filter(|(_, one)| self.is_immutable(one))
+        {
+            for (build, _) in channel.standing().take(OLDER_MAX) {
+                let offered = self.offered(id, Some(build));
+                let offered = offered.filter(|offered| !offered.mirrors.is_empty());
+                let (Some(offered), Some(tree)) = (offered, tree(id, channel, build)) else {
+                    continue;
+                };
+                let only = Scope(vec![tree.clone()]);
+                let found = self.face.site.trees.find(&only, self.rest).await?;
+                if let Found::File { path, file, .. } = &*found {
+                    return self.file(&Pick { tree, offered }, path, file);
+                }
+            }
+        }
+        Err(Refusal::unknown_path(&self.asked.path))
+    }
+
+    fn nobody(&self) -> Refusal {
+        let names: Vec<&str> = self.channels.iter().map(|(id, _)| id.as_str()).collect();
+        let names = names.join(", ");
+        Refusal::nobody(format!(
+            "no mirror is offered for {names} now; /v1/mirrors says why"
+        ))
+    }
+}
+
+fn tree(id: &ChannelId, channel: &Channel, build: Build) -> Option<Tree> {
+    let known = channel.builds.get(&build)?;
+    Some(Tree {
+        channel: id.clone(),
+        build,
+        root: known.root,
+    })
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: impl TryInto<HeaderValue>) {
+    if let Ok(value) = value.try_into() {
+        headers.insert(name, value);
+    }
+}
+
+fn append(headers: &mut HeaderMap, link: String) {
+    if let Ok(link) = HeaderValue::try_from(link) {
+        headers.append(LINK, link);
+    }
+}

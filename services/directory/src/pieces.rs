@@ -1,0 +1,273 @@
+//! Digests of a file's pieces, for metalinks: with them a client that met a corrupt mirror keeps what was good and
+//! goes on elsewhere; with the whole digest alone aria2 gives up.
+//!
+//! Manifests know whole files only. So the pieces of a file are read once, from the mirrors that are offered, and
+//! believed when the whole has the signed digest. A file of one piece needs none of that.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mirrorlog_core::id::Digest;
+use mirrorlog_core::manifest::FileEntry;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use reqwest::Client;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout};
+
+/// The shortest piece, in bytes.
+const LENGTH_MIN_BYTES: u64 = 256 * 1024;
+/// Most pieces of a file: a metalink of 64 KiB more or less.
+const PIECES_MAX: u64 = 1024;
+/// Memory for digests, in bytes.
+const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// Files that are read at a time.
+const AT_ONCE: usize = 2;
+/// Files that wait to be read; more are answered without pieces.
+const WAITING_MAX: usize = 64;
+/// Most bytes that are read in an hour, whatever is asked for.
+const HOURLY_BYTES: u64 = 32 * 1024 * 1024 * 1024;
+/// How long a request waits for pieces that are being read.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Longest silence of a mirror.
+const STALL: Duration = Duration::from_secs(10);
+/// Mirrors that are tried for one file.
+const TRIES_MAX: usize = 3;
+
+/// A file's pieces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pieces {
+    /// Bytes of each piece but the last.
+    pub(crate) length_bytes: u64,
+    /// In order.
+    pub(crate) hashes: Vec<Digest>,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Digest, Arc<Pieces>> for ByBytes {
+    fn weight(&self, _file: &Digest, pieces: &Arc<Pieces>) -> u64 {
+        128 + 32 * pieces.hashes.len() as u64
+    }
+}
+
+/// Who is told when a file was read; false while it is being read.
+type Ready = watch::Receiver<bool>;
+
+/// Pieces of files, read when they are asked for. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Library(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    known: Cache<Digest, Arc<Pieces>, ByBytes>,
+    reading: Mutex<BTreeMap<Digest, Ready>>,
+    turns: Semaphore,
+    /// Begin of the hour, and bytes that were read in it.
+    spent: Mutex<(Instant, u64)>,
+}
+
+/// The length of a file's pieces: the shortest power of two with which there are not too many.
+fn length_of(size_bytes: u64) -> u64 {
+    size_bytes
+        .div_ceil(PIECES_MAX)
+        .next_power_of_two()
+        .max(LENGTH_MIN_BYTES)
+}
+
+impl Library {
+    pub(crate) fn new() -> Result<Self, reqwest::Error> {
+        Ok(Self(Arc::new(Inner {
+            client: fetcher::web::client(STALL, AT_ONCE)?,
+            known: Cache::with_weighter(1024, CACHE_BYTES, ByBytes),
+            reading: Mutex::default(),
+            turns: Semaphore::new(AT_ONCE),
+            spent: Mutex::new((Instant::now(), 0)),
+        })))
+    }
+
+    /// A file's pieces; none when they cannot be had now. `urls` are where it is to be had, the best first.
+    pub(crate) async fn of(&self, file: &FileEntry, urls: Vec<String>) -> Option<Arc<Pieces>> {
+        let length_bytes = length_of(file.size_bytes);
+        if file.size_bytes <= length_bytes {
+            let hashes = vec![file.digest];
+            return Some(Arc::new(Pieces {
+                length_bytes,
+                hashes,
+            }));
+        }
+        if let Some(known) = self.0.known.get(&file.digest) {
+            return Some(known);
+        }
+        let mut ready = self.read(file, urls)?;
+        // Read or not, the look below tells.
+        timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.ok();
+        self.0.known.get(&file.digest)
+    }
+
+    /// Begins to read a file, unless somebody does already or too much was read.
+    fn read(&self, file: &FileEntry, urls: Vec<String>) -> Option<Ready> {
+        let mut reading = self
+            .0
+            .reading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(ready) = reading.get(&file.digest) {
+            return Some(ready.clone());
+        }
+        if reading.len() >= WAITING_MAX || !self.spend(file.size_bytes) {
+            return None;
+        }
+        let (told, ready) = watch::channel(false);
+        reading.insert(file.digest, ready.clone());
+        let (this, file) = (self.clone(), *file);
+        tokio::spawn(async move {
+            // Fails only when the semaphore is closed, which it never is.
+            let _turn = this.0.turns.acquire().await;
+            for url in urls.iter().take(TRIES_MAX) {
+                match this.read_from(&file, url).await {
+                    Ok(pieces) => {
+                        this.0.known.insert(file.digest, Arc::new(pieces));
+                        break;
+                    }
+                    Err(why) => tracing::warn!(url, why, "a file's pieces cannot be read"),
+                }
+            }
+            let mut reading = this
+                .0
+                .reading
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            reading.remove(&file.digest);
+            drop(reading);
+            told.send_replace(true);
+        });
+        Some(ready)
+    }
+
+    fn spend(&self, bytes: u64) -> bool {
+        let mut spent = self.0.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if spent.0.elapsed() > Duration::from_secs(3600) {
+            *spent = (Instant::now(), 0);
+        }
+        let fits = spent.1.saturating_add(bytes) <= HOURLY_BYTES;
+        if fits {
+            spent.1 += bytes;
+        }
+        fits
+    }
+
+    async fn read_from(&self, file: &FileEntry, url: &str) -> Result<Pieces, String> {
+        let text = |error: reqwest::Error| wire::causes(&error);
+        let mut answer = self.0.client.get(url).send().await.map_err(text)?;
+        if !answer.status().is_success() {
+            return Err(format!("it answers {}", answer.status()));
+        }
+        let mut cutter = Cutter::new(length_of(file.size_bytes));
+        while let Some(chunk) = answer.chunk().await.map_err(text)? {
+            if cutter.read_bytes + chunk.len() as u64 > file.size_bytes {
+                return Err("it is longer than signed".to_owned());
+            }
+            cutter.take(&chunk);
+        }
+        let (whole, pieces) = cutter.finish();
+        if whole == file.digest {
+            Ok(pieces)
+        } else {
+            Err("it has other bytes than signed".to_owned())
+        }
+    }
+}
+
+/// Cuts a stream into pieces, and hashes each and the whole.
+struct Cutter {
+    length_bytes: u64,
+    read_bytes: u64,
+    whole: Sha256,
+    piece: Sha256,
+    hashes: Vec<Digest>,
+}
+
+impl Cutter {
+    fn new(length_bytes: u64) -> Self {
+        Self {
+            length_bytes,
+            read_bytes: 0,
+            whole: Sha256::new(),
+            piece: Sha256::new(),
+            hashes: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) {
+        self.whole.update(bytes);
+        while !bytes.is_empty() {
+            let left = self.length_bytes - self.read_bytes % self.length_bytes;
+            let some = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+            let (piece, rest) = bytes.split_at(some);
+            self.piece.update(piece);
+            self.read_bytes += some as u64;
+            bytes = rest;
+            if self.read_bytes.is_multiple_of(self.length_bytes) {
+                self.cut();
+            }
+        }
+    }
+
+    fn cut(&mut self) {
+        let piece = std::mem::take(&mut self.piece);
+        self.hashes
+            .push(Digest::from_bytes(piece.finalize().into()));
+    }
+
+    fn finish(mut self) -> (Digest, Pieces) {
+        if !self.read_bytes.is_multiple_of(self.length_bytes) {
+            self.cut();
+        }
+        let whole = Digest::from_bytes(self.whole.finalize().into());
+        let Self {
+            length_bytes,
+            hashes,
+            ..
+        } = self;
+        (
+            whole,
+            Pieces {
+                length_bytes,
+                hashes,
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_those_of_the_file_however_it_comes() {
+        let bytes: Vec<u8> = (0..1000u32).flat_map(u32::to_be_bytes).collect();
+        for (length, step) in [(512, 7), (512, 512), (1000, 4000), (4000, 1), (100, 333)] {
+            let mut cutter = Cutter::new(length);
+            for chunk in bytes.chunks(step) {
+                cutter.take(chunk);
+            }
+            let (whole, pieces) = cutter.finish();
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            let expected: Vec<Digest> = bytes.chunks(length).map(Digest::of).collect();
+            assert_eq!((whole, pieces.hashes), (Digest::of(&bytes), expected));
+        }
+    }
+
+    #[test]
+    fn no_file_has_too_many_pieces() {
+        for size_bytes in [1, LENGTH_MIN_BYTES, 300_000_000, 1 << 40, u64::MAX >> 1] {
+            let length = length_of(size_bytes);
+            assert!(size_bytes.div_ceil(length) <= PIECES_MAX, "{size_bytes}");
+            assert!(length.is_power_of_two());
+        }
+    }
+}
