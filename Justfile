@@ -33,6 +33,12 @@ bench-delta *args:
     cargo build --release --locked -p mirrorlog
     cargo run --quiet --locked -p e2e --bin bench -- --release "$@"
 
+# a directory of 1,000 mirrors against nginx's `return 302`; see --help
+bench-directory *args:
+    deploy/setup --with-bench
+    cargo build --release --locked -p mirrorlog
+    cargo run --quiet --release --locked -p e2e --bin bench-directory -- --release "$@"
+
 # the documentation's examples
 doctest:
     cargo test --workspace --locked --doc --quiet

@@ -8,6 +8,9 @@
 mod broken_tree;
 mod closures;
 mod crash;
+mod directory;
+mod directory_apt;
+mod directory_clients;
 mod outage;
 mod priority;
 mod publishing;

@@ -82,7 +82,13 @@ impl Apt {
         named.collect()
     }
 
-    fn get(&self, words: &[&str]) -> Command {
+    /// `apt-get` with these words, as it ends: for what may fail.
+    pub fn try_get(&self, words: &[&str]) -> std::process::Output {
+        self.get(words).output().unwrap()
+    }
+
+    /// `apt-get` with these words, to be changed and run.
+    pub fn get(&self, words: &[&str]) -> Command {
         let at = |name: &str| self.root.join(name).display().to_string();
         let options = [
             format!("Dir::Etc={}", at("etc")),

@@ -87,6 +87,21 @@ impl Http {
         })
     }
 
+    /// Sends a body as JSON.
+    pub fn post(&self, url: &str, body: &str) -> Response {
+        let request = self.client.post(url).body(body.to_owned());
+        let request = request.header("content-type", "application/json");
+        let answered = self.runtime.block_on(async {
+            let response = request.send().await?;
+            Ok::<_, reqwest::Error>(Response {
+                status: response.status().as_u16(),
+                headers: response.headers().clone(),
+                body: response.bytes().await?.into(),
+            })
+        });
+        answered.unwrap_or_else(|error| panic!("{url}: {error}"))
+    }
+
     pub fn get(&self, url: &str) -> Response {
         self.ask(Method::GET, url, &[])
     }

@@ -11,6 +11,7 @@
 mod apt;
 mod debian;
 mod http;
+mod mmdb;
 mod network;
 mod process;
 mod tree;
@@ -19,6 +20,7 @@ mod wait;
 pub use apt::Apt;
 pub use debian::DebianRepo;
 pub use http::{Http, Response};
+pub use mmdb::{Record, mmdb};
 pub use network::{Ended, Network, Setup};
 pub use process::{binary, run, tool, use_binary};
 pub use tree::{Tree, noise, sha256};

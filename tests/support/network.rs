@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -27,6 +27,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub mirrors: u16,
+    /// Mirrors by pool in place of a number, such as `nz=2,au=1`.
+    pub pools: Option<String>,
     /// Most that each mirror fetches, such as `20mbit`.
     pub limit: Option<String>,
     /// Environment of the services.
@@ -37,8 +39,17 @@ impl Setup {
     pub fn mirrors(mirrors: u16) -> Self {
         Self {
             mirrors,
+            pools: None,
             limit: None,
             env: Vec::new(),
+        }
+    }
+
+    /// `nz=2,au=1`
+    pub fn pools(pools: &str) -> Self {
+        Self {
+            pools: Some(pools.to_owned()),
+            ..Self::mirrors(0)
         }
     }
 
@@ -131,14 +142,11 @@ impl Network {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("net");
         let mirrors = setup.mirrors.to_string();
-        let mut args = vec![
-            "local",
-            "up",
-            "--dir",
-            home.to_str().unwrap(),
-            "--mirrors",
-            &mirrors,
-        ];
+        let mut args = vec!["local", "up", "--dir", home.to_str().unwrap()];
+        match &setup.pools {
+            Some(pools) => args.extend(["--pools", pools]),
+            None => args.extend(["--mirrors", &mirrors]),
+        }
         if let Some(limit) = &setup.limit {
             args.extend(["--limit", limit]);
         }
@@ -221,6 +229,51 @@ impl Network {
     /// A mirror's folder, with its state and store.
     pub fn mirror_dir(&self, mirror: &str) -> PathBuf {
         self.config(mirror).parent().unwrap().to_owned()
+    }
+
+    /// The directory's URL.
+    pub fn directory(&self) -> &str {
+        self.local["directory"]["http"].as_str().unwrap()
+    }
+
+    /// nats-server's URL.
+    pub fn nats(&self) -> &str {
+        self.local["nats"]["url"].as_str().unwrap()
+    }
+
+    /// Where the directory answers DNS.
+    pub fn dns(&self) -> SocketAddr {
+        self.local["directory"]["dns"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    /// What the directory answers.
+    pub fn ask_directory(&self, path: &str) -> Response {
+        self.http.get(&format!("{}{path}", self.directory()))
+    }
+
+    /// Ids of the mirrors that the directory offers, the best first.
+    pub fn offered(&self, query: &str) -> Vec<String> {
+        let answer = self.ask_directory(&format!("/v1/mirrors?{query}"));
+        assert_eq!(answer.status, 200, "{query}: {}", answer.text());
+        let answer = answer.json();
+        let mirrors = answer["mirrors"].as_array().unwrap().iter();
+        mirrors
+            .map(|one| one["id"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Waits until the directory offers these mirrors, in whatever order.
+    #[track_caller]
+    pub fn await_offered(&self, query: &str, mirrors: &[&str]) {
+        until(&format!("{mirrors:?} are offered for {query}"), || {
+            let mut offered = self.offered(query);
+            offered.sort();
+            offered == mirrors
+        });
     }
 
     /// The configuration of a service.
@@ -395,6 +448,48 @@ impl Network {
         member.own = Some(Kept(child));
     }
 
+    /// Stops a service in its tracks: its sockets take connections, and nobody answers.
+    pub fn pause(&self, name: &str) {
+        signal(self.pid(name), Signal::STOP);
+    }
+
+    /// Lets a paused service go on.
+    pub fn resume(&self, name: &str) {
+        signal(self.pid(name), Signal::CONT);
+    }
+
+    /// Changes the configuration of a service; it takes effect at its next start.
+    pub fn configure(&self, name: &str, change: impl FnOnce(&mut toml::Table)) {
+        let file = self.config(name);
+        let mut config: toml::Table = std::fs::read_to_string(&file).unwrap().parse().unwrap();
+        change(&mut config);
+        std::fs::write(file, config.to_string()).unwrap();
+    }
+
+    /// Starts another directory at the first one's port of another address, such as 127.0.0.2. Gives its URL.
+    pub fn second_directory(&self, name: &str, address: &str) -> String {
+        let first = self.config("directory");
+        let folder = self.dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut config: toml::Table = std::fs::read_to_string(first).unwrap().parse().unwrap();
+        let (_, port) = self.directory().rsplit_once(':').unwrap();
+        let listen = format!("{address}:{port}");
+        config["http"]["listen"] = listen.clone().into();
+        config.remove("dns");
+        let file = folder.join("directory.toml");
+        std::fs::write(&file, config.to_string()).unwrap();
+        let member = Member {
+            service: Some("directory"),
+            config: file,
+            address: listen.clone(),
+            pid: 0,
+            own: None,
+        };
+        self.members.lock().unwrap().insert(name.to_owned(), member);
+        self.restart(name);
+        format!("http://{listen}")
+    }
+
     /// Whether a service says that it is ready.
     pub fn is_ready(&self, name: &str) -> bool {
         let (http, address) = {
@@ -446,6 +541,8 @@ impl Drop for Network {
         // The log goes last: those who use it end sooner while it is there.
         let mut nats = members.remove("nats");
         for member in members.values_mut() {
+            // A paused one could not end.
+            signal(member.pid, Signal::CONT);
             member.own = None;
         }
         if let Some(mut up) = self.up.take() {
@@ -476,8 +573,8 @@ fn members(local: &Value) -> BTreeMap<String, Member> {
         }
     };
     let mut members = BTreeMap::new();
-    for (name, word) in [("archive", "archive"), ("consistency", "consistency")] {
-        members.insert(name.to_owned(), service(&local[name], word));
+    for name in ["archive", "consistency", "directory"] {
+        members.insert(name.to_owned(), service(&local[name], name));
     }
     for mirror in local["mirrors"].as_array().unwrap() {
         members.insert(text(&mirror["id"]), service(mirror, "mirror"));
