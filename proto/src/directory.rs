@@ -104,14 +104,33 @@ pub struct DirectoryState {
     pub statements: Vec<Statement>,
     /// Wanted builds.
     pub wanted: Vec<(ChannelId, PoolId, Build)>,
-    /// Which mirrors were offered, and since when.
-    pub mirrors: Vec<(MirrorId, bool, Timestamp)>,
+    /// What probes knew of mirrors.
+    pub mirrors: Vec<MirrorHealth>,
+    /// Builds that were signed with two roots.
+    pub forks: Vec<(ChannelId, Build)>,
+}
+
+/// What probes knew of one mirror.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MirrorHealth {
+    /// Which.
+    pub mirror: MirrorId,
+    /// Whether it answered.
+    pub up: bool,
+    /// Since when.
+    pub changed: Timestamp,
+    /// Builds that did not answer where the verdict says that they are served.
+    pub unserved: Vec<(ChannelId, Build)>,
 }
 
 impl DirectoryState {
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
-        use v1::directory_state::{MirrorHealth, WantedBuild};
+        use v1::directory_state::{self, ChannelBuild, WantedBuild};
+        let pair = |(channel, build): &(ChannelId, Build)| ChannelBuild {
+            channel: channel.to_string(),
+            build: build.get(),
+        };
         let wanted = self
             .wanted
             .iter()
@@ -123,10 +142,11 @@ impl DirectoryState {
         let mirrors = self
             .mirrors
             .iter()
-            .map(|(mirror, up, changed)| MirrorHealth {
-                mirror: mirror.to_string(),
-                up: *up,
-                changed_ms: changed.as_ms(),
+            .map(|one| directory_state::MirrorHealth {
+                mirror: one.mirror.to_string(),
+                up: one.up,
+                changed_ms: one.changed.as_ms(),
+                unserved: one.unserved.iter().map(pair).collect(),
             });
         let statements = self.statements.iter().map(statement::encode);
         v1::DirectoryState {
@@ -135,6 +155,7 @@ impl DirectoryState {
             statements: statements.map(Into::into).collect(),
             wanted: wanted.collect(),
             mirrors: mirrors.collect(),
+            forks: self.forks.iter().map(pair).collect(),
         }
         .encode_to_vec()
     }
@@ -156,13 +177,22 @@ impl DirectoryState {
                 field::build("wanted.build", one.build)?,
             ))
         });
+        let pair = |one: &v1::directory_state::ChannelBuild| {
+            let channel = field::channel("build.channel", &one.channel)?;
+            Ok((channel, field::build("build.build", one.build)?))
+        };
+        let pairs = |all: &[v1::directory_state::ChannelBuild]| {
+            all.iter()
+                .map(pair)
+                .collect::<Result<Vec<_>, DecodeError>>()
+        };
         let mirrors = proto.mirrors.iter().map(|one| {
-            let changed = field::time("mirrors.changed_ms", one.changed_ms)?;
-            Ok((
-                field::mirror("mirrors.mirror", &one.mirror)?,
-                one.up,
-                changed,
-            ))
+            Ok(MirrorHealth {
+                mirror: field::mirror("mirrors.mirror", &one.mirror)?,
+                up: one.up,
+                changed: field::time("mirrors.changed_ms", one.changed_ms)?,
+                unserved: pairs(&one.unserved)?,
+            })
         });
         Ok(Self {
             saved: field::time("saved_ms", proto.saved_ms)?,
@@ -171,6 +201,7 @@ impl DirectoryState {
                 .collect::<Result<_, _>>()?,
             wanted: wanted.collect::<Result<_, DecodeError>>()?,
             mirrors: mirrors.collect::<Result<_, DecodeError>>()?,
+            forks: pairs(&proto.forks)?,
         })
     }
 }

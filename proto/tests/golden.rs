@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use mirrorlog_core::id::PoolId;
 use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::Statement;
+use support::directory::{golden_feedback, golden_states};
 use support::said::{channel, delta, events, head, statements};
 use support::{build, key, trusted};
+use wire::directory::{DirectoryState, Feedback};
 use wire::kv::{Numbering, encode_wanted, wanted_key};
 use wire::{Event, Signed, delta, signify, statement};
 
@@ -81,6 +83,18 @@ fn events_and_deltas_are_what_they_were() {
         let decoded = Event::decode(&bytes).unwrap();
         assert_eq!(decoded, event, "{name}");
         decoded.open(&trusted(&[&key(1)])).unwrap();
+    }
+}
+
+#[test]
+fn what_directories_write_is_what_it_was() {
+    for (name, feedback) in golden_feedback() {
+        let bytes = golden(&name, &feedback.encode());
+        assert_eq!(Feedback::decode(&bytes).unwrap(), feedback, "{name}");
+    }
+    for (name, state) in golden_states() {
+        let bytes = golden(name, &state.encode());
+        assert_eq!(DirectoryState::decode(&bytes).unwrap(), state, "{name}");
     }
 }
 
@@ -177,6 +191,8 @@ fn every_golden_file_is_read() {
     let mut expected: BTreeSet<String> = names.map(str::to_owned).collect();
     expected.extend(statements().into_iter().map(|(name, _)| name.to_owned()));
     expected.extend(events().into_iter().map(|(name, _)| name.to_owned()));
+    expected.extend(golden_feedback().into_iter().map(|(name, _)| name));
+    expected.extend(golden_states().into_iter().map(|(name, _)| name.to_owned()));
     let names = std::fs::read_dir(directory())
         .unwrap()
         .map(|file| file.unwrap().path());

@@ -11,10 +11,12 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
+use support::directory::{directory_states, feedbacks};
 use support::{
     builds, channels, deltas, heads, key, mirrors, order_kinds, path, pools, retractions,
     snapshots, statements, trusted,
 };
+use wire::directory::{DirectoryState, Feedback};
 use wire::event::{Opened, message_id};
 use wire::kv::{Numbering, decode_wanted, encode_wanted, parse_wanted_key, wanted_key};
 use wire::signify;
@@ -116,6 +118,18 @@ proptest! {
     fn requested_orders_come_back(mirror in mirrors(), kind in order_kinds()) {
         let request = rpc::order_request(&mirror, &kind);
         prop_assert_eq!(rpc::requested_order(request).unwrap(), (mirror, kind));
+    }
+
+    #[test]
+    fn feedback_comes_back(feedback in feedbacks()) {
+        let bytes = feedback.encode();
+        prop_assert_eq!(Feedback::decode(&bytes).unwrap(), feedback);
+    }
+
+    #[test]
+    fn directory_states_come_back(state in directory_states()) {
+        let bytes = state.encode();
+        prop_assert_eq!(DirectoryState::decode(&bytes).unwrap(), state);
     }
 
     #[test]

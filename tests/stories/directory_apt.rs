@@ -1,6 +1,6 @@
 //! apt by mirror list and by redirect, with mirrors and directories that fail on it.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use e2e::{Apt, DebianRepo, Network, Setup, run, sha256, until};
@@ -251,34 +251,44 @@ fn a_directory_dies_under_apt() {
     // One name, two addresses, as a zone would have it; in a mount namespace of its own.
     let hosts = network.scratch().join("hosts");
     std::fs::write(&hosts, "127.0.0.1 localhost dir.test\n127.0.0.2 dir.test\n").unwrap();
+    let inside = |apt: &Apt, words: &[&str]| {
+        let get = apt.get(words);
+        let mut inside = Command::new("unshare");
+        let mount = "mount --bind \"$HOSTS\" /etc/hosts; exec \"$@\"";
+        inside
+            .args(["--mount", "sh", "-ec", mount, "sh"])
+            .env("HOSTS", &hosts)
+            .arg(get.get_program())
+            .args(get.get_args())
+            .current_dir(get.get_current_dir().unwrap());
+        for (variable, value) in get.get_envs() {
+            inside.env(variable, value.unwrap());
+        }
+        inside
+    };
     let both = |name: &str, url: &str| {
         let apt = Apt::new(&repo, name, url, SUITE);
-        for killed in [false, true] {
-            for words in [&["update"][..], &["download", "forge"]] {
-                let get = apt.get(words);
-                let mut inside = Command::new("unshare");
-                inside
-                    .args([
-                        "--mount",
-                        "sh",
-                        "-ec",
-                        "mount --bind \"$HOSTS\" /etc/hosts; exec \"$@\"",
-                        "sh",
-                    ])
-                    .env("HOSTS", &hosts)
-                    .arg(get.get_program())
-                    .args(get.get_args())
-                    .current_dir(get.get_current_dir().unwrap());
-                for (variable, value) in get.get_envs() {
-                    inside.env(variable, value.unwrap());
-                }
-                run(&mut inside);
-                if !killed && words[0] == "update" {
-                    network.kill("directory");
-                }
+        // Each of the two dies while apt runs, and apt goes on with the other.
+        for dies in ["directory", "directory2"] {
+            for what in [&["update"][..], &["download", "forge", "anvil", "chisel"]] {
+                // As apt does by default: what breaks under way is asked for again.
+                let words = &[&["-o", "Acquire::Retries=3"], what].concat();
+                let mut command = inside(&apt, words);
+                let running = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+                let running = running.spawn().unwrap();
+                network.kill(dies);
+                let ended = running.wait_with_output().unwrap();
+                let said = String::from_utf8_lossy(&ended.stderr);
+                assert!(ended.status.success(), "{name}, {dies}: {said}");
+                assert!(
+                    !said.contains("W: ") && !said.contains("E: "),
+                    "{name}, {dies}: {said}"
+                );
+                // With one of them away from the start too.
+                run(&mut inside(&apt, words));
+                network.restart(dies);
             }
         }
-        network.restart("directory");
     };
     both("two-redirect", &format!("http://dir.test:{port}/{CHANNEL}"));
     both(

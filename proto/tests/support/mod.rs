@@ -3,6 +3,7 @@
 //! Each test file uses a part of them.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+pub(crate) mod directory;
 pub(crate) mod messages;
 pub(crate) mod said;
 

@@ -26,7 +26,7 @@ fn mirror() -> MirrorId {
     MirrorId::new("nz1").unwrap()
 }
 
-fn snapshot() -> Snapshot {
+pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
         channel: channel(),
         build: build(37),
@@ -71,7 +71,7 @@ pub(crate) fn head() -> Head {
     }
 }
 
-fn retraction(replaced: bool) -> Retraction {
+pub(crate) fn retraction(replaced: bool) -> Retraction {
     Retraction {
         channel: channel(),
         sequence: 2,
@@ -136,7 +136,7 @@ fn busy_report() -> Report {
     }
 }
 
-fn verdict(state: VerdictState) -> Statement {
+pub(crate) fn verdict(state: VerdictState) -> Statement {
     Statement::Verdict(Verdict {
         mirror: mirror(),
         pool: PoolId::new("nz").unwrap(),

@@ -12,7 +12,7 @@ use mirrorlog_core::directory::member::{Profile, USUAL_WEIGHT};
 use mirrorlog_core::directory::place::{Asn, Continent, Country};
 use mirrorlog_core::directory::pool::{PoolName, Region};
 use mirrorlog_core::id::{ChannelId, MirrorId, PoolId};
-use runtime::boot::{ConfigError, Span, TelemetryConfig, text, texts};
+use runtime::boot::{ByteSize, ConfigError, Span, TelemetryConfig, text, texts};
 use runtime::log::NatsConfig;
 use serde::{Deserialize, Deserializer};
 
@@ -42,6 +42,9 @@ pub struct Config {
     /// What clients may say.
     #[serde(default)]
     pub feedback: FeedbackSection,
+    /// Metalinks.
+    #[serde(default)]
+    pub metalink: MetalinkSection,
     /// The mirrors.
     #[serde(default)]
     pub mirrors: Vec<MirrorSection>,
@@ -165,6 +168,23 @@ impl Default for FeedbackSection {
             accept: true,
             per_source: 30,
             per_network: 600,
+        }
+    }
+}
+
+/// `[metalink]`
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetalinkSection {
+    /// Most bytes that are read from mirrors in an hour, for digests of files' pieces; 0: none. Files that are
+    /// larger have no pieces.
+    pub pieces_per_hour: ByteSize,
+}
+
+impl Default for MetalinkSection {
+    fn default() -> Self {
+        Self {
+            pieces_per_hour: ByteSize(4 << 30),
         }
     }
 }
@@ -404,6 +424,10 @@ mod tests {
         );
         assert_eq!(config.probe_rules().every_ms, 30_000);
         assert!(config.dns.is_some());
+        assert_eq!(config.metalink.pieces_per_hour, ByteSize(4 << 30));
+        let never = SAMPLE.replace("pieces_per_hour = \"4GiB\"", "pieces_per_hour = 0");
+        let never = load(&never).unwrap();
+        assert_eq!(never.metalink.pieces_per_hour, ByteSize(0));
     }
 
     #[test]

@@ -189,3 +189,73 @@ fn look_up<'a, T: Deserialize<'a>>(database: &'a Database, address: IpAddr) -> O
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_cannot_be_read_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let (absent, garbage) = (dir.path().join("absent"), dir.path().join("garbage"));
+        std::fs::write(&garbage, "no database").unwrap();
+        for path in [absent, garbage] {
+            let shown = format!("{} is no readable MaxMind DB file", path.display());
+            let country = GeoSection {
+                country: Some(path.clone()),
+                asn: None,
+            };
+            let asn = GeoSection {
+                country: None,
+                asn: Some(path),
+            };
+            for section in [country, asn] {
+                let error = Geo::open(&section).err().unwrap();
+                assert_eq!(error.to_string(), shown);
+            }
+        }
+    }
+
+    #[test]
+    fn without_databases_only_the_address_is_known() {
+        let geo = Geo::open(&GeoSection::default()).unwrap();
+        geo.refresh();
+        for (asked, address) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8::7", "2001:db8::7"),
+        ] {
+            let expected = Place {
+                address: Some(address.parse().unwrap()),
+                ..Place::default()
+            };
+            assert_eq!(geo.place(asked.parse().unwrap()), expected, "{asked}");
+        }
+    }
+
+    /// Field names only; a whole database is read in e2e.
+    #[test]
+    fn both_forms_of_record_are_read() {
+        let read = |text| {
+            let record: CountryRecord<'_> = serde_json::from_str(text).unwrap();
+            let codes = [
+                record.country.and_then(|code| code.iso_code),
+                record.continent.and_then(|code| code.iso_code),
+                record.country_code,
+            ];
+            codes.map(|code| code.map(str::to_owned))
+        };
+        let known = |text: &str| Some(text.to_owned());
+        let maxmind = r#"{
+            "continent": {"code": "OC", "geoname_id": 6255151, "names": {"en": "Oceania"}},
+            "country": {"iso_code": "NZ", "geoname_id": 2186224, "names": {"en": "New Zealand"}},
+            "registered_country": {"iso_code": "AU"}
+        }"#;
+        assert_eq!(read(maxmind), [known("NZ"), known("OC"), None]);
+        let flat = r#"{"country_code": "NZ"}"#;
+        assert_eq!(read(flat), [None, None, known("NZ")]);
+        assert_eq!(read(r#"{"country": {}}"#), [None, None, None]);
+        assert_eq!(read("{}"), [None, None, None]);
+    }
+}

@@ -3,6 +3,9 @@
 //!
 //! Manifests know whole files only. So the pieces of a file are read once, from the mirrors that are offered, and
 //! believed when the whole has the signed digest. A file of one piece needs none of that.
+//!
+//! Anybody may ask, so all of it is bounded: bytes an hour, each try of each file paid for whether it succeeds or
+//! not; files at a time, and how long each may take. From which mirrors is read does not depend on who asks.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +20,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
+use crate::config::MetalinkSection;
+
 /// The shortest piece, in bytes.
 const LENGTH_MIN_BYTES: u64 = 256 * 1024;
 /// Most pieces of a file: a metalink of 64 KiB more or less.
@@ -27,14 +32,17 @@ const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 const AT_ONCE: usize = 2;
 /// Files that wait to be read; more are answered without pieces.
 const WAITING_MAX: usize = 64;
-/// Most bytes that are read in an hour, whatever is asked for.
-const HOURLY_BYTES: u64 = 32 * 1024 * 1024 * 1024;
 /// How long a request waits for pieces that are being read.
 const PATIENCE: Duration = Duration::from_secs(8);
 /// Longest silence of a mirror.
 const STALL: Duration = Duration::from_secs(10);
 /// Mirrors that are tried for one file.
 const TRIES_MAX: usize = 3;
+/// What a file may take beside its size at [`SLOWEST_BYTES_PER_S`], all tries together.
+const GRACE: Duration = Duration::from_secs(30);
+/// Slowest that mirrors may be: those that drip must not keep others' turns.
+const SLOWEST_BYTES_PER_S: u64 = 1024 * 1024;
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// A file's pieces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,8 +74,42 @@ struct Inner {
     known: Cache<Digest, Arc<Pieces>, ByBytes>,
     reading: Mutex<BTreeMap<Digest, Ready>>,
     turns: Semaphore,
-    /// Begin of the hour, and bytes that were read in it.
+    budget: Budget,
+}
+
+/// Bytes that may be read in an hour.
+struct Budget {
+    hourly_bytes: u64,
+    /// Begin of the hour, and bytes that were paid in it.
     spent: Mutex<(Instant, u64)>,
+}
+
+impl Budget {
+    fn new(hourly_bytes: u64) -> Self {
+        Self {
+            hourly_bytes,
+            spent: Mutex::new((Instant::now(), 0)),
+        }
+    }
+
+    /// True when so many bytes may be read; then they count as read.
+    fn spend(&self, bytes: u64, now: Instant) -> bool {
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(spent.0) > HOUR {
+            *spent = (now, 0);
+        }
+        let sum = spent.1.saturating_add(bytes);
+        let fits = sum <= self.hourly_bytes;
+        if fits {
+            spent.1 = sum;
+        }
+        fits
+    }
+}
+
+/// How long a file may take, all tries together.
+fn deadline_of(size_bytes: u64) -> Duration {
+    GRACE + Duration::from_secs(size_bytes / SLOWEST_BYTES_PER_S)
 }
 
 /// The length of a file's pieces: the shortest power of two with which there are not too many.
@@ -79,18 +121,22 @@ fn length_of(size_bytes: u64) -> u64 {
 }
 
 impl Library {
-    pub(crate) fn new() -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(config: MetalinkSection) -> Result<Self, reqwest::Error> {
         Ok(Self(Arc::new(Inner {
             client: fetcher::web::client(STALL, AT_ONCE)?,
             known: Cache::with_weighter(1024, CACHE_BYTES, ByBytes),
             reading: Mutex::default(),
             turns: Semaphore::new(AT_ONCE),
-            spent: Mutex::new((Instant::now(), 0)),
+            budget: Budget::new(config.pieces_per_hour.0),
         })))
     }
 
-    /// A file's pieces; none when they cannot be had now. `urls` are where it is to be had, the best first.
-    pub(crate) async fn of(&self, file: &FileEntry, urls: Vec<String>) -> Option<Arc<Pieces>> {
+    /// A file's pieces; none when they cannot be had now. `urls` are where it may be read, the best first.
+    pub(crate) async fn of(
+        &self,
+        file: &FileEntry,
+        urls: impl FnOnce() -> Vec<String>,
+    ) -> Option<Arc<Pieces>> {
         let length_bytes = length_of(file.size_bytes);
         if file.size_bytes <= length_bytes {
             let hashes = vec![file.digest];
@@ -102,7 +148,7 @@ impl Library {
         if let Some(known) = self.0.known.get(&file.digest) {
             return Some(known);
         }
-        let mut ready = self.read(file, urls)?;
+        let mut ready = self.read(file, urls())?;
         // Read or not, the look below tells.
         timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.ok();
         self.0.known.get(&file.digest)
@@ -118,7 +164,7 @@ impl Library {
         if let Some(ready) = reading.get(&file.digest) {
             return Some(ready.clone());
         }
-        if reading.len() >= WAITING_MAX || !self.spend(file.size_bytes) {
+        if urls.is_empty() || reading.len() >= WAITING_MAX || !self.pay(file) {
             return None;
         }
         let (told, ready) = watch::channel(false);
@@ -127,13 +173,13 @@ impl Library {
         tokio::spawn(async move {
             // Fails only when the semaphore is closed, which it never is.
             let _turn = this.0.turns.acquire().await;
-            for url in urls.iter().take(TRIES_MAX) {
-                match this.read_from(&file, url).await {
-                    Ok(pieces) => {
-                        this.0.known.insert(file.digest, Arc::new(pieces));
-                        break;
-                    }
-                    Err(why) => tracing::warn!(url, why, "a file's pieces cannot be read"),
+            let tried = timeout(deadline_of(file.size_bytes), this.try_all(&file, &urls));
+            match tried.await {
+                Ok(Some(pieces)) => this.0.known.insert(file.digest, Arc::new(pieces)),
+                // Why is said already.
+                Ok(None) => {}
+                Err(_late) => {
+                    tracing::warn!(file = %file.digest, "mirrors are too slow to read a file's pieces")
                 }
             }
             let mut reading = this
@@ -148,16 +194,22 @@ impl Library {
         Some(ready)
     }
 
-    fn spend(&self, bytes: u64) -> bool {
-        let mut spent = self.0.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        if spent.0.elapsed() > Duration::from_secs(3600) {
-            *spent = (Instant::now(), 0);
+    fn pay(&self, file: &FileEntry) -> bool {
+        self.0.budget.spend(file.size_bytes, Instant::now())
+    }
+
+    /// Reads a file from one mirror after the other; the first try is paid already.
+    async fn try_all(&self, file: &FileEntry, urls: &[String]) -> Option<Pieces> {
+        for (before, url) in urls.iter().take(TRIES_MAX).enumerate() {
+            if before > 0 && !self.pay(file) {
+                return None;
+            }
+            match self.read_from(file, url).await {
+                Ok(pieces) => return Some(pieces),
+                Err(why) => tracing::warn!(url, why, "a file's pieces cannot be read"),
+            }
         }
-        let fits = spent.1.saturating_add(bytes) <= HOURLY_BYTES;
-        if fits {
-            spent.1 += bytes;
-        }
-        fits
+        None
     }
 
     async fn read_from(&self, file: &FileEntry, url: &str) -> Result<Pieces, String> {
@@ -244,8 +296,91 @@ impl Cutter {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use axum::http::StatusCode;
+    use mirrorlog_core::manifest::Mode;
+    use mirrorlog_core::time::Mtime;
+    use runtime::boot::ByteSize;
+
     use super::*;
+
+    const SIZE_BYTES: u64 = LENGTH_MIN_BYTES + 1;
+
+    fn file(number: u64) -> FileEntry {
+        FileEntry {
+            size_bytes: SIZE_BYTES,
+            digest: Digest::of(&number.to_be_bytes()),
+            mode: Mode::Plain,
+            mtime: Mtime::from_seconds(0),
+        }
+    }
+
+    fn library(hourly_bytes: u64) -> Library {
+        let pieces_per_hour = ByteSize(hourly_bytes);
+        Library::new(MetalinkSection { pieces_per_hour }).unwrap()
+    }
+
+    /// A mirror that has nothing, and how often it was asked.
+    async fn empty_mirror() -> (String, Arc<AtomicU32>) {
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        let router = axum::Router::new().fallback(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            async { StatusCode::NOT_FOUND }
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (url, asked)
+    }
+
+    #[tokio::test]
+    async fn every_try_is_paid_for() {
+        let (url, asked) = empty_mirror().await;
+        let library = library(5 * SIZE_BYTES);
+        let urls = || vec![url.clone(); 5];
+        let mut after = Vec::new();
+        for number in 0..3 {
+            assert_eq!(library.of(&file(number), urls).await, None);
+            after.push(asked.load(Ordering::Relaxed));
+        }
+        assert_eq!(after, [3, 5, 5]);
+    }
+
+    #[tokio::test]
+    async fn without_a_budget_or_a_mirror_nothing_is_read() {
+        let (url, asked) = empty_mirror().await;
+        let urls = || vec![url.clone()];
+        assert_eq!(library(0).of(&file(0), urls).await, None);
+        assert_eq!(asked.load(Ordering::Relaxed), 0);
+        let library = library(SIZE_BYTES);
+        assert_eq!(library.of(&file(0), Vec::new).await, None);
+        library.of(&file(0), urls).await;
+        assert_eq!(asked.load(Ordering::Relaxed), 1, "nobody was not paid for");
+        let small = FileEntry {
+            size_bytes: 1,
+            ..file(1)
+        };
+        assert!(library.of(&small, Vec::new).await.is_some());
+    }
+
+    #[test]
+    fn the_budget_comes_back_after_an_hour() {
+        let (budget, now) = (Budget::new(10), Instant::now());
+        assert!(budget.spend(10, now) && !budget.spend(1, now));
+        let later = now + HOUR + Duration::from_secs(1);
+        assert!(!budget.spend(11, later) && budget.spend(10, later));
+        assert!(!budget.spend(u64::MAX, later));
+    }
+
+    #[test]
+    fn a_slow_file_has_its_time() {
+        assert_eq!(deadline_of(0), GRACE);
+        assert_eq!(deadline_of(600 << 20), GRACE + Duration::from_secs(600));
+    }
 
     #[test]
     fn pieces_are_those_of_the_file_however_it_comes() {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use mirrorlog_core::directory::health::Probed;
 use mirrorlog_core::directory::member::MirrorIndex;
 use mirrorlog_core::directory::{Input, Look};
+use mirrorlog_core::id::{Build, ChannelId};
 use mirrorlog_core::limits::STATEMENT_MAX_BYTES;
 use mirrorlog_core::probe::Probe;
 use mirrorlog_core::sign::TrustedKeys;
@@ -23,6 +24,9 @@ const AT_ONCE: usize = 256;
 /// Room for the signature in front of a snapshot, in bytes.
 const SIGNATURE_ROOM: usize = 1024;
 
+/// A build that was looked at, and whether it is served.
+type Looked = (ChannelId, Build, bool);
+
 /// Probes mirrors. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Prober {
@@ -33,7 +37,7 @@ pub(crate) struct Prober {
 }
 
 impl Prober {
-    /// `patience`: longest that the whole of one request may take.
+    /// `patience`: longest that a whole probe may take.
     pub(crate) fn new(keys: TrustedKeys, patience: Duration) -> Result<Self, reqwest::Error> {
         Ok(Self {
             client: fetcher::web::client(patience, 1)?,
@@ -50,24 +54,9 @@ impl Prober {
             // Fails only when the semaphore is closed, which it never is.
             let _running = this.running.acquire().await;
             let begun = Instant::now();
-            let answered = timeout(this.patience, this.answers(&url)).await;
-            let probed = match answered {
-                Ok(Some(true)) => Probed::Answered {
-                    latency_ms: begun.elapsed().as_secs_f64() * 1000.0,
-                },
-                Ok(Some(false)) => Probed::Wrong,
-                Ok(None) | Err(_) => Probed::Silent,
-            };
-            let mut looked = Vec::new();
-            if matches!(probed, Probed::Answered { .. }) {
-                for look in looks {
-                    let served = timeout(this.patience, this.serves(&url, &look)).await;
-                    // A look that did not come to its end says nothing.
-                    if let Ok(Some(served)) = served {
-                        looked.push((look.channel, look.build, served));
-                    }
-                }
-            }
+            let whole = timeout(this.patience, this.probe(&url, looks, begun)).await;
+            // Whoever begins to answer and does not end is as good as silent.
+            let (probed, looked) = whole.unwrap_or((Probed::Silent, Vec::new()));
             desk.input(Input::Probed {
                 mirror,
                 probed,
@@ -75,6 +64,24 @@ impl Prober {
             })
             .await;
         });
+    }
+
+    /// The nonce first, then the builds; what does not come to its end makes the whole silent.
+    async fn probe(&self, url: &str, looks: Vec<Look>, begun: Instant) -> (Probed, Vec<Looked>) {
+        match self.answers(url).await {
+            Some(true) => {}
+            Some(false) => return (Probed::Wrong, Vec::new()),
+            None => return (Probed::Silent, Vec::new()),
+        }
+        let latency_ms = begun.elapsed().as_secs_f64() * 1000.0;
+        let mut looked = Vec::new();
+        for look in looks {
+            let Some(served) = self.serves(url, &look).await else {
+                return (Probed::Silent, Vec::new());
+            };
+            looked.push((look.channel, look.build, served));
+        }
+        (Probed::Answered { latency_ms }, looked)
     }
 
     /// True when it answers with the bytes of a fresh nonce; none when it does not answer.
@@ -96,10 +103,7 @@ impl Prober {
     async fn serves(&self, url: &str, look: &Look) -> Option<bool> {
         let path = format!("/@/{}/{}/snapshot", look.channel, look.build);
         let max_bytes = STATEMENT_MAX_BYTES + SIGNATURE_ROOM;
-        let (status, body) = self.get(url, &path, max_bytes).await?;
-        if status >= 500 {
-            return None;
-        }
+        let (_status, body) = self.get(url, &path, max_bytes).await?;
         let snapshot = Signed::from_signify(&body).ok();
         let snapshot = snapshot.and_then(|signed| signed.open_snapshot(&self.keys).ok());
         Some(snapshot.is_some_and(|snapshot| {

@@ -37,6 +37,8 @@ use crate::{dns, feedback, http, saved};
 
 /// Memory for decoded manifest pages, in bytes.
 const PAGE_CACHE_BYTES: usize = 64 * 1024 * 1024;
+/// How long the log is waited for when there is a last state to answer from.
+const LOG_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause before the log is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -65,16 +67,13 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let (desk, orders) = Desk::new();
     let source = Source::new(&config.archive.fetch)?;
     let store = Store::open(&state.join("pages"))?;
-    let trees = Trees::new(Manifests::new(store, PAGE_CACHE_BYTES, source));
+    let trees = Trees::new(Manifests::new(store, PAGE_CACHE_BYTES, source)).asking_mirrors()?;
 
     let (fold, resumed) = start_fold(&config, &geo);
-    if resumed {
-        // What was true a moment ago is better than nothing, and says that it is degraded.
-        health.started();
-    }
     let numbered = numbered(&config, &fold);
     let (views, seen) = watch::channel(Arc::new(fold.view().clone()));
     let (log_sender, log) = watch::channel(None);
+    let (caught_up, mut read) = watch::channel(false);
     let addresses = Addresses::declared(&numbered);
     tasks.spawn(addresses.clone().follow(numbered.clone()));
     tasks.spawn(geo.clone().follow());
@@ -89,6 +88,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         gauges: gauges.clone(),
         health: health.clone(),
         log: log.clone(),
+        caught_up,
         dir: state.clone(),
         shelf: Shelf::new(),
     };
@@ -97,6 +97,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
 
     let (intake, letters) = Intake::new(config.feedback);
     tasks.spawn(feedback::post(letters, log.clone()));
+    tasks.spawn(intake.clone().forget());
     let views_read = Views(seen);
     let follower = Follower {
         config: config.clone(),
@@ -108,7 +109,17 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     };
     tasks.spawn(follower.run());
     let site = Arc::new(Site::new(&config, views_read, geo, addresses, trees));
-    let (library, traces) = (Library::new()?, Traces::new(state));
+    let (library, traces) = (Library::new(config.metalink)?, Traces::new(state));
+    tasks.spawn(traces.clone().write());
+    if resumed {
+        // Since the last process builds may have been taken back: the log has a moment to say so. What was true
+        // then is better than nothing, and says that it is degraded.
+        tokio::select! {
+            _ = tokio::time::timeout(LOG_PATIENCE, read.wait_for(|read| *read)) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+        health.started();
+    }
     let mut servers = JoinSet::new();
     if let Some((section, bound)) = dns {
         let (section, site, gauges) = (section.clone(), site.clone(), gauges.clone());
@@ -186,21 +197,22 @@ struct Follower {
 }
 
 impl Follower {
-    /// Follows the log from when it is first reached, for ever. Until then the last state is what is answered from.
+    /// Follows the log from when it is first reached. Until then the last state is what is answered from. Returns
+    /// only when a reader has ended, which none does by itself: a service that no longer hears must not go on.
     async fn run(self) {
-        let mut tasks = JoinSet::new();
-        while let Err(error) = self.start(&mut tasks).await {
+        let mut tasks = loop {
+            let mut tasks = JoinSet::new();
+            let Err(error) = self.start(&mut tasks).await else {
+                break tasks;
+            };
             let text = format!("the log cannot be followed: {error:#}");
             tracing::warn!("{text}");
             self.health.degrade("log", text);
-            tasks.abort_all();
             tokio::time::sleep(RETRY).await;
-        }
+        };
         self.desk.caught_up().await;
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a reader of the log ended");
-            }
+        if let Some(Err(error)) = tasks.join_next().await {
+            tracing::error!(%error, "a reader of the log ended");
         }
     }
 

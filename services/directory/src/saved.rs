@@ -3,13 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use mirrorlog_core::directory::health::Standing;
 use mirrorlog_core::directory::{Directory, Input, View};
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::statement::{Retraction, Snapshot, Statement, Verdict};
 use mirrorlog_core::time::Timestamp;
 use mirrorlog_core::view;
 use wire::DecodeError;
-use wire::directory::DirectoryState;
+use wire::directory::{DirectoryState, MirrorHealth};
 
 const NAME: &str = "directory.state";
 
@@ -77,9 +78,14 @@ pub(crate) fn resume(directory: &mut Directory, state: DirectoryState, now: Time
         };
         directory.step(wanted, now);
     }
-    for (mirror, up, changed) in state.mirrors {
-        if let Some(mirror) = directory.view().find(&mirror) {
-            directory.resume(mirror, up, changed);
+    for (channel, build) in state.forks {
+        if let Err(refusal) = directory.resume_fork(&channel, build) {
+            tracing::warn!(%refusal, "ignored");
+        }
+    }
+    for one in state.mirrors {
+        if let Some(mirror) = directory.view().find(&one.mirror) {
+            directory.resume(mirror, one.up, one.changed, one.unserved);
         }
     }
 }
@@ -142,10 +148,24 @@ fn state_of(view: &View, now: Timestamp) -> DirectoryState {
         let wanted = wanted.map(|(pool, build)| (id.clone(), pool.clone(), *build));
         state.wanted.extend(wanted);
     }
-    let mirrors = view.mirrors().map(|(mirror, profile)| {
+    let probed = view
+        .mirrors()
+        .filter(|(mirror, _)| view.health(*mirror).standing != Standing::New);
+    let mirrors = probed.map(|(mirror, profile)| {
         let health = view.health(mirror);
-        (profile.mirror.clone(), health.is_up(), health.changed)
+        let unserved = health.all_unserved();
+        MirrorHealth {
+            mirror: profile.mirror.clone(),
+            up: health.is_up(),
+            changed: health.changed,
+            unserved: unserved
+                .map(|(channel, build)| (channel.clone(), build))
+                .collect(),
+        }
     });
+    let forks = view.channels();
+    let forks = forks.filter_map(|(id, carried)| Some((id.clone(), carried.channel.fork?)));
+    state.forks = forks.collect();
     state.mirrors = mirrors.collect();
     state
 }
@@ -167,3 +187,6 @@ pub(crate) fn roots(view: &View) -> Vec<Digest> {
     roots.dedup();
     roots
 }
+
+#[cfg(test)]
+mod tests;

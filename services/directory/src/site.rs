@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use mirrorlog_core::directory::View;
+use mirrorlog_core::directory::exclude::ExcludeReason;
 use mirrorlog_core::directory::member::MirrorIndex;
-use mirrorlog_core::directory::offer::ExcludeReason;
 use mirrorlog_core::directory::place::{Continent, Country, Place};
 use mirrorlog_core::id::{Build, ChannelId};
 use mirrorlog_core::url::encode_path;

@@ -1,17 +1,33 @@
 //! Which file a path is, in which build: manifests of the builds that are offered.
+//!
+//! Manifests come from the archive, or page by page from mirrors while it is away: `holders`.
+
+pub(crate) mod holders;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use fetcher::manifests::{Manifests, ManifestsError, Nobody};
+use fetcher::manifests::{Manifests, ManifestsError};
 use mirrorlog_core::id::Digest;
+use mirrorlog_core::limits::PATH_MAX_BYTES;
 use mirrorlog_core::manifest::{FileEntry, ManifestError};
 use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::tree::{Place, Scope};
+use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use reqwest::Client;
 use runtime::store::StoreError;
 
-/// Look-ups that are remembered.
-const FOUND_MAX: usize = 131_072;
+use holders::Holders;
+
+/// Memory for look-ups that found something, in bytes.
+const FOUND_BYTES: u64 = 32 * 1024 * 1024;
+/// Memory for those that found nothing, in bytes: whoever makes names up pushes out no name that is there.
+const NOTHING_BYTES: u64 = 2 * 1024 * 1024;
+/// What a look-up takes beside its path, more or less: what the caches count on.
+const USUAL_BYTES: u64 = 256;
+/// Pause before a manifest that was not to be had is asked for again.
+pub(crate) const RETRY: Duration = Duration::from_secs(10);
 
 /// What a path leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,24 +64,109 @@ pub(crate) enum TreesError {
 /// Roots of the trees in order, and the path: what a look-up depends on.
 type Key = (Box<[Digest]>, Box<[u8]>);
 
+/// A key's length; nodes of the cache and allocations take about as much as a key without a path.
+fn key_bytes((roots, path): &Key) -> u64 {
+    (128 + size_of::<Digest>() * roots.len() + path.len()) as u64
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Key, Arc<Found>> for ByBytes {
+    fn weight(&self, key: &Key, found: &Arc<Found>) -> u64 {
+        let path = match &**found {
+            Found::File { path, .. } => path.as_bytes().len(),
+            Found::Folder(folder) => folder.len(),
+            Found::Nothing => 0,
+        };
+        key_bytes(key) + (size_of::<Found>() + path) as u64
+    }
+}
+
+impl Weighter<Key, ()> for ByBytes {
+    fn weight(&self, key: &Key, _nothing: &()) -> u64 {
+        key_bytes(key)
+    }
+}
+
+/// Look-ups that were made.
+struct Known {
+    found: Cache<Key, Arc<Found>, ByBytes>,
+    nothing: Cache<Key, (), ByBytes>,
+}
+
+impl Known {
+    fn new() -> Self {
+        let items = |bytes: u64| usize::try_from(bytes / USUAL_BYTES).unwrap_or(usize::MAX);
+        Self {
+            found: Cache::with_weighter(items(FOUND_BYTES), FOUND_BYTES, ByBytes),
+            nothing: Cache::with_weighter(items(NOTHING_BYTES), NOTHING_BYTES, ByBytes),
+        }
+    }
+
+    fn get(&self, key: &Key) -> Option<Arc<Found>> {
+        let nothing = || self.nothing.get(key).map(|()| Arc::new(Found::Nothing));
+        self.found.get(key).or_else(nothing)
+    }
+
+    fn keep(&self, key: Key, found: &Arc<Found>) {
+        match &**found {
+            Found::File { .. } | Found::Folder(_) => self.found.insert(key, Arc::clone(found)),
+            Found::Nothing => self.nothing.insert(key, ()),
+        }
+    }
+}
+
 /// Manifests and what was found in them. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Trees {
     manifests: Manifests,
-    found: Arc<Cache<Key, Arc<Found>>>,
+    known: Arc<Known>,
+    /// Asks mirrors; none: nobody but the archive is asked.
+    client: Option<Client>,
 }
 
 impl Trees {
     pub(crate) fn new(manifests: Manifests) -> Self {
         Self {
             manifests,
-            found: Arc::new(Cache::new(FOUND_MAX)),
+            known: Arc::new(Known::new()),
+            client: None,
         }
     }
 
-    /// Gets a build's manifest before anybody asks for it.
-    pub(crate) async fn prepare(&self, root: Digest) -> Result<(), ManifestsError> {
-        self.manifests.ensure::<Nobody>(root, None).await
+    /// Mirrors are asked too, for what the archive does not give.
+    pub(crate) fn asking_mirrors(self) -> Result<Self, reqwest::Error> {
+        let client = Some(holders::client()?);
+        Ok(Self { client, ..self })
+    }
+
+    /// Gets manifests before anybody asks for them, each again after `retry` until it is here. `urls`: mirrors that
+    /// have a root at this moment; none when nobody can ask for it any more.
+    pub(crate) async fn prepare(
+        &self,
+        mut roots: Vec<Digest>,
+        retry: Duration,
+        urls: impl Fn(&Digest) -> Option<Vec<String>>,
+    ) {
+        loop {
+            let mut missing = Vec::new();
+            for root in roots {
+                let Some(urls) = urls(&root) else {
+                    continue;
+                };
+                if let Err(error) = self.ensure(root, urls).await {
+                    let error = wire::causes(&error);
+                    tracing::warn!(%root, error, "a build's manifest is not to be had now");
+                    missing.push(root);
+                }
+            }
+            if missing.is_empty() {
+                return;
+            }
+            roots = missing;
+            tokio::time::sleep(retry).await;
+        }
     }
 
     /// Forgets the pages that no root of `keep` reaches; says how many.
@@ -73,33 +174,58 @@ impl Trees {
         self.manifests.sweep(keep).await
     }
 
-    /// What was found before, without waiting.
-    pub(crate) fn known(&self, scope: &Scope, path: &[u8]) -> Option<Arc<Found>> {
-        self.found.get(&key(scope, path))
-    }
-
-    /// What a path leads to in these trees, symlinks followed.
-    pub(crate) async fn find(&self, scope: &Scope, path: &[u8]) -> Result<Arc<Found>, TreesError> {
-        if let Some(found) = self.known(scope, path) {
+    /// What a path leads to in these trees, symlinks followed. `urls`: mirrors that have the tree of that index.
+    pub(crate) async fn find(
+        &self,
+        scope: &Scope,
+        path: &[u8],
+        urls: impl Fn(usize) -> Vec<String>,
+    ) -> Result<Arc<Found>, TreesError> {
+        // No manifest holds it, and nothing of that size is worth remembering.
+        if path.len() > PATH_MAX_BYTES {
+            return Ok(Arc::new(Found::Nothing));
+        }
+        let key = key(scope, path);
+        if let Some(found) = self.known.get(&key) {
             return Ok(found);
         }
-        let found = match self.look(scope, path).await? {
-            Ok(found) => found,
-            // A page went missing: all of them are looked at, once.
-            Err(error) => {
-                tracing::warn!(
-                    error = wire::causes(&error),
-                    "a manifest is made whole again"
-                );
-                for tree in &scope.0 {
-                    self.manifests.repair::<Nobody>(tree.root, None).await?;
-                }
-                self.look(scope, path).await??
-            }
-        };
-        let found = Arc::new(found);
-        self.found.insert(key(scope, path), Arc::clone(&found));
+        let trees = scope.0.iter().enumerate();
+        let held: Vec<_> = trees.map(|(at, tree)| (tree.root, urls(at))).collect();
+        let found = Arc::new(self.find_held(scope, path, held).await?);
+        self.known.keep(key, &found);
         Ok(found)
+    }
+
+    async fn find_held(
+        &self,
+        scope: &Scope,
+        path: &[u8],
+        held: Vec<(Digest, Vec<String>)>,
+    ) -> Result<Found, TreesError> {
+        for (root, urls) in &held {
+            self.ensure(*root, urls.clone()).await?;
+        }
+        let error = match self.look(scope, path).await? {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        // A page went missing: all of them are looked at, once.
+        let error = wire::causes(&error);
+        tracing::warn!(error, "a manifest is made whole again");
+        for (root, urls) in held {
+            let holders = self.holders(urls);
+            self.manifests.repair(root, holders.as_ref()).await?;
+        }
+        Ok(self.look(scope, path).await??)
+    }
+
+    async fn ensure(&self, root: Digest, urls: Vec<String>) -> Result<(), ManifestsError> {
+        let holders = self.holders(urls);
+        self.manifests.ensure(root, holders.as_ref()).await
+    }
+
+    fn holders(&self, urls: Vec<String>) -> Option<Holders> {
+        Some(Holders::new(self.client.clone()?, urls))
     }
 
     async fn look(
@@ -107,9 +233,6 @@ impl Trees {
         scope: &Scope,
         path: &[u8],
     ) -> Result<Result<Found, ManifestError<StoreError>>, TreesError> {
-        for tree in &scope.0 {
-            self.prepare(tree.root).await?;
-        }
         let (pages, scope, path) = (self.manifests.pages(), scope.clone(), path.to_vec());
         let looked = tokio::task::spawn_blocking(move || scope.place(&pages, &path)).await?;
         Ok(looked.map(|place| match place {
@@ -124,3 +247,6 @@ fn key(scope: &Scope, path: &[u8]) -> Key {
     let roots = scope.0.iter().map(|tree| tree.root).collect();
     (roots, path.into())
 }
+
+#[cfg(test)]
+mod tests;

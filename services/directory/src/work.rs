@@ -10,6 +10,7 @@ use mirrorlog_core::id::Digest;
 use runtime::boot::{Health, now};
 use runtime::log::Log;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use wire::causes;
 
@@ -18,7 +19,7 @@ use crate::desk::{Desk, Order, Orders};
 use crate::gauges::Gauges;
 use crate::probe::Prober;
 use crate::saved;
-use crate::trees::Trees;
+use crate::trees::{RETRY, Trees, holders};
 
 const TICK: Duration = Duration::from_millis(100);
 /// Inputs that are taken before a view is given away, however many wait.
@@ -43,6 +44,8 @@ pub(crate) struct Work {
     pub(crate) gauges: Gauges,
     pub(crate) health: Health,
     pub(crate) log: watch::Receiver<Option<Log>>,
+    /// Told once what was retained on the log has been taken.
+    pub(crate) caught_up: watch::Sender<bool>,
     pub(crate) dir: PathBuf,
     pub(crate) shelf: Shelf,
 }
@@ -54,6 +57,7 @@ pub(crate) struct Shelf {
     strangers: BTreeSet<String>,
     prepared: BTreeSet<Digest>,
     saved: (u64, Instant),
+    saving: Option<JoinHandle<()>>,
     swept: Instant,
 }
 
@@ -66,6 +70,7 @@ impl Shelf {
             strangers: BTreeSet::new(),
             prepared: BTreeSet::new(),
             saved: (u64::MAX, now),
+            saving: None,
             swept: now,
         }
     }
@@ -87,7 +92,7 @@ impl Work {
                         self.take(order);
                     }
                 }
-                _ = tick.tick() => self.tick().await,
+                _ = tick.tick() => self.tick(),
             }
             self.give_away(false);
         }
@@ -102,6 +107,7 @@ impl Work {
                 // Who is told that it is ready must find what was retained.
                 self.give_away(true);
                 self.health.started();
+                self.caught_up.send_replace(true);
             }
         }
     }
@@ -140,7 +146,7 @@ impl Work {
         }
     }
 
-    async fn tick(&mut self) {
+    fn tick(&mut self) {
         self.feed(Input::Tick);
         let time = Instant::now();
         let (revision, saved) = self.shelf.saved;
@@ -150,7 +156,7 @@ impl Work {
             // Latencies and times of probes are shown too.
             self.give_away(true);
             self.prepare();
-            self.save().await;
+            self.save();
             self.tell();
         }
         if time.duration_since(self.shelf.swept) >= SWEEP_EVERY {
@@ -170,37 +176,43 @@ impl Work {
         }
     }
 
-    async fn save(&mut self) {
-        let (dir, view) = (self.dir.clone(), self.fold.view().clone());
-        self.shelf.saved = (view.revision(), Instant::now());
-        let saved = tokio::task::spawn_blocking(move || saved::save(&dir, &view, now())).await;
-        match saved {
-            Ok(Ok(())) => self.health.recover("state"),
-            Ok(Err(error)) => self
-                .health
-                .degrade("state", format!("the state cannot be saved: {error}")),
-            Err(error) => tracing::error!(%error, "the state could not be saved"),
+    /// Saves in a task of its own, one at a time: disks are slow, and verdicts must not wait for them.
+    fn save(&mut self) {
+        let saving = self.shelf.saving.as_ref();
+        if saving.is_some_and(|saving| !saving.is_finished()) {
+            return;
         }
+        let (dir, view) = (self.dir.clone(), self.fold.view().clone());
+        let health = self.health.clone();
+        self.shelf.saved = (view.revision(), Instant::now());
+        self.shelf.saving = Some(tokio::task::spawn_blocking(move || {
+            match saved::save(&dir, &view, now()) {
+                Ok(()) => health.recover("state"),
+                Err(error) => {
+                    health.degrade("state", format!("the state cannot be saved: {error}"))
+                }
+            }
+        }));
     }
 
-    /// Gets the manifests of builds that somebody may ask for.
+    /// Gets the manifests of builds that somebody may ask for: each is tried until it is here, or is of no use.
     fn prepare(&mut self) {
         let roots: BTreeSet<Digest> = saved::roots(self.fold.view()).into_iter().collect();
-        self.shelf.prepared.retain(|root| roots.contains(root));
         let new: Vec<Digest> = roots.difference(&self.shelf.prepared).copied().collect();
         self.shelf.prepared = roots;
         if new.is_empty() {
             return;
         }
-        let trees = self.trees.clone();
-        tokio::spawn(async move {
-            for root in new {
-                if let Err(error) = trees.prepare(root).await {
-                    // Whoever asks for a path tries again.
-                    tracing::warn!(%root, error = causes(&error), "a build's manifest is not to be had now");
-                }
-            }
-        });
+        let (trees, views) = (self.trees.clone(), self.views.subscribe());
+        let mirrors = self.mirrors.iter();
+        let mirrors: Vec<String> = mirrors.map(|mirror| mirror.url.clone()).collect();
+        let urls = move |root: &Digest| {
+            let view = Arc::clone(&views.borrow());
+            let holders = holders::of(&view, *root).into_iter();
+            let urls = holders.filter_map(|mirror| mirrors.get(mirror.get()).cloned());
+            saved::roots(&view).contains(root).then(|| urls.collect())
+        };
+        tokio::spawn(async move { trees.prepare(new, RETRY, urls).await });
     }
 
     fn sweep(&self) {

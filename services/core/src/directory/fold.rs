@@ -6,9 +6,9 @@ use super::health::{Health, ProbeRules};
 use super::member::{MirrorIndex, Profile};
 use super::speed::{Ledger, Outcome, Sample};
 use super::view::{Carried, View, Word};
-use super::{Directory, Effect, Input, Look, Refusal, WORDS_MAX};
+use super::{Directory, Effect, Input, LOOKS_MAX, Look, Refusal, WORDS_MAX};
 use crate::channel::{CHANNELS_MAX, Taken};
-use crate::id::ChannelId;
+use crate::id::{Build, ChannelId};
 use crate::statement::{Head, RevokeReason, Verdict, VerdictState};
 use crate::time::Timestamp;
 
@@ -36,10 +36,21 @@ impl Directory {
     }
 
     /// What an earlier process knew of a mirror's health.
-    pub fn resume(&mut self, mirror: MirrorIndex, up: bool, changed: Timestamp) {
+    pub fn resume(
+        &mut self,
+        mirror: MirrorIndex,
+        up: bool,
+        changed: Timestamp,
+        unserved: impl IntoIterator<Item = (ChannelId, Build)>,
+    ) {
         if let Some(health) = Arc::make_mut(&mut self.view.health).get_mut(mirror.get()) {
-            health.resume(up, changed);
+            health.resume(up, changed, unserved);
         }
+    }
+
+    /// What an earlier process knew of a fork: the log may have forgotten the second root.
+    pub fn resume_fork(&mut self, channel: &ChannelId, build: Build) -> Result<(), Refusal> {
+        self.carried(channel, |carried| carried.channel.fork = Some(build))
     }
 
     /// Takes one input in and returns what is to be done, in order.
@@ -98,12 +109,14 @@ impl Directory {
             }
             Input::Tick => {
                 self.probe(now, &mut out);
-                Ok(self.settle(now))
+                self.settle(now);
+                Ok(false)
             }
         };
         match done {
             Ok(true) => {
                 self.view.revision += 1;
+                self.view.membership += 1;
                 self.view.changed = now;
             }
             Ok(false) => {}
@@ -156,14 +169,9 @@ impl Directory {
                 root: verdict.root,
                 issued: verdict.issued,
             };
-            // A log that is read again says old words once more.
-            let newer = |old: &Word| old.issued > word.issued;
             let same = |old: &Word| old.state == word.state && old.root == word.root;
-            let before = words.get(&verdict.build);
-            let known = before.is_some_and(|old| newer(old) || same(old));
-            if !before.is_some_and(newer) {
-                words.insert(verdict.build, word);
-            }
+            let known = words.get(&verdict.build).is_some_and(same);
+            words.insert(verdict.build, word);
             while words.len() > WORDS_MAX {
                 words.pop_first();
             }
@@ -185,22 +193,22 @@ impl Directory {
         }
     }
 
-    fn settle(&mut self, now: Timestamp) -> bool {
+    /// Makes new figures of what clients saw: other orders, and no other set of mirrors.
+    fn settle(&mut self, now: Timestamp) {
         if now.ms_since(self.settled) < SETTLE_MS {
-            return false;
+            return;
         }
         self.settled = now;
-        let Some(speeds) = self.ledger.settle(now) else {
-            return false;
-        };
-        self.view.speeds = Arc::new(speeds);
-        true
+        if let Some(speeds) = self.ledger.settle(now) {
+            self.view.speeds = Arc::new(speeds);
+            self.view.revision += 1;
+            self.view.changed = now;
+        }
     }
 
     /// Starts the probes that are due.
     fn probe(&mut self, now: Timestamp, out: &mut Vec<Effect>) {
-        let due = |health: &Health| health.clone().start(now);
-        if !self.view.health.iter().any(due) {
+        if !self.view.health.iter().any(|health| health.is_due(now)) {
             return;
         }
         let mut health = Arc::clone(&self.view.health);
@@ -208,8 +216,15 @@ impl Directory {
             if one.start(now) {
                 let all = self.looks(mirror);
                 let turn = one.turn(all.len());
-                let looks = all.get(turn).unwrap_or_default().to_vec();
-                out.push(Effect::Probe { mirror, looks });
+                let bad = |look: &Look| one.unserved(&look.channel).is_some();
+                let looks = all.iter().enumerate();
+                // What did not answer is looked at each time, until it does.
+                let looks = looks.filter(|(at, look)| turn.contains(at) || bad(look));
+                let looks = looks.map(|(_, look)| look.clone()).take(LOOKS_MAX);
+                out.push(Effect::Probe {
+                    mirror,
+                    looks: looks.collect(),
+                });
             }
         }
         self.view.health = health;

@@ -9,7 +9,9 @@
 //! ```
 //!
 //! After a first silence the mirror is asked again at once, so a dead one is out within two intervals
-//! even when it does not refuse but hangs: an interval and two time-outs, each at most a third of one.
+//! even when it does not refuse but hangs: an interval and two time-outs, each at most a third of one. A probe
+//! is one whole: the bytes of a nonce, then signed snapshots of builds that the mirror is offered for; one that
+//! begins to answer and does not end is silent.
 
 use std::collections::BTreeMap;
 
@@ -147,7 +149,13 @@ impl Health {
     }
 
     /// Takes up what an earlier process knew: offered at once, and probed at once.
-    pub fn resume(&mut self, up: bool, changed: Timestamp) {
+    pub fn resume(
+        &mut self,
+        up: bool,
+        changed: Timestamp,
+        unserved: impl IntoIterator<Item = (ChannelId, Build)>,
+    ) {
+        self.unserved = unserved.into_iter().collect();
         self.standing = if up {
             Standing::Up { silent: 0 }
         } else {
@@ -167,9 +175,21 @@ impl Health {
         self.due = self.due.min(soonest.max(now));
     }
 
+    /// Builds that did not answer.
+    pub fn all_unserved(&self) -> impl Iterator<Item = (&ChannelId, Build)> {
+        self.unserved
+            .iter()
+            .map(|(channel, build)| (channel, *build))
+    }
+
+    /// True when a probe is to start.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        !self.running && self.due <= now
+    }
+
     /// True once when a probe is to start.
     pub(super) fn start(&mut self, now: Timestamp) -> bool {
-        let due = !self.running && self.due <= now;
+        let due = self.is_due(now);
         self.running |= due;
         due
     }

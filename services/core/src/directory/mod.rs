@@ -12,10 +12,14 @@
 //! | [`speed`] | what clients saw, and how little a liar can do |
 //! | `fold` | one step for each input |
 //! | `view` | one moment of all of it |
-//! | [`offer`] | which build, which mirrors, in which order, and why not the others |
+//! | `climb` | which build |
+//! | [`exclude`] | which mirrors not, and why |
+//! | [`offer`] | which mirrors, in which order |
 //! | [`pool`] | the same as names of DNS pools |
 //! | [`visit`] | one client stays on one build |
 
+mod climb;
+pub mod exclude;
 mod fold;
 pub mod health;
 pub mod member;

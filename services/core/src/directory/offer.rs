@@ -1,144 +1,21 @@
-//! Which build, which mirrors, in which order, and why not the others.
-//!
-//! **Which build.** Pools climb as clients do: the country's, the continent's, then all. A pool speaks when one of
-//! its own mirrors is offered at the build that is wanted there; the newest such build of the narrowest level is
-//! the answer. So a pool whose mirrors are all gone holds nobody back, and nobody is sent ahead of a quorum.
+//! Which mirrors, in which order.
 //!
 //! **Which mirrors.** Complete at that build, answering, head not expired, meant for the client. Each of the
-//! others has an [`ExcludeReason`].
+//! others has an [`ExcludeReason`](super::exclude::ExcludeReason). Which build that is says `climb`.
 //!
 //! **Which order.** Longest netblock, AS, country, continent, world; inside a tier by speed, in steps of half an
 //! octave; inside a step each client has an order of its own, in which a mirror of twice the weight comes first
 //! for twice as many.
 
-use std::fmt;
 use std::net::IpAddr;
 
-use crate::consistency::Audience;
-use crate::id::{Build, ChannelId, PoolId};
-use crate::statement::{RevokeReason, VerdictState};
+use crate::id::{Build, ChannelId};
 use crate::time::Timestamp;
 
-use super::health::Standing;
+use super::exclude::ExcludeReason;
 use super::member::{MirrorIndex, Profile, USUAL_WEIGHT};
 use super::place::{Continent, Country, Network, Place, neighbourhood};
-use super::view::{Carried, View};
-
-/// Why a mirror is left out. The first word is for programs, the rest for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ExcludeReason {
-    /// It is not meant to carry the channel.
-    NotCarried,
-    /// It is for other networks only.
-    Private,
-    /// A build number was signed with two roots.
-    Fork(Build),
-    /// The channel's head has expired.
-    Expired(Timestamp),
-    /// It was not probed yet.
-    Unprobed,
-    /// It does not answer.
-    Unreachable(Timestamp),
-    /// Something else answers.
-    WrongAnswer(Timestamp),
-    /// It answers again, and is being checked.
-    Returning {
-        /// Good probes so far.
-        passed: u32,
-        /// Good probes that are needed.
-        needed: u32,
-    },
-    /// Complete, and its URL for the build does not answer.
-    NotServed(Build),
-    /// Complete at an older build only.
-    Behind(Build),
-    /// Complete at a newer build, and no longer at this one.
-    Ahead(Build),
-    /// Whole there and not live yet.
-    Verified,
-    /// Not yet known to be whole.
-    Pending,
-    /// Nothing was said of it.
-    NoVerdict,
-    /// It was good, and is not any more.
-    Revoked(RevokeReason),
-    /// For a DNS pool: no address is known.
-    NoAddress,
-    /// For a DNS pool: it is not reached by HTTP at the pool's port and path.
-    NotHttp,
-    /// For a DNS pool: it does not carry every channel.
-    Partial(ChannelId),
-}
-
-impl ExcludeReason {
-    /// The word that programs match.
-    pub const fn word(&self) -> &'static str {
-        match self {
-            Self::NotCarried => "not-carried",
-            Self::Private => "private",
-            Self::Fork(_) => "fork",
-            Self::Expired(_) => "expired",
-            Self::Unprobed => "unprobed",
-            Self::Unreachable(_) => "unreachable",
-            Self::WrongAnswer(_) => "wrong-answer",
-            Self::Returning { .. } => "returning",
-            Self::NotServed(_) => "not-served",
-            Self::Behind(_) => "behind",
-            Self::Ahead(_) => "ahead",
-            Self::Verified => "verified",
-            Self::Pending => "pending",
-            Self::NoVerdict => "no-verdict",
-            Self::Revoked(_) => "revoked",
-            Self::NoAddress => "no-address",
-            Self::NotHttp => "not-http",
-            Self::Partial(_) => "partial",
-        }
-    }
-}
-
-impl fmt::Display for ExcludeReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = self.word();
-        match self {
-            Self::NotCarried => write!(f, "{word}: the mirror does not carry this channel"),
-            Self::Private => write!(f, "{word}: the mirror is for other networks"),
-            Self::Fork(build) => write!(f, "{word}: build {build} was signed with two roots"),
-            Self::Expired(_) => write!(f, "{word}: the channel's head has expired"),
-            Self::Unprobed => write!(f, "{word}: the mirror was not probed yet"),
-            Self::Unreachable(_) => write!(f, "{word}: the mirror does not answer"),
-            Self::WrongAnswer(_) => {
-                write!(f, "{word}: something else answers at the mirror's URL")
-            }
-            Self::Returning { passed, needed } => write!(
-                f,
-                "{word}: the mirror answers again, {passed} of {needed} checks passed"
-            ),
-            Self::NotServed(build) => {
-                write!(
-                    f,
-                    "{word}: the mirror's URL of build {build} does not answer"
-                )
-            }
-            Self::Behind(build) => write!(f, "{word}: the mirror is complete at build {build}"),
-            Self::Ahead(build) => {
-                write!(
-                    f,
-                    "{word}: the mirror is at build {build} and no longer has this one"
-                )
-            }
-            Self::Verified => write!(f, "{word}: whole on the mirror, and not live yet"),
-            Self::Pending => write!(f, "{word}: not yet known to be whole"),
-            Self::NoVerdict => write!(f, "{word}: nothing is known of this build on the mirror"),
-            Self::Revoked(reason) => write!(f, "{word}: {reason}"),
-            Self::NoAddress => write!(f, "{word}: the mirror's address is not known"),
-            Self::NotHttp => write!(
-                f,
-                "{word}: the mirror is not reached by plain HTTP at the pool's port and path"
-            ),
-            Self::Partial(channel) => write!(f, "{word}: the mirror does not carry {channel}"),
-        }
-    }
-}
+use super::view::View;
 
 /// How near a mirror is to a client; the nearest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -189,7 +66,7 @@ impl Tier {
 }
 
 /// The longest prefix of a mirror's netblocks around an address; IPv4 as if mapped into IPv6, so that lengths compare.
-fn longest(profile: &Profile, address: IpAddr) -> Option<u8> {
+pub(super) fn longest(profile: &Profile, address: IpAddr) -> Option<u8> {
     let address = address.to_canonical();
     let around = profile
         .netblocks
@@ -249,33 +126,6 @@ pub struct Offer {
     pub ranked: Vec<Ranked>,
 }
 
-/// How wide a pool of clients is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Level {
-    Country(Country),
-    Continent(Continent),
-    World,
-}
-
-impl Level {
-    fn of(place: &Place) -> impl Iterator<Item = Self> {
-        let country = place.country.map(Self::Country);
-        let continent = place.continent.map(Self::Continent);
-        [country, continent, Some(Self::World)]
-            .into_iter()
-            .flatten()
-    }
-
-    fn has(self, pool: &PoolId) -> bool {
-        let country = || pool.country().parse::<Country>().ok();
-        match self {
-            Self::Country(here) => country() == Some(here),
-            Self::Continent(here) => country().and_then(Continent::of) == Some(here),
-            Self::World => true,
-        }
-    }
-}
-
 impl View {
     /// The mirrors for a client, the best first, and the build that they are offered for.
     ///
@@ -318,12 +168,6 @@ impl View {
         }
     }
 
-    /// True when the channel's head has expired: nobody is offered.
-    pub fn is_expired(&self, channel: &ChannelId, now: Timestamp) -> bool {
-        self.channel(channel)
-            .is_some_and(|carried| expired(carried, now).is_some())
-    }
-
     /// The mirrors that are left out, and why; in order of id.
     ///
     /// # Errors
@@ -344,136 +188,6 @@ impl View {
             Some((mirror, reason))
         };
         Ok(self.mirrors().filter_map(reason).collect())
-    }
-
-    /// The build that a client should use: the pinned one, or what is wanted where it is.
-    ///
-    /// # Errors
-    /// As [`View::offer`].
-    pub fn build_for(&self, question: &Question<'_>) -> Result<Option<Build>, Unanswered> {
-        let id = question.channel;
-        let Some(carried) = self.channel(id) else {
-            return Err(Unanswered::UnknownChannel(id.clone()));
-        };
-        let channel = &carried.channel;
-        let Some(build) = question.build else {
-            return Ok(self.wanted_for(carried, question));
-        };
-        if channel.is_retracted(build) {
-            return Err(Unanswered::Retracted(id.clone(), build));
-        }
-        if !channel.builds.contains_key(&build) {
-            return Err(Unanswered::UnknownBuild(id.clone(), build));
-        }
-        Ok(Some(build))
-    }
-
-    fn wanted_for(&self, carried: &Carried, question: &Question<'_>) -> Option<Build> {
-        let channel = &carried.channel;
-        for level in Level::of(question.place) {
-            let here = channel.wanted.keys().filter(|pool| level.has(pool));
-            let newest = here
-                .filter_map(|pool| self.wanted_in(carried, pool, question))
-                .max();
-            if newest.is_some() {
-                return newest;
-            }
-        }
-        // Nobody is offered: what would be wanted still tells why.
-        let wanted = channel.wanted.values().copied();
-        wanted.filter(|build| !channel.is_retracted(*build)).max()
-    }
-
-    /// The build that is wanted in a pool, if a mirror of its own is offered at it.
-    pub(super) fn wanted_in(
-        &self,
-        carried: &Carried,
-        pool: &PoolId,
-        question: &Question<'_>,
-    ) -> Option<Build> {
-        let build = *carried.channel.wanted.get(pool)?;
-        // Whether a mirror of the pool is offered at all does not depend on who asks.
-        let anybody = Place::default();
-        let speaks = |(mirror, profile): (MirrorIndex, &Profile)| {
-            profile.pool == *pool
-                && profile.audience == Audience::Public
-                && self
-                    .exclude_in(carried, mirror, question, build, &anybody)
-                    .is_none()
-        };
-        let stands = !carried.channel.is_retracted(build);
-        (stands && self.mirrors().any(speaks)).then_some(build)
-    }
-
-    /// Why a mirror is not offered to a client for a build; `None` when it is.
-    pub fn exclude(
-        &self,
-        mirror: MirrorIndex,
-        question: &Question<'_>,
-        build: Build,
-    ) -> Option<ExcludeReason> {
-        let Some(carried) = self.channel(question.channel) else {
-            return Some(ExcludeReason::NotCarried);
-        };
-        self.exclude_in(carried, mirror, question, build, question.place)
-    }
-
-    fn exclude_in(
-        &self,
-        carried: &Carried,
-        mirror: MirrorIndex,
-        question: &Question<'_>,
-        build: Build,
-        place: &Place,
-    ) -> Option<ExcludeReason> {
-        let Question { channel, now, .. } = *question;
-        let profile = self.profile(mirror);
-        if !profile.carries(channel) {
-            return Some(ExcludeReason::NotCarried);
-        }
-        let inside = || {
-            let within = place.address.and_then(|at| longest(profile, at));
-            within.is_some()
-        };
-        if profile.audience == Audience::Private && !inside() {
-            return Some(ExcludeReason::Private);
-        }
-        if let Some(build) = carried.channel.fork {
-            return Some(ExcludeReason::Fork(build));
-        }
-        if let Some(expires) = expired(carried, now) {
-            return Some(ExcludeReason::Expired(expires));
-        }
-        let health = self.health(mirror);
-        match health.standing {
-            Standing::New => return Some(ExcludeReason::Unprobed),
-            Standing::Up { .. } => {}
-            Standing::Down { since, wrong: true } => {
-                return Some(ExcludeReason::WrongAnswer(since));
-            }
-            Standing::Down { since, .. } => return Some(ExcludeReason::Unreachable(since)),
-            Standing::Returning { passed, needed, .. } => {
-                return Some(ExcludeReason::Returning { passed, needed });
-            }
-        }
-        if let Some(reason) = incomplete(carried, mirror, build) {
-            return Some(reason);
-        }
-        let unserved = health.unserved(channel) == Some(build);
-        unserved.then_some(ExcludeReason::NotServed(build))
-    }
-
-    /// Why a mirror is not offered while no build is wanted.
-    fn before_any(
-        &self,
-        carried: &Carried,
-        mirror: MirrorIndex,
-        question: &Question<'_>,
-    ) -> ExcludeReason {
-        let newest = carried.channel.newest().unwrap_or(Build::FIRST);
-        let reason = self.exclude_in(carried, mirror, question, newest, question.place);
-        // Complete, and its pool has no quorum yet.
-        reason.unwrap_or(ExcludeReason::Pending)
     }
 
     fn score(
@@ -504,33 +218,6 @@ pub fn explore(ranked: &mut [Ranked], random: u64) {
     let same = ranked[2..].iter().filter(|one| one.tier == third).count() as u64;
     let drawn = usize::try_from(random % same.max(1)).unwrap_or(0);
     ranked[2..=2 + drawn].rotate_right(1);
-}
-
-/// When the channel's head expired, if it has.
-fn expired(carried: &Carried, now: Timestamp) -> Option<Timestamp> {
-    let head = carried.channel.head.as_ref()?;
-    (head.expires <= now).then_some(head.expires)
-}
-
-fn incomplete(carried: &Carried, mirror: MirrorIndex, build: Build) -> Option<ExcludeReason> {
-    if carried.channel.is_retracted(build) {
-        return Some(ExcludeReason::Revoked(RevokeReason::Retracted));
-    }
-    let word = carried.word(mirror, build).map(|word| &word.state);
-    match word {
-        Some(VerdictState::Complete) => None,
-        Some(VerdictState::Verified) => Some(ExcludeReason::Verified),
-        Some(VerdictState::Revoked(reason)) => Some(ExcludeReason::Revoked(reason.clone())),
-        Some(VerdictState::Pending) | None => {
-            let pending = word.is_some();
-            Some(match carried.newest_complete(mirror) {
-                Some(newest) if newest > build => ExcludeReason::Ahead(newest),
-                Some(newest) => ExcludeReason::Behind(newest),
-                None if pending => ExcludeReason::Pending,
-                None => ExcludeReason::NoVerdict,
-            })
-        }
-    }
 }
 
 /// Groups of clients that have one order of the mirrors.

@@ -1,7 +1,8 @@
 //! DNS pools: `nz.<zone>`, `oceania.<zone>`, `world.<zone>`, `0.nz.<zone>` to `3.nz.<zone>`.
 //!
 //! Whoever asks a pool uses live URLs and sees no build in them. So a pool holds mirrors of one build only: those
-//! that are live at what is wanted there; and a member carries every channel, for names know no channels.
+//! that are live at the build that most mirrors of the region have; and a member carries every channel, for names
+//! know no channels.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +10,9 @@ use crate::consistency::Audience;
 use crate::id::{Build, ChannelId, PoolId};
 use crate::time::Timestamp;
 
+use super::exclude::ExcludeReason;
 use super::member::{MirrorIndex, Profile};
-use super::offer::{ExcludeReason, Question, mix, unit};
+use super::offer::{Question, mix, unit};
 use super::place::{Continent, Country, Place};
 use super::view::{Carried, View};
 
@@ -86,6 +88,15 @@ impl Region {
         }
     }
 
+    /// The regions around a place, the narrowest first.
+    fn around(place: &Place) -> impl Iterator<Item = Self> {
+        let country = place.country.map(Self::Country);
+        let continent = place.continent.map(Self::Continent);
+        [country, continent, Some(Self::World)]
+            .into_iter()
+            .flatten()
+    }
+
     /// Where its clients are taken to be.
     fn place(&self, asker: &Place) -> Place {
         match self {
@@ -154,9 +165,11 @@ impl View {
         };
         let all = || self.mirrors().map(|(mirror, _)| mirror);
         let mut members: Vec<MirrorIndex> = all().filter(|mirror| joins(mirror, true)).collect();
+        let mut builds = builds.clone();
         if members.is_empty() {
-            // While the last ones flip, all are ahead of what is wanted for a moment.
-            members = all().filter(|mirror| joins(mirror, false)).collect();
+            // While the last ones flip, all are ahead of what is wanted for a moment: those that are so together.
+            let ahead: Vec<MirrorIndex> = all().filter(|mirror| joins(mirror, false)).collect();
+            (builds, members) = self.largest_group(builds, ahead);
         }
         if name.region == Region::Near {
             members = self.nearest(members, &place);
@@ -182,32 +195,65 @@ impl View {
     ) -> BTreeMap<ChannelId, Build> {
         let asked = |id: &ChannelId| question.channels.is_empty() || question.channels.contains(id);
         let build = |(channel, carried): (&ChannelId, &Carried)| {
-            let asked = Question {
-                channel,
-                build: None,
-                place,
-                now: question.now,
+            let of = |region: &Region| self.majority(channel, carried, region, question.now);
+            let build = match &question.name.region {
+                Region::Near => Region::around(place).find_map(|region| of(&region)),
+                region @ (Region::World
+                | Region::Continent(_)
+                | Region::Country(_)
+                | Region::Pool(_)) => of(region),
             };
-            // A pool of its own name does not wait for another one of its country.
-            let own = match &question.name.region {
-                Region::Pool(pool) => self.wanted_in(carried, pool, &asked),
-                Region::Near | Region::World | Region::Continent(_) | Region::Country(_) => None,
-            };
-            let build = own.or_else(|| self.build_for(&asked).ok().flatten())?;
-            // A channel that nobody is offered for, such as one at its end, empties no name for the others.
-            let anywhere = Question {
-                place: &Place::default(),
-                ..asked
-            };
-            let somebody = self
-                .mirrors()
-                .any(|(mirror, _)| self.exclude(mirror, &anywhere, build).is_none());
-            somebody.then(|| (channel.clone(), build))
+            Some((channel.clone(), build?))
         };
         self.channels()
             .filter(|(id, _)| asked(id))
             .filter_map(build)
             .collect()
+    }
+
+    /// The newest build that most of a region's mirrors are offered at. A channel without one, such as one at its end
+    /// or one that has only begun to travel, empties no name for the others.
+    fn majority(
+        &self,
+        channel: &ChannelId,
+        carried: &Carried,
+        region: &Region,
+        now: Timestamp,
+    ) -> Option<Build> {
+        let there = |(mirror, profile): &(MirrorIndex, &Profile)| {
+            profile.audience == Audience::Public
+                && profile.carries(channel)
+                && region.has(profile)
+                && self.health(*mirror).is_up()
+        };
+        let up: Vec<MirrorIndex> = self
+            .mirrors()
+            .filter(there)
+            .map(|(mirror, _)| mirror)
+            .collect();
+        let place = Place::default();
+        let question = Question {
+            channel,
+            build: None,
+            place: &place,
+            now,
+        };
+        let most = |build: Build| {
+            let offered = up.iter();
+            let offered = offered.filter(|mirror| {
+                carried.is_complete(**mirror, build)
+                    && self.exclude(**mirror, &question, build).is_none()
+            });
+            offered.count() * 2 > up.len()
+        };
+        let mut builds: Vec<Build> = up
+            .iter()
+            .flat_map(|mirror| carried.words_on(*mirror))
+            .map(|(build, _)| build)
+            .collect();
+        builds.sort_unstable();
+        builds.dedup();
+        builds.into_iter().rev().find(|build| most(*build))
     }
 
     /// Why a mirror is not in a pool of these builds. `strict`: live at exactly these.
@@ -236,11 +282,38 @@ impl View {
                 Some(ExcludeReason::NotCarried) => Some(ExcludeReason::Partial(channel.clone())),
                 Some(reason) => Some(reason),
                 None => {
-                    let newest = self.channel(channel)?.newest_complete(mirror)?;
+                    let carried = self.channel(channel)?;
+                    if !carried.is_live_sound(mirror, *build) {
+                        return Some(ExcludeReason::NotServed(*build));
+                    }
+                    let newest = carried.newest_complete(mirror)?;
                     (strict && newest != *build).then_some(ExcludeReason::Ahead(newest))
                 }
             }
         })
+    }
+
+    /// Of mirrors that are ahead of `builds`, the most that are at the same ones, and those; of two equal groups the
+    /// one that is less far ahead.
+    fn largest_group(
+        &self,
+        builds: BTreeMap<ChannelId, Build>,
+        ahead: Vec<MirrorIndex>,
+    ) -> (BTreeMap<ChannelId, Build>, Vec<MirrorIndex>) {
+        let mut groups: BTreeMap<BTreeMap<ChannelId, Build>, Vec<MirrorIndex>> = BTreeMap::new();
+        for mirror in ahead {
+            let live = builds.iter().map(|(channel, build)| {
+                let carried = self.channel(channel);
+                let newest = carried.and_then(|carried| carried.newest_complete(mirror));
+                (channel.clone(), newest.unwrap_or(*build))
+            });
+            groups.entry(live.collect()).or_default().push(mirror);
+        }
+        let largest = groups
+            .into_iter()
+            .rev()
+            .max_by_key(|(_, members)| members.len());
+        largest.unwrap_or((builds, Vec::new()))
     }
 
     /// Those of the country, else of the continent, else all.

@@ -141,6 +141,8 @@ struct Row {
 /// What a row comes to. Weights are as of `at`, and halve from then on.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Summary {
+    /// Failures by kind, as many as are kept.
+    kinds: [u16; Failure::ALL.len()],
     at: Timestamp,
     /// Weighted median in bytes a second, and the weight of all speeds.
     speed: Option<(f64, f64)>,
@@ -218,7 +220,13 @@ impl Row {
                     summary.successes += weight;
                 }
                 Outcome::Fine => summary.successes += weight,
-                Outcome::Failed(_) => summary.failures += weight,
+                Outcome::Failed(kind) => {
+                    summary.failures += weight;
+                    let counts = Failure::ALL.iter().zip(&mut summary.kinds);
+                    for (_, count) in counts.filter(|(one, _)| **one == kind) {
+                        *count += 1;
+                    }
+                }
             }
         }
         summary.speed = weighted_median(&mut speeds);
@@ -274,6 +282,16 @@ pub struct Overall {
     pub networks: usize,
     /// Median of the networks' shares of failures, where enough networks spoke; else 0.
     pub failing: f64,
+    /// Failures of all networks by kind, as many as are kept; in the order of [`Failure::ALL`].
+    kinds: [u32; Failure::ALL.len()],
+}
+
+impl Overall {
+    /// Failures that were reported and are kept, by kind; kinds that nobody reported are left out.
+    pub fn failures(&self) -> impl Iterator<Item = (Failure, u32)> {
+        let counted = Failure::ALL.into_iter().zip(self.kinds);
+        counted.filter(|(_, count)| *count > 0)
+    }
 }
 
 /// All samples that count.
@@ -362,10 +380,17 @@ impl Speeds {
             let speeds = rows.iter().filter_map(|row| Some(row.speed?.0)).collect();
             let failing = rows.iter().map(|row| row.failing(now)).collect();
             let heard = rows.len() >= NETWORKS_MIN;
+            let mut kinds = [0; Failure::ALL.len()];
+            for row in &rows {
+                for (sum, count) in kinds.iter_mut().zip(row.kinds) {
+                    *sum += u32::from(count);
+                }
+            }
             let overall = Overall {
                 speed: median(speeds),
                 networks: rows.len(),
                 failing: median(failing).filter(|_| heard).unwrap_or(0.0),
+                kinds,
             };
             (mirror, overall)
         });

@@ -88,6 +88,8 @@ fn invariant_ten_thousand_lies_from_one_network_move_nothing_elsewhere() {
         1.0,
         "nor where nobody spoke"
     );
+    let kinds: Vec<_> = speeds.overall(MirrorIndex(0)).unwrap().failures().collect();
+    assert_eq!(kinds, [(Failure::Corrupt, 16)], "said, and seen by people");
     assert!(
         estimate(&speeds, 0, 666).factor < 0.6,
         "they believe themselves"

@@ -55,6 +55,14 @@ impl Carried {
             .copied()
     }
 
+    /// True unless a build newer than `build` was found bad on the mirror: then its live tree may be that one, though
+    /// `build` itself is still served pinned.
+    pub fn is_live_sound(&self, mirror: MirrorIndex, build: Build) -> bool {
+        let newer = self.words_on(mirror).filter(|(one, _)| *one > build);
+        let mut standing = newer.filter(|(one, _)| !self.channel.is_retracted(*one));
+        !standing.any(|(_, word)| matches!(word.state, VerdictState::Revoked(_)))
+    }
+
     /// All words on a mirror, oldest build first.
     pub fn words_on(&self, mirror: MirrorIndex) -> impl Iterator<Item = (Build, &Word)> {
         let words = self.words.get(&mirror).into_iter().flatten();
@@ -78,6 +86,7 @@ pub struct View {
     pub(super) channels: BTreeMap<ChannelId, Arc<Carried>>,
     pub(super) speeds: Arc<Speeds>,
     pub(super) revision: u64,
+    pub(super) membership: u64,
     pub(super) changed: Timestamp,
 }
 
@@ -94,6 +103,7 @@ impl View {
             channels: BTreeMap::new(),
             speeds: Arc::default(),
             revision: 0,
+            membership: 0,
             changed: Timestamp::EPOCH,
         }
     }
@@ -101,6 +111,11 @@ impl View {
     /// Counts up whenever an answer may be another one: what was computed from an older revision is stale.
     pub fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// Counts up whenever the revision does, except for what clients saw: that changes orders, and no set of mirrors.
+    pub fn membership(&self) -> u64 {
+        self.membership
     }
 
     /// When the revision last counted up.
@@ -142,6 +157,12 @@ impl View {
     /// All channels, in order of id.
     pub fn channels(&self) -> impl Iterator<Item = (&ChannelId, &Carried)> {
         self.channels.iter().map(|(id, carried)| (id, &**carried))
+    }
+
+    /// True unless the mirror's live tree of `channel` may be a newer build than `build` that was found bad.
+    pub fn live_is_sound(&self, channel: &ChannelId, mirror: MirrorIndex, build: Build) -> bool {
+        self.channel(channel)
+            .is_none_or(|carried| carried.is_live_sound(mirror, build))
     }
 
     /// One channel.

@@ -14,6 +14,8 @@ use crate::time::Timestamp;
 
 /// A visit is over when nothing was asked for this long, in milliseconds.
 pub const IDLE_MS: i64 = 60_000;
+/// No visit lasts longer than this, in milliseconds: who never pauses gets news all the same.
+pub const LONGEST_MS: i64 = 10 * 60_000;
 /// Most visits that are kept; of more, the oldest one is over.
 pub const VISITS_MAX: usize = 65_536;
 /// Most entry points of one visit that are told apart; of more, the next one begins a new visit.
@@ -32,23 +34,30 @@ struct Visit {
     entries: Vec<u64>,
 }
 
+impl Visit {
+    fn is_over(&self, now: Timestamp) -> bool {
+        now.ms_since(self.asked) > IDLE_MS || now.ms_since(self.began) > LONGEST_MS
+    }
+}
+
 /// All visits under way.
 #[derive(Clone, Debug, Default)]
 pub struct Visits {
     visits: BTreeMap<Visitor, Visit>,
     /// In order of beginning.
     order: VecDeque<(Timestamp, Visitor)>,
+    swept: Timestamp,
 }
 
 impl Visits {
     /// The build that the visitor is on, if it is on one. `entry`: a number of the entry point that is asked for.
     pub fn build(&mut self, visitor: Visitor, entry: Option<u64>, now: Timestamp) -> Option<Build> {
         let visit = self.visits.get_mut(&visitor)?;
-        let idle = now.ms_since(visit.asked) > IDLE_MS;
+        let over = visit.is_over(now);
         let again = entry.is_some_and(|entry| {
             visit.entries.contains(&entry) || visit.entries.len() >= ENTRIES_MAX
         });
-        if idle || again {
+        if over || again {
             self.visits.remove(&visitor);
             return None;
         }
@@ -59,6 +68,7 @@ impl Visits {
 
     /// Begins a visit.
     pub fn begin(&mut self, visitor: Visitor, build: Build, entry: Option<u64>, now: Timestamp) {
+        self.sweep(now);
         while self.order.len() >= VISITS_MAX
             && let Some((began, oldest)) = self.order.pop_front()
         {
@@ -76,6 +86,21 @@ impl Visits {
         };
         self.visits.insert(visitor, visit);
         self.order.push_back((now, visitor));
+    }
+
+    /// Forgets those that are over, once a minute.
+    fn sweep(&mut self, now: Timestamp) {
+        if now.ms_since(self.swept) <= IDLE_MS {
+            return;
+        }
+        self.swept = now;
+        self.visits.retain(|_, visit| !visit.is_over(now));
+        let visits = &self.visits;
+        let stands = |began: &Timestamp, visitor: &Visitor| {
+            let visit = visits.get(visitor);
+            visit.is_some_and(|visit| visit.began == *began)
+        };
+        self.order.retain(|(began, visitor)| stands(began, visitor));
     }
 
     /// Visits that are kept.
@@ -121,6 +146,27 @@ mod tests {
         visits.begin(a, build(38), RELEASE, at(again));
         assert_eq!(visits.build(a, None, at(again + 1)), Some(build(38)));
         assert_eq!(visits.build(a, None, at(again + 2 + IDLE_MS)), None, "idle");
+    }
+
+    #[test]
+    fn who_never_pauses_gets_news_all_the_same() {
+        let (mut visits, at) = (Visits::default(), Timestamp::from_ms);
+        visits.begin(Visitor(1), build(37), None, at(0));
+        let mut ms = 0;
+        while visits.build(Visitor(1), None, at(ms)).is_some() {
+            ms += IDLE_MS / 2;
+        }
+        assert!((LONGEST_MS..=LONGEST_MS + IDLE_MS).contains(&ms), "{ms}");
+    }
+
+    #[test]
+    fn visits_that_are_over_are_forgotten() {
+        let (mut visits, at) = (Visits::default(), Timestamp::from_ms);
+        for visitor in 0..100 {
+            visits.begin(Visitor(visitor), build(1), None, at(0));
+        }
+        visits.begin(Visitor(100), build(1), None, at(2 * IDLE_MS));
+        assert_eq!((visits.len(), visits.order.len()), (1, 1));
     }
 
     #[test]

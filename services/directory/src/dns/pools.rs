@@ -28,14 +28,14 @@ const ADDRESSES_MAX: usize = 4;
 /// What the members depend on: the view, and how many heads time alone made expire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Edition {
-    revision: u64,
+    membership: u64,
     expired: usize,
 }
 
 impl Edition {
     /// True when this is not the edition that was seen, and no older view's.
     pub(super) fn replaces(self, seen: Self) -> bool {
-        self != seen && self.revision >= seen.revision
+        self != seen && self.membership >= seen.membership
     }
 }
 
@@ -111,7 +111,7 @@ impl Pools {
             .channels()
             .filter(|(id, _)| ours(id) && view.is_expired(id, now));
         Edition {
-            revision: view.revision(),
+            membership: view.membership(),
             expired: expired.count(),
         }
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use axum::extract::{ConnectInfo, FromRequestParts, Query};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use ipnet::IpNet;
 use mirrorlog_core::directory::View;
 use mirrorlog_core::directory::place::{Country, Place};
 use mirrorlog_core::id::{Build, ChannelId};
@@ -31,30 +32,33 @@ impl FromRequestParts<std::sync::Arc<Face>> for Peer {
         face: &std::sync::Arc<Face>,
     ) -> Result<Self, Self::Rejection> {
         let info = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let peer = info.map(|ConnectInfo(peer)| peer.ip().to_canonical());
-        Ok(Self(
-            peer.map(|peer| behind(&face.site, peer, &parts.headers)),
-        ))
+        let proxies = &face.site.trusted_proxies;
+        let client = |ConnectInfo(peer): &ConnectInfo<SocketAddr>| {
+            behind(proxies, peer.ip(), &parts.headers)
+        };
+        Ok(Self(info.map(client)))
     }
 }
 
 /// Goes back from the peer through the addresses that trusted proxies wrote down, to the first that is none.
-fn behind(site: &Site, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-    let trusted = |at: IpAddr| site.trusted_proxies.iter().any(|net| net.contains(&at));
-    if site.trusted_proxies.is_empty() || !trusted(peer) {
-        return peer;
-    }
-    let mut client = peer;
-    let values = headers.get_all("x-forwarded-for").iter();
-    let texts: Vec<&str> = values.filter_map(|value| value.to_str().ok()).collect();
-    for text in texts.iter().rev().flat_map(|text| text.rsplit(',')) {
-        let Ok(address) = text.trim().parse::<IpAddr>() else {
+///
+/// What is no address ends the way: nothing to the left of it is believed.
+fn behind(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    let trusted = |at: IpAddr| proxies.iter().any(|net| net.contains(&at));
+    let lines = headers.get_all("x-forwarded-for").iter().rev();
+    // By bytes: a line of which one part is no text must not be passed over for the line before.
+    let mut words = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+    let mut client = peer.to_canonical();
+    while trusted(client)
+        && let Some(word) = words.next()
+    {
+        let address = std::str::from_utf8(word)
+            .ok()
+            .and_then(|text| text.trim().parse::<IpAddr>().ok());
+        let Some(address) = address else {
             break;
         };
         client = address.to_canonical();
-        if !trusted(client) {
-            break;
-        }
     }
     client
 }
@@ -144,5 +148,111 @@ impl Asked {
                 Err(Refusal::bad_request(text))
             }
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    const PROXIES: &[&str] = &["10.0.0.0/24", "2001:db8:1::/48"];
+    const PROXY: &str = "10.0.0.1";
+
+    /// Who asks, when `peer` connects with these lines of X-Forwarded-For.
+    fn asks(proxies: &[&str], peer: &str, lines: &[&[u8]]) -> String {
+        let proxies: Vec<IpNet> = proxies.iter().map(|net| net.parse().unwrap()).collect();
+        let mut headers = HeaderMap::new();
+        for line in lines {
+            headers.append("x-forwarded-for", HeaderValue::from_bytes(line).unwrap());
+        }
+        behind(&proxies, peer.parse().unwrap(), &headers).to_string()
+    }
+
+    /// The same through one trusted proxy.
+    fn through_proxy(lines: &[&str]) -> String {
+        let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
+        asks(PROXIES, PROXY, &lines)
+    }
+
+    #[test]
+    fn without_a_trusted_proxy_it_is_the_peer() {
+        let lie: &[&[u8]] = &[b"198.51.100.1"];
+        assert_eq!(asks(&[], "192.0.2.7", lie), "192.0.2.7");
+        assert_eq!(asks(PROXIES, "192.0.2.7", lie), "192.0.2.7");
+        assert_eq!(asks(PROXIES, "10.0.1.1", lie), "10.0.1.1");
+        assert_eq!(asks(PROXIES, "2001:db8:2::1", lie), "2001:db8:2::1");
+        assert_eq!(asks(PROXIES, PROXY, &[]), PROXY, "and it says nothing");
+    }
+
+    #[test]
+    fn a_chain_of_trusted_proxies_is_gone_back() {
+        assert_eq!(through_proxy(&["192.0.2.7"]), "192.0.2.7");
+        assert_eq!(
+            through_proxy(&["192.0.2.7, 10.0.0.3,10.0.0.2"]),
+            "192.0.2.7"
+        );
+        let lines = ["192.0.2.7", "10.0.0.3 , 2001:db8:1::2", "10.0.0.2"];
+        assert_eq!(through_proxy(&lines), "192.0.2.7");
+        assert_eq!(through_proxy(&["2001:db8:2::7, 10.0.0.2"]), "2001:db8:2::7");
+        assert_eq!(asks(PROXIES, "2001:db8:1::1", &[b"192.0.2.7"]), "192.0.2.7");
+        let inside = through_proxy(&["10.0.0.9, 10.0.0.2"]);
+        assert_eq!(inside, "10.0.0.9", "a proxy that asks itself");
+    }
+
+    #[test]
+    fn what_a_client_wrote_itself_is_not_believed() {
+        for lines in [
+            &["198.51.100.1, 192.0.2.7"][..],
+            &["198.51.100.1, 192.0.2.7, 10.0.0.2"],
+            &["10.0.0.9, 10.0.0.8, 192.0.2.7, 10.0.0.2"],
+            &["198.51.100.1", "192.0.2.7"],
+            &["198.51.100.1", "10.0.0.9, 192.0.2.7", "10.0.0.2"],
+            &["nonsense, 192.0.2.7"],
+        ] {
+            assert_eq!(through_proxy(lines), "192.0.2.7", "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn garbage_ends_the_way() {
+        for garbage in [
+            "",
+            ",",
+            "unknown",
+            "_hidden",
+            "192.0.2.7:4711",
+            "[2001:db8:2::7]",
+            "192.0.2",
+            "192.0.2.7 198.51.100.1",
+            "192.0.2.7;",
+        ] {
+            assert_eq!(through_proxy(&[garbage]), PROXY, "{garbage:?}");
+            let line = format!("198.51.100.1, {garbage}, 10.0.0.2");
+            assert_eq!(through_proxy(&[&line]), "10.0.0.2", "{garbage:?}");
+            let lines = ["198.51.100.1", garbage];
+            assert_eq!(through_proxy(&lines), PROXY, "{garbage:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_hide_nothing() {
+        let through = |lines: &[&[u8]]| asks(PROXIES, PROXY, lines);
+        assert_eq!(through(&[b"\xff"]), PROXY);
+        assert_eq!(through(&[b"198.51.100.1", b"\xff"]), PROXY);
+        // A proxy wrote its peer behind what the client sent, which was two lines.
+        let lines: &[&[u8]] = &[b"198.51.100.1", b"\xff, 192.0.2.7"];
+        assert_eq!(through(lines), "192.0.2.7");
+    }
+
+    #[test]
+    fn ipv4_mapped_addresses_are_ipv4() {
+        let mapped = "::ffff:10.0.0.1";
+        assert_eq!(asks(&[], mapped, &[]), PROXY);
+        assert_eq!(asks(PROXIES, mapped, &[b"192.0.2.7"]), "192.0.2.7");
+        let chain = ["198.51.100.1, ::ffff:192.0.2.7, ::ffff:10.0.0.2"];
+        assert_eq!(through_proxy(&chain), "192.0.2.7");
     }
 }

@@ -10,7 +10,6 @@ use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
 use mirrorlog_core::channel::Known;
 use mirrorlog_core::directory::View;
 use mirrorlog_core::directory::health::Standing;
@@ -19,7 +18,7 @@ use mirrorlog_core::time::Timestamp;
 use runtime::boot::now;
 
 use super::Face;
-use super::origin::Origin;
+use super::origin::{Notation, Origin};
 use super::pages::told::{Around, Told, public};
 use super::pages::{country, show};
 use super::refusal::on_one_line;
@@ -50,22 +49,26 @@ struct Entry {
 }
 
 pub(super) async fn answer_mirrors(State(face): State<Arc<Face>>, headers: HeaderMap) -> Response {
-    let origin = Origin::of(&face.site, Some(&headers));
-    let (view, now) = (face.site.view(), now());
-    let make = || mirrors(&face.site, &view, now, &origin);
-    let name = format!("mirrors {}", origin.url());
-    answer(&face, face.memo.of(name, &view, now, make))
+    answer(&face, &headers, "mirrors.atom", mirrors)
 }
 
 pub(super) async fn answer_builds(State(face): State<Arc<Face>>, headers: HeaderMap) -> Response {
-    let origin = Origin::of(&face.site, Some(&headers));
-    let (view, now) = (face.site.view(), now());
-    let make = || builds(&face.site, &view, now, &origin);
-    let name = format!("builds {}", origin.url());
-    answer(&face, face.memo.of(name, &view, now, make))
+    answer(&face, &headers, "builds.atom", builds)
 }
 
-fn answer(face: &Face, feed: Bytes) -> Response {
+fn answer(
+    face: &Face,
+    headers: &HeaderMap,
+    name: &'static str,
+    make: impl FnOnce(&Site, &View, Timestamp, &Origin) -> String,
+) -> Response {
+    let (view, now) = (face.site.view(), now());
+    let around = (&*face.site, &*view, now);
+    let feed = face
+        .memo
+        .of_origin(name, around, headers, Notation::Xml, |origin| {
+            make(&face.site, &view, now, origin)
+        });
     face.gauges.answered("feed", "ok");
     let headers = [
         (CONTENT_TYPE, "application/atom+xml; charset=utf-8"),

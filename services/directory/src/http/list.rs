@@ -1,10 +1,12 @@
 //! `/mirrors.txt`: apt's mirror list (apt-transport-mirror(1)).
 //!
 //! Indexes come from the pinned build, so that a run never sees two; packages from the live tree, whose names are
-//! the same from build to build, so that caches keep them. apt asks again in every run, with a range after what it
-//! has: it gets the whole list or 416, never a part of another version, and never a redirect.
+//! the same from build to build, so that caches keep them; from the pinned build too where that tree is known to be
+//! bad. apt asks again in every run, with a range after what it has: it gets the whole list or 416, never a part of
+//! another version, and never a redirect.
 
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -34,8 +36,14 @@ pub(super) async fn answer(
     asked: Asked,
 ) -> Result<Response, Refusal> {
     let (view, now) = (face.site.view(), now());
-    let text = face.counted("list", face.lists.of(&face.site, &view, &asked, now))?;
-    let version = version(&view, now);
+    let made = Kind::of(&view, &asked).and_then(|kind| {
+        let version = version(&view, &kind, now);
+        Ok((
+            version,
+            face.lists.of(&face.site, &view, &asked, kind, now)?,
+        ))
+    });
+    let (version, text) = face.counted("list", made)?;
     let mut answer = HeaderMap::new();
     answer.insert(
         CONTENT_TYPE,
@@ -68,27 +76,51 @@ pub(super) async fn answer(
     Ok((StatusCode::OK, answer, text).into_response())
 }
 
-/// The second from which on nothing has changed; none while that second is not over, for more may come in it.
-fn version(view: &View, now: Timestamp) -> Option<u64> {
+/// What stands as the list's date. Clients give it back and it is only ever compared for equality, so it is no
+/// time: the second from which on nothing has changed, less up to a day by what list it is. A client that came
+/// to another country must not be told that what it has is what it would get.
+///
+/// None while that second is not over, for more may come in it.
+fn version(view: &View, kind: &Kind, now: Timestamp) -> Option<u64> {
     let whole = view.changed().as_seconds() + 1;
-    (whole <= now.as_seconds())
-        .then(|| u64::try_from(whole).ok())
-        .flatten()
+    if whole > now.as_seconds() {
+        return None;
+    }
+    // Without a key: replicas of one version agree.
+    let mut hasher = DefaultHasher::new();
+    kind.hash(&mut hasher);
+    u64::try_from(whole)
+        .ok()?
+        .checked_sub(hasher.finish() % DAY_S)
 }
 
+/// Seconds of a day.
+const DAY_S: u64 = 86_400;
 /// Memory for lists that were made in this second, in bytes.
 const LISTS_BYTES: u64 = 16 * 1024 * 1024;
 
-/// All that a list depends on, its second included: in each one another mirror is tried out.
+/// All that a list of one view depends on.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
-    revision: u64,
-    second: i64,
+struct Kind {
     channel: ChannelId,
     build: Option<Build>,
-    kind: PlaceKind,
+    place: PlaceKind,
     limit: usize,
 }
+
+impl Kind {
+    fn of(view: &View, asked: &Asked) -> Result<Self, Refusal> {
+        Ok(Self {
+            channel: asked.channel(view)?.clone(),
+            build: asked.build,
+            place: view.kind_of(&asked.place),
+            limit: asked.limit,
+        })
+    }
+}
+
+/// The view's revision, and the second: in each one another mirror is tried out.
+type Key = (u64, i64, Kind);
 
 #[derive(Clone)]
 struct ByBytes;
@@ -112,16 +144,10 @@ impl Lists {
         site: &Site,
         view: &View,
         asked: &Asked,
+        kind: Kind,
         now: Timestamp,
     ) -> Result<Bytes, Refusal> {
-        let key = Key {
-            revision: view.revision(),
-            second: now.as_seconds(),
-            channel: asked.channel(view)?.clone(),
-            build: asked.build,
-            kind: view.kind_of(&asked.place),
-            limit: asked.limit,
-        };
+        let key = (view.revision(), now.as_seconds(), kind);
         if let Some(list) = self.0.get(&key) {
             return Ok(list);
         }
@@ -162,12 +188,98 @@ pub(crate) fn text(
     for (place, ranked) in offer.ranked.iter().take(asked.limit.max(1)).enumerate() {
         let (url, priority) = (&site.mirror(ranked.mirror).url, place + 1);
         let pinned = site.pinned(ranked.mirror, channel, build, b"");
+        let live = format!("{url}{mount}/");
+        let packages = if view.live_is_sound(channel, ranked.mirror, build) {
+            &live
+        } else {
+            &pinned
+        };
         // Writing to a string cannot fail.
         write!(
             text,
-            "{pinned}\tpriority:{priority} type:index\n{url}{mount}/\tpriority:{priority} type:deb\n"
+            "{pinned}\tpriority:{priority} type:index\n{packages}\tpriority:{priority} type:deb\n"
         )
         .ok();
     }
     Ok(text)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use mirrorlog_core::directory::place::Place;
+    use mirrorlog_core::statement::{RevokeReason, VerdictState};
+
+    use super::super::sample::{MINUTE, Sample};
+    use super::*;
+
+    fn asked(country: &str, limit: usize) -> Asked {
+        Asked {
+            channel: Some(ChannelId::new("noble").unwrap()),
+            build: None,
+            place: Place::in_country(country.parse().unwrap()),
+            limit,
+            path: None,
+        }
+    }
+
+    #[test]
+    fn each_list_has_a_date_of_its_own() {
+        let sample = Sample::story();
+        let later = sample.now.plus_ms(MINUTE);
+        let date = |asked: &Asked| {
+            let kind = Kind::of(sample.view(), asked).unwrap();
+            version(sample.view(), &kind, later).unwrap()
+        };
+        let here = date(&asked("NZ", 20));
+        assert_eq!(here, date(&asked("NZ", 20)));
+        assert_ne!(here, date(&asked("CH", 20)), "roamed");
+        assert_ne!(here, date(&asked("NZ", 5)));
+        assert!(i64::try_from(here).unwrap() <= later.as_seconds());
+        let kind = Kind::of(sample.view(), &asked("NZ", 20)).unwrap();
+        let changed = sample.view().changed();
+        assert_eq!(
+            version(sample.view(), &kind, changed),
+            None,
+            "more may come"
+        );
+    }
+
+    #[test]
+    fn packages_do_not_come_from_a_live_tree_that_is_bad() {
+        let mut sample = Sample::new(&[
+            ("nz1", "nz", "http://nz1.example/pub", ""),
+            ("nz2", "nz", "http://nz2.example", ""),
+        ]);
+        for (number, ago_ms) in [(1, 90 * MINUTE), (2, 60 * MINUTE)] {
+            sample.publish("noble", number, ago_ms);
+        }
+        for mirror in ["nz1", "nz2"] {
+            sample.complete(mirror, "noble", 1, 80 * MINUTE);
+            sample.answers(mirror, 20.0, 0);
+        }
+        sample.wanted("noble", "nz", 1);
+        let lost = VerdictState::Revoked(RevokeReason::ReportedLoss { files: 1 });
+        sample.say("nz1", "noble", 2, lost, MINUTE);
+        let text = text(
+            &sample.site(),
+            sample.view(),
+            &asked("NZ", 20),
+            sample.now,
+            0,
+        )
+        .unwrap();
+        let packages = text.lines().filter(|line| line.ends_with("type:deb"));
+        let mut urls: Vec<&str> = packages
+            .filter_map(|line| line.split('\t').next())
+            .collect();
+        urls.sort_unstable();
+        assert_eq!(
+            urls,
+            [
+                "http://nz1.example/pub/@/noble/1/",
+                "http://nz2.example/ubuntu/"
+            ]
+        );
+    }
 }

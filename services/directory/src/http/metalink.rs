@@ -10,8 +10,9 @@ use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::{IntoResponse as _, Response};
 use mirrorlog_core::directory::View;
+use mirrorlog_core::directory::member::MirrorIndex;
 use mirrorlog_core::directory::offer::{Offer, Question};
-use mirrorlog_core::directory::place::Country;
+use mirrorlog_core::directory::place::{Country, Place};
 use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::manifest::FileEntry;
 use mirrorlog_core::path::EntryPath;
@@ -24,6 +25,7 @@ use super::ask::Asked;
 use super::refusal::Refusal;
 use crate::pieces::Pieces;
 use crate::trees::Found;
+use crate::trees::holders::HOLDERS_MAX;
 
 const V3: &str = "application/metalink+xml";
 const V4: &str = "application/metalink4+xml";
@@ -112,12 +114,13 @@ async fn respond(face: &Face, headers: &HeaderMap, asked: &Asked) -> Result<Resp
         );
         return Err(Refusal::nobody(text));
     };
-    let (path, entry) = find(face, &view, channel, build, path)
+    let urls = holders(face, &offer);
+    let (path, entry) = find(face, &view, channel, build, path, &urls)
         .await?
         .ok_or_else(|| Refusal::unknown_path(path))?;
     let sources = sources(face, &view, channel, &offer, &path, asked.limit);
-    let urls = sources.iter().map(|source| source.url.clone()).collect();
-    let pieces = face.library.of(&entry, urls).await;
+    let read = || read_from(face, &view, channel, build, &path, question.now);
+    let pieces = face.library.of(&entry, read).await;
     let file = File::of(&path, &entry);
     let accepts = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
     let (kind, text) = if wants_v3(accepts.unwrap_or_default()) {
@@ -125,7 +128,7 @@ async fn respond(face: &Face, headers: &HeaderMap, asked: &Asked) -> Result<Resp
             pubdate: http_date(question.now),
             file: &file,
             pieces: pieces.as_deref(),
-            alternates: alternates(face, &view, channel, build, &path, &entry).await,
+            alternates: alternates(face, &view, channel, build, (&path, &entry), &urls).await,
             sources: &sources,
         };
         (V3, document.render())
@@ -154,12 +157,21 @@ fn wants_v3(accept: &str) -> bool {
     accept.contains(V3) && !accept.contains(V4)
 }
 
+/// Mirrors that have the manifest, should the archive be away; an older build's are most likely the same.
+fn holders(face: &Face, offer: &Offer) -> Vec<String> {
+    let ranked = offer.ranked.iter().take(HOLDERS_MAX);
+    ranked
+        .map(|ranked| face.site.mirror(ranked.mirror).url.clone())
+        .collect()
+}
+
 async fn find(
     face: &Face,
     view: &View,
     channel: &ChannelId,
     build: Build,
     path: &[u8],
+    urls: &[String],
 ) -> Result<Option<(EntryPath, FileEntry)>, Refusal> {
     let known = view
         .channel(channel)
@@ -172,7 +184,10 @@ async fn find(
         build,
         root: known.root,
     };
-    let found = face.site.trees.find(&Scope(vec![tree]), path).await?;
+    let trees = &face.site.trees;
+    let found = trees
+        .find(&Scope(vec![tree]), path, |_only| urls.to_vec())
+        .await?;
     Ok(match &*found {
         Found::File { path, file, .. } => Some((path.clone(), *file)),
         Found::Folder(_) | Found::Nothing => None,
@@ -209,14 +224,31 @@ fn sources(
     source.collect()
 }
 
+/// Where a file's pieces are read: where anybody would be sent, for whoever asks must not choose whom it costs.
+fn read_from(
+    face: &Face,
+    view: &View,
+    channel: &ChannelId,
+    build: Build,
+    path: &EntryPath,
+    now: Timestamp,
+) -> Vec<String> {
+    let anybody = Place::default();
+    let place = (&anybody, view.kind_of(&anybody));
+    let offered = face.offers.of(view, channel, Some(build), place, now);
+    let mirrors = offered.iter().flat_map(|offered| &offered.mirrors);
+    let url = |mirror: &MirrorIndex| face.site.pinned(*mirror, channel, build, path.as_bytes());
+    mirrors.map(url).collect()
+}
+
 /// Earlier versions of the file, newest first, each once: a client whose mirror is a build behind knows them good.
 async fn alternates(
     face: &Face,
     view: &View,
     channel: &ChannelId,
     build: Build,
-    path: &EntryPath,
-    now: &FileEntry,
+    (path, now): (&EntryPath, &FileEntry),
+    urls: &[String],
 ) -> Vec<File> {
     let Some(carried) = view.channel(channel) else {
         return Vec::new();
@@ -226,7 +258,7 @@ async fn alternates(
     let older = carried.channel.standing().filter(|(one, _)| *one < build);
     for (older, _) in older.take(ALTERNATES_MAX) {
         // What cannot be looked up is left out.
-        let found = find(face, view, channel, older, path.as_bytes()).await;
+        let found = find(face, view, channel, older, path.as_bytes(), urls).await;
         if let Ok(Some((path, entry))) = found
             && !versions.contains(&entry.digest)
         {

@@ -17,7 +17,9 @@ use mirrorlog_core::channel::Channel;
 use mirrorlog_core::directory::View;
 use mirrorlog_core::directory::offer::PlaceKind;
 use mirrorlog_core::directory::place::Place;
+use mirrorlog_core::directory::visit::Visits;
 use mirrorlog_core::id::{Build, ChannelId, Mount};
+use mirrorlog_core::limits::PATH_MAX_BYTES;
 use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::time::Timestamp;
 use mirrorlog_core::tree::{Scope, Tree};
@@ -29,6 +31,7 @@ use super::offers::Offered;
 use super::refusal::Refusal;
 use super::{Client, Face};
 use crate::trees::Found;
+use crate::trees::holders::HOLDERS_MAX;
 
 const DIGEST: HeaderName = HeaderName::from_static("digest");
 const MIRRORLOG_BUILD: HeaderName = HeaderName::from_static("mirrorlog-build");
@@ -63,6 +66,9 @@ async fn respond(
     let place = face.site.place(peer, None);
     let (mount, rest) =
         mounted(&view, &asked.path).ok_or_else(|| Refusal::unknown_path(&asked.path))?;
+    if rest.len() > PATH_MAX_BYTES {
+        return Err(Refusal::unknown_path(&asked.path));
+    }
     let request = Request {
         face,
         view: &view,
@@ -128,22 +134,49 @@ struct Pick {
 
 impl Request<'_> {
     async fn answer(&self) -> Result<Response, Refusal> {
-        let picks = self.channels.iter();
-        let picks: Vec<Pick> = picks
-            .filter_map(|(id, channel)| self.pick(id, channel))
-            .collect();
-        if picks.is_empty() {
-            return Err(self.nobody());
-        }
-        let scope = Scope(picks.iter().map(|pick| pick.tree.clone()).collect());
-        match &*self.face.site.trees.find(&scope, self.rest).await? {
-            Found::File { tree, path, file } if !self.asked.slash => {
-                self.file(&picks[*tree], path, file)
+        let (mut picks, mut silent) = (Vec::new(), Vec::new());
+        for (id, channel) in &self.channels {
+            match self.pick(id, channel) {
+                Some(pick) => picks.push(pick),
+                // One of which nothing was ever wanted has no clients yet.
+                None if channel.wanted.is_empty() => {}
+                None => silent.push(*id),
             }
-            Found::Folder(folder) if self.asked.slash => self.folder(&picks, folder).await,
-            Found::Folder(_) => Ok(self.with_slash()),
-            Found::File { .. } | Found::Nothing => self.older().await,
         }
+        if picks.is_empty() {
+            let all: Vec<&ChannelId> = self.channels.iter().map(|(id, _)| *id).collect();
+            return Err(nobody(&all));
+        }
+        let found = self.find(&picks, self.rest).await?;
+        match &*found {
+            Found::File { tree, path, file } if !self.asked.slash => {
+                return self.file(&picks[*tree], path, file);
+            }
+            Found::Folder(folder) if self.asked.slash => return self.folder(&picks, folder).await,
+            Found::Folder(_) => return Ok(self.with_slash()),
+            Found::File { .. } | Found::Nothing => {}
+        }
+        if let Some(answer) = self.older().await? {
+            return Ok(answer);
+        }
+        // A channel that nothing can be said of now may have it.
+        if silent.is_empty() {
+            Err(Refusal::unknown_path(&self.asked.path))
+        } else {
+            Err(nobody(&silent))
+        }
+    }
+
+    async fn find(&self, picks: &[Pick], path: &[u8]) -> Result<Arc<Found>, Refusal> {
+        let scope = Scope(picks.iter().map(|pick| pick.tree.clone()).collect());
+        let site = &self.face.site;
+        let urls = |tree: usize| {
+            let holders = picks[tree].offered.mirrors.iter().take(HOLDERS_MAX);
+            holders
+                .map(|mirror| site.mirror(*mirror).url.clone())
+                .collect()
+        };
+        Ok(site.trees.find(&scope, path, urls).await?)
     }
 
     fn pick(&self, id: &ChannelId, channel: &Channel) -> Option<Pick> {
@@ -157,19 +190,29 @@ impl Request<'_> {
             return of(wanted);
         }
         let (visitor, entry) = (self.face.visitor(&self.client, id), self.entry());
-        let mut visits = self.face.visits();
-        match visits.build(visitor, entry, self.now) {
-            Some(build) if wanted.build == Some(build) => return of(wanted),
-            Some(build) => {
-                let offered = self.offered(id, Some(build));
-                let stands = offered.filter(|offered| !offered.mirrors.is_empty());
-                if let Some(offered) = stands {
-                    return of(offered);
-                }
+        let begin = |visits: &mut Visits| {
+            let build = wanted.build?;
+            visits.begin(visitor, build, entry, self.now);
+            Some(())
+        };
+        let visited = {
+            let mut visits = self.face.visits();
+            let visited = visits.build(visitor, entry, self.now);
+            if visited.is_none() {
+                begin(&mut visits)?;
             }
-            None => {}
+            visited
+        };
+        if visited.is_none() || visited == wanted.build {
+            return of(wanted);
         }
-        visits.begin(visitor, wanted.build?, entry, self.now);
+        // Nobody waits for the visits while an offer is made.
+        let offered = self.offered(id, visited);
+        let stands = offered.filter(|offered| !offered.mirrors.is_empty());
+        if let Some(offered) = stands {
+            return of(offered);
+        }
+        begin(&mut self.face.visits())?;
         of(wanted)
     }
 
@@ -212,8 +255,10 @@ impl Request<'_> {
         let digest = BASE64_STANDARD.encode(file.digest.as_bytes());
         set(&mut headers, DIGEST, format!("SHA-256={digest}"));
         let channel = &tree.channel;
+        // Where a proxy put the directory below a path, only the operator knows that path.
+        let top = self.face.site.url.as_deref().unwrap_or_default();
         let metalink = format!(
-            "</metalink?channel={channel}&build={}&path={}>; rel=describedby; type=\"application/metalink4+xml\"",
+            "<{top}/metalink?channel={channel}&build={}&path={}>; rel=describedby; type=\"application/metalink4+xml\"",
             tree.build,
             encode_path(path.as_bytes())
         );
@@ -223,10 +268,10 @@ impl Request<'_> {
 
     /// `Location`, the other mirrors, and what build it is.
     fn target(&self, pick: &Pick, path: &[u8]) -> Result<HeaderMap, Refusal> {
-        let [first, others @ ..] = pick.offered.mirrors.as_slice() else {
-            return Err(self.nobody());
-        };
         let Tree { channel, build, .. } = &pick.tree;
+        let [first, others @ ..] = pick.offered.mirrors.as_slice() else {
+            return Err(nobody(&[channel]));
+        };
         let url = |mirror| self.face.site.pinned(mirror, channel, *build, path);
         let mut headers = HeaderMap::new();
         set(&mut headers, LOCATION, url(*first));
@@ -251,8 +296,7 @@ impl Request<'_> {
     /// A folder's listing on a mirror, of the first channel that has it.
     async fn folder(&self, picks: &[Pick], folder: &[u8]) -> Result<Response, Refusal> {
         for pick in picks {
-            let only = Scope(vec![pick.tree.clone()]);
-            let found = self.face.site.trees.find(&only, folder).await?;
+            let found = self.find(std::slice::from_ref(pick), folder).await?;
             if matches!(&*found, Found::Folder(_)) {
                 let mut path = folder.to_vec();
                 if !path.is_empty() {
@@ -276,7 +320,7 @@ impl Request<'_> {
     }
 
     /// A path that never gets other content, from the newest older build that has it and is offered.
-    async fn older(&self) -> Result<Response, Refusal> {
+    async fn older(&self) -> Result<Option<Response>, Refusal> {
         for (id, channel) in self
             .channels
             .iter()
@@ -288,23 +332,23 @@ impl Request<'_> {
                 let (Some(offered), Some(tree)) = (offered, tree(id, channel, build)) else {
                     continue;
                 };
-                let only = Scope(vec![tree.clone()]);
-                let found = self.face.site.trees.find(&only, self.rest).await?;
+                let pick = Pick { tree, offered };
+                let found = self.find(std::slice::from_ref(&pick), self.rest).await?;
                 if let Found::File { path, file, .. } = &*found {
-                    return self.file(&Pick { tree, offered }, path, file);
+                    return self.file(&pick, path, file).map(Some);
                 }
             }
         }
-        Err(Refusal::unknown_path(&self.asked.path))
+        Ok(None)
     }
+}
 
-    fn nobody(&self) -> Refusal {
-        let names: Vec<&str> = self.channels.iter().map(|(id, _)| id.as_str()).collect();
-        let names = names.join(", ");
-        Refusal::nobody(format!(
-            "no mirror is offered for {names} now; /v1/mirrors says why"
-        ))
-    }
+fn nobody(channels: &[&ChannelId]) -> Refusal {
+    let names: Vec<&str> = channels.iter().map(|id| id.as_str()).collect();
+    let names = names.join(", ");
+    Refusal::nobody(format!(
+        "no mirror is offered for {names} now; /v1/mirrors says why"
+    ))
 }
 
 fn tree(id: &ChannelId, channel: &Channel, build: Build) -> Option<Tree> {
@@ -327,3 +371,6 @@ fn append(headers: &mut HeaderMap, link: String) {
         headers.append(LINK, link);
     }
 }
+
+#[cfg(test)]
+mod tests;

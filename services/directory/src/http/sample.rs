@@ -169,7 +169,7 @@ impl Sample {
         super::router(
             Arc::new(self.site()),
             Gauges::default(),
-            Library::new().unwrap(),
+            Library::new(self.config.metalink).unwrap(),
             intake,
             Traces::new(self.dir.path()),
         )
@@ -181,6 +181,24 @@ impl Sample {
 
     pub(super) fn publish(&mut self, channel: &str, number: u64, ago_ms: i64) {
         self.sign(channel, number, root(number), ago_ms);
+        self.first_head(channel);
+    }
+
+    /// As the archive does: no channel without a head. One that a test signs itself is newer.
+    pub(super) fn first_head(&mut self, channel: &str) {
+        let known = self.fold.view().channel(&id(channel));
+        if known.is_some_and(|carried| carried.channel.head.is_some()) {
+            return;
+        }
+        let head = Head {
+            channel: id(channel),
+            build: Build::FIRST,
+            root: root(1),
+            retractions: root(0),
+            issued: Timestamp::EPOCH,
+            expires: self.now.plus_ms(7 * DAY),
+        };
+        self.feed(Input::Head(head), 0);
     }
 
     /// Signs a number again, with another root.

@@ -15,7 +15,7 @@ use runtime::boot::now;
 use serde_json::{Value, json};
 
 use super::Face;
-use super::origin::Origin;
+use super::origin::{Notation, Origin};
 use super::pages::told::{Around, public};
 use super::pages::{country, protocol, show};
 use crate::site::Site;
@@ -26,11 +26,12 @@ const VERSION: u32 = 3;
 const CUTOFF_S: u32 = 24 * 60 * 60;
 
 pub(super) async fn answer(State(face): State<Arc<Face>>, headers: HeaderMap) -> Response {
-    let origin = Origin::of(&face.site, Some(&headers));
     let (view, now) = (face.site.view(), now());
-    let make = || document(&face.site, &view, now, &origin).to_string();
-    let name = format!("status {}", origin.url());
-    let document = face.memo.of(name, &view, now, make);
+    let around = (&*face.site, &*view, now);
+    let make = |origin: &Origin| document(&face.site, &view, now, origin).to_string();
+    let document = face
+        .memo
+        .of_origin("status.json", around, &headers, Notation::Json, make);
     face.gauges.answered("json", "ok");
     let headers = [
         (CONTENT_TYPE, "application/json"),

@@ -3,19 +3,26 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::ListenerExt as _;
+use axum::extract::ConnectInfo;
+use axum::http::Request;
 use futures::Stream;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, TcpIncoming};
 use tonic_health::ServingStatus;
+use tower::ServiceExt as _;
 
 use super::health::{Health, Watch};
 
@@ -27,6 +34,15 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 const HEADERS_MAX_BYTES: u32 = 16 * 1024;
 /// How long a server waits for requests under way when it is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// HTTP connections at a time.
+const CONNECTIONS_MAX: usize = 16_384;
+/// Time for a request's headers, the wait for the next request on a kept connection included.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
+/// Headers of one request.
+const HEADERS_MAX: usize = 100;
+/// Pause after the system gave no connection: it may be out of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long an address in use is tried.
 const LISTEN_RETRY_FOR: Duration = Duration::from_secs(5);
@@ -176,7 +192,7 @@ pub async fn serve_grpc_unix(
 }
 
 /// Serves HTTP on a bound TCP socket until `shutdown`; requests under way then have five seconds. Handlers find
-/// the peer in `ConnectInfo<SocketAddr>`.
+/// the peer in `ConnectInfo<SocketAddr>`. Connections are bounded, and each has to send a request's headers in time.
 ///
 /// # Errors
 /// [`ServeError::Http`].
@@ -185,14 +201,57 @@ pub async fn serve_http(
     router: Router,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    // Answers are small, and their readers wait for them. A socket that refuses is only slower.
-    let listener = listener.tap_io(|stream| {
+    within_grace(accept_http(listener, router, shutdown.clone()), &shutdown).await
+}
+
+async fn accept_http(
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_TIMEOUT)
+        .max_headers(HEADERS_MAX);
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        // Whoever finds no place waits in the system's queue.
+        let accepted = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            accepted = accepted => accepted,
+            () = shutdown.cancelled() => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::debug!(%error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Answers are small, and their readers wait for them. A socket that refuses is only slower.
         stream.set_nodelay(true).ok();
-    });
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let serving =
-        axum::serve(listener, service).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    within_grace(async { Ok(serving.await?) }, &shutdown).await
+        let router = router.clone();
+        let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer));
+            router.clone().oneshot(request)
+        });
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            let _place = place;
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended");
+            }
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+    Ok(())
 }
 
 async fn serve_incoming<I, IO>(

@@ -26,7 +26,9 @@ pub(super) const ORDER: &str = "MIRRORLOG_ORDER";
 /// The stream of what clients saw.
 pub(super) const FEEDBACK: &str = "MIRRORLOG_FEEDBACK";
 /// The buckets that every network has, without their prefix.
-pub(super) const BUCKETS: [&str; 5] = ["head", "build", "wanted", "lease", "salt"];
+pub(super) const BUCKETS: [&str; 5] = ["head", "build", "wanted", "lease", SALT];
+/// The bucket of secrets that make numbers of neighbourhoods, one a day.
+const SALT: &str = "salt";
 
 /// How long a message id is remembered: an outbox that retries within it makes no second event.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(60 * 60);
@@ -34,6 +36,13 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(60 * 60);
 const HEADERS_MAX_BYTES: usize = 4 * 1024;
 /// What clients saw is forgotten by the log after this time, and by its readers too.
 const FEEDBACK_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Words of one network about one mirror; of more, the newest. A flood pushes out only its own network's.
+const FEEDBACK_SUBJECT_MAX: i64 = 64;
+/// A secret is needed on its day only, and nobody may have it when its numbers have to be forgotten.
+const SALT_AGE: Duration = Duration::from_secs(2 * 24 * 60 * 60);
+/// A few secrets of 32 bytes.
+const SALT_MAX_BYTES: i64 = MIB / 16;
+const SALT_MESSAGE_MAX_BYTES: usize = 1024;
 /// Largest word of a client, in bytes.
 const FEEDBACK_MAX_BYTES: usize = 1024;
 const MIB: i64 = 1024 * 1024;
@@ -74,10 +83,10 @@ pub(super) fn streams() -> [Config; 5] {
             ..stream(ORDER)
         },
         Config {
-            subjects: vec!["mirrorlog.feedback.*".into()],
+            subjects: vec!["mirrorlog.feedback.*.*".into()],
             max_bytes: 64 * MIB,
             max_message_size: message_max(FEEDBACK_MAX_BYTES),
-            max_messages_per_subject: 10_000,
+            max_messages_per_subject: FEEDBACK_SUBJECT_MAX,
             max_age: FEEDBACK_AGE,
             ..stream(FEEDBACK)
         },
@@ -94,7 +103,7 @@ pub(super) fn stream_named(name: &str) -> Config {
 
 /// The stream behind bucket `mirrorlog_<name>`, laid out as NATS' own KV clients do (ADR-8 of nats-architecture-and-design).
 pub(super) fn bucket_stream(name: &str) -> Config {
-    Config {
+    let bucket = Config {
         subjects: vec![format!("$KV.mirrorlog_{name}.>")],
         max_bytes: 64 * MIB,
         max_message_size: message_max(STATEMENT_MAX_BYTES),
@@ -103,7 +112,20 @@ pub(super) fn bucket_stream(name: &str) -> Config {
         allow_rollup: true,
         deny_delete: true,
         ..stream(&format!("KV_mirrorlog_{name}"))
+    };
+    if name == SALT {
+        // No value outlives its age, in no revision before the last either.
+        return Config {
+            max_messages_per_subject: 1,
+            max_message_size: message_max(SALT_MESSAGE_MAX_BYTES),
+            max_age: SALT_AGE,
+            // In memory: a file keeps what has expired until it is written anew.
+            storage: StorageType::Memory,
+            max_bytes: SALT_MAX_BYTES,
+            ..bucket
+        };
     }
+    bucket
 }
 
 /// What all streams have in common. Every limit that the server would fill in is named, so that its echo can be compared.
@@ -231,6 +253,26 @@ mod tests {
         for bad in ["2.9.10", "2.10.3", "2.10.22", "1.99.99", "", "new", "2.10"] {
             assert!(check_version(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn secrets_alone_are_forgotten_among_buckets() {
+        for name in BUCKETS {
+            let config = bucket_stream(name);
+            let kept = (config.max_messages_per_subject, config.max_age);
+            let forgets = (1, Duration::from_secs(172_800));
+            let keeps = (4, Duration::ZERO);
+            assert_eq!(kept, if name == SALT { forgets } else { keeps }, "{name}");
+            // However it is found again.
+            same_stream(&config, &stream_named(&config.name)).unwrap();
+        }
+    }
+
+    #[test]
+    fn feedback_is_bounded_by_mirror_and_network() {
+        let config = stream_named(FEEDBACK);
+        assert_eq!(config.subjects, ["mirrorlog.feedback.*.*"]);
+        assert_eq!(config.max_messages_per_subject, 64);
     }
 
     #[test]

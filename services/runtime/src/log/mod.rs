@@ -334,28 +334,30 @@ impl Log {
             .await
     }
 
-    /// Stores what a client saw of a mirror.
+    /// Stores what a client saw of a mirror, under `mirrorlog.feedback.<mirror>.<network>`. `network_token` is one
+    /// token of a subject (`as64496`): each network has room of its own.
     ///
     /// # Errors
     /// As [`Log::ensure`].
     pub async fn publish_feedback(
         &self,
         mirror: &MirrorId,
+        network_token: &str,
         payload: Bytes,
     ) -> Result<(), LogError> {
-        let subject = format!("mirrorlog.feedback.{mirror}");
+        let subject = format!("mirrorlog.feedback.{mirror}.{network_token}");
         self.append(declare::FEEDBACK, subject, trace::headers(), None, payload)
             .await
             .map(drop)
     }
 
-    /// What clients saw in the last days, oldest first, then new ones.
+    /// What clients saw in the last days, of all mirrors and networks, oldest first, then new ones.
     ///
     /// # Errors
     /// As [`Log::consume`].
     pub async fn feedback(&self) -> Result<Messages, LogError> {
-        self.messages(declare::FEEDBACK, "mirrorlog.feedback.*".into(), Start::All)
-            .await
+        let all = "mirrorlog.feedback.*.*".to_owned();
+        self.messages(declare::FEEDBACK, all, Start::All).await
     }
 
     /// KV bucket `mirrorlog_<name>`; made when it is missing.

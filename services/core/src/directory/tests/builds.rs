@@ -51,6 +51,24 @@ fn a_continent_is_not_sent_ahead_of_its_newest_pool() {
 }
 
 #[test]
+fn without_a_head_nobody_is_offered() {
+    let mut world = World::new();
+    world.feed(snapshot(NOBLE, 1, root(1)));
+    world.complete(1, &["nz1"]);
+    world.wanted(1, &["nz"]);
+    world.answers("nz1");
+    let asked = Asked::wanted(Place::default());
+    assert_eq!(world.offered(&asked), Vec::<&str>::new());
+    let excluded = world.excluded(&asked).unwrap();
+    let why = excluded
+        .iter()
+        .find(|(mirror, _)| *mirror == world.find("nz1"));
+    assert_eq!(why.unwrap().1.word(), "no-head");
+    world.feed(head(NOBLE, world.now, world.now.plus_ms(1000)));
+    assert_eq!(world.offered(&asked), ["nz1"]);
+}
+
+#[test]
 fn a_pool_whose_mirrors_are_all_dead_holds_nobody_back() {
     let mut world = nz_is_behind();
     world.dies("nz1");

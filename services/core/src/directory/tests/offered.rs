@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::inputs::any_sample;
 use super::*;
-use crate::directory::offer::{ExcludeReason, Ranked, explore};
+use crate::directory::exclude::ExcludeReason;
+use crate::directory::offer::{Ranked, explore};
 use crate::directory::view::View;
 
 fn is_everything_right(world: &World, asked: &Asked, ranked: &Ranked, build: Build) {

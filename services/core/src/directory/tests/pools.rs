@@ -4,7 +4,7 @@ use expect_test::expect;
 use proptest::prelude::*;
 
 use super::*;
-use crate::directory::offer::ExcludeReason;
+use crate::directory::exclude::ExcludeReason;
 use crate::directory::pool::{PARTS, Pool, PoolName, PoolQuestion, Region};
 
 fn name(text: &str) -> PoolName {
@@ -146,6 +146,74 @@ fn a_mirror_that_is_ahead_waits_for_the_others() {
 }
 
 #[test]
+fn those_who_are_ahead_stand_in_only_together() {
+    let mut world = World::settled();
+    for number in [3, 4] {
+        world.publish(number);
+    }
+    world.complete(3, &["nz1"]);
+    world.complete(4, &["nz2"]);
+    let pool = ask(&world, &name("nz"), &Place::default(), &BTreeSet::new());
+    assert_eq!(
+        names(world.view(), pool.members),
+        ["nz1"],
+        "the less far ahead of two"
+    );
+    assert_eq!(
+        pool.builds[&channel(NOBLE)],
+        build(3),
+        "and the name says so"
+    );
+}
+
+#[test]
+fn a_live_tree_that_was_found_bad_is_in_no_pool() {
+    let mut world = World::settled();
+    world.publish(3);
+    let bad = Saying {
+        state: VerdictState::Revoked(RevokeReason::Unreachable),
+        ..Saying::complete("nz1", 3)
+    };
+    world.say(&bad);
+    // Build 2 is still served pinned, and what is live may be build 3.
+    assert!(
+        world
+            .offered(&Asked::wanted(Place::default()))
+            .contains(&"nz1")
+    );
+    assert!(
+        !world
+            .view()
+            .live_is_sound(&channel(NOBLE), world.find("nz1"), build(2))
+    );
+    assert_eq!(members(&world, "nz", &Place::default()), ["nz2"]);
+}
+
+#[test]
+fn a_channel_that_has_begun_to_travel_empties_no_pool() {
+    let mut world = World::settled();
+    world.apply(&Op::Publish("begun", 1));
+    let begun = Saying {
+        channel: "begun",
+        ..Saying::complete("nz1", 1)
+    };
+    world.say(&begun);
+    world.say(&Saying {
+        mirror: "nz2",
+        ..begun
+    });
+    world.want("begun", "nz", Some(1));
+    let nobody = Place::default();
+    assert_eq!(members(&world, "nz", &nobody), ["nz1", "nz2"]);
+    assert_eq!(
+        members(&world, "au", &nobody),
+        ["au1", "au2"],
+        "it has not come so far"
+    );
+    assert!(members(&world, "world", &nobody).contains(&"au1"));
+}
+
+#[test]
 fn a_build_that_was_taken_back_puts_nobody_ahead() {
     let mut world = World::settled();
     world.publish(3);
@@ -189,7 +257,8 @@ fn a_pool_by_its_own_name_is_not_emptied_by_its_neighbour() {
     };
     assert_eq!(
         (noble("us"), noble("us-east")),
-        ("us2".into(), "us2".into())
+        ("us1".into(), "us2".into()),
+        "a half is not most of the country"
     );
     assert_eq!(noble("us-west"), "us1");
 }

@@ -1,9 +1,10 @@
 //! A fold, and beside it what the outside knows: built from inputs alone, without the fold's help.
 
 use super::*;
+use crate::directory::exclude::ExcludeReason;
 use crate::directory::health::ProbeRules;
 use crate::directory::member::Profile;
-use crate::directory::offer::{ExcludeReason, Offer, Unanswered};
+use crate::directory::offer::{Offer, Unanswered};
 use crate::directory::speed::Outcome;
 
 /// A word of the consistency service.
@@ -259,6 +260,12 @@ impl World {
                 let key = (channel(name), build(*number));
                 self.oracle.signed.entry(key).or_insert(root(*number));
                 self.feed(snapshot(name, *number, root(*number)));
+                // As the archive does: no channel without a head.
+                if !self.oracle.heads.contains_key(&channel(name)) {
+                    let times = (Timestamp::EPOCH, self.now.plus_ms(1 << 50));
+                    self.oracle.heads.insert(channel(name), times);
+                    self.feed(head(name, times.0, times.1));
+                }
             }
             Op::Fork(name, number) => {
                 let key = (channel(name), build(*number));

@@ -113,7 +113,7 @@ async fn at_most_four_and_the_heavier_ones_first() {
 #[tokio::test]
 async fn a_text_says_which_builds() {
     let mut net = Net::start().await;
-    net.world.complete("jammy", 8, &["au1", "nz1"]);
+    net.world.complete("jammy", 8, &["au1", "nz1", "nz4"]);
     let answer = net.ask("nz.mirrors.test", RecordType::TXT).await;
     assert_eq!(texts(&answer), ["jammy=8", "noble=37"]);
     assert_eq!(answer.answers[0].ttl, 150);
@@ -165,7 +165,7 @@ async fn the_serial_moves_with_the_answers() {
         expires,
     }));
     let renewed = i64::from(serial(&net).await);
-    assert!(renewed > after);
+    assert_eq!(renewed, after, "a renewed head changes no answer");
     assert!(
         !net.ask("nz.mirrors.test", RecordType::A)
             .await

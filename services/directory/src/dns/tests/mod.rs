@@ -15,7 +15,7 @@ use mirrorlog_core::directory::health::Probed;
 use mirrorlog_core::directory::{Directory, Input, View};
 use mirrorlog_core::id::{Build, ChannelId, Digest, Lane, MirrorId, Mount, PoolId};
 use mirrorlog_core::layout::Layout;
-use mirrorlog_core::statement::{Snapshot, Verdict, VerdictState};
+use mirrorlog_core::statement::{Head, Snapshot, Verdict, VerdictState};
 use mirrorlog_core::time::Timestamp;
 use runtime::boot::now;
 use runtime::store::Store;
@@ -124,6 +124,14 @@ impl World {
             layout: Layout::Debian,
             precedence: 0,
             notices: Vec::new(),
+        }));
+        self.feed(Input::Head(Head {
+            channel: channel(name),
+            build: build(number),
+            root: root(number),
+            retractions: root(0),
+            issued: Timestamp::EPOCH,
+            expires: now().plus_ms(3_600_000),
         }));
         for mirror in mirrors {
             let mirror = MirrorId::new(mirror).unwrap();

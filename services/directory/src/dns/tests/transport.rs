@@ -9,7 +9,7 @@ async fn wordy() -> (Net, usize) {
     let mut net = Net::start().await;
     for n in 0..99 {
         let name = format!("channel-with-a-rather-long-name-{n}");
-        net.world.complete(&name, 1, &["nz1"]);
+        net.world.complete(&name, 1, &["nz1", "nz2"]);
     }
     (net, 100)
 }
@@ -47,7 +47,7 @@ async fn sizes_are_used_as_far_as_they_go() {
     let mut net = Net::start().await;
     for n in 0..12 {
         let name = format!("channel-with-a-rather-long-name-which-is-long-{n}");
-        net.world.complete(&name, 1, &["nz1"]);
+        net.world.complete(&name, 1, &["nz1", "nz2"]);
     }
     let mut question = question("nz.mirrors.test", RecordType::TXT);
     assert!(net.udp(&question).await.metadata.truncation);

@@ -63,6 +63,8 @@ struct Speed {
     speed: Option<String>,
     networks: usize,
     failing: Option<String>,
+    /// `timeout 3, corrupt 1`; empty when nobody complained.
+    kinds: String,
 }
 
 struct Channel<'a> {
@@ -182,11 +184,16 @@ fn health(view: &View, mirror: MirrorIndex, now: Timestamp) -> Health {
 
 fn speed(view: &View, mirror: MirrorIndex) -> Option<Speed> {
     let overall = view.speeds().overall(mirror)?;
+    let kinds = overall.failures();
+    let kinds: Vec<String> = kinds
+        .map(|(kind, count)| format!("{} {count}", kind.as_str()))
+        .collect();
     let failing = (overall.failing > 0.0).then(|| format!("{:.1} %", overall.failing * 100.0));
     Some(Speed {
         speed: overall.speed.map(show::speed),
         networks: overall.networks,
         failing,
+        kinds: kinds.join(", "),
     })
 }
 

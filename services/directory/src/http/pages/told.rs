@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use mirrorlog_core::consistency::Audience;
 use mirrorlog_core::directory::View;
+use mirrorlog_core::directory::exclude::ExcludeReason;
 use mirrorlog_core::directory::health::Standing;
 use mirrorlog_core::directory::member::{MirrorIndex, Profile};
-use mirrorlog_core::directory::offer::{ExcludeReason, Question};
+use mirrorlog_core::directory::offer::Question;
 use mirrorlog_core::directory::place::{Continent, Country, Place};
 use mirrorlog_core::id::{Build, ChannelId};
 use mirrorlog_core::time::Timestamp;
@@ -67,6 +68,7 @@ impl Told {
                 | ExcludeReason::Verified
                 | ExcludeReason::Pending => Tone::Wait,
                 ExcludeReason::Fork(_)
+                | ExcludeReason::NoHead
                 | ExcludeReason::Expired(_)
                 | ExcludeReason::Unreachable(_)
                 | ExcludeReason::WrongAnswer(_)
