@@ -10,6 +10,7 @@
 
 mod apt;
 mod debian;
+mod directory;
 mod http;
 mod mmdb;
 mod network;

@@ -90,7 +90,8 @@ fn main() {
             load.run(&directory, "list"),
             load.run(&directory, "json"),
         ];
-        print_round(&round.to_string(), &results);
+        let ratios = results.each_ref().map(|one| one.per_s / results[0].per_s);
+        print_round(&round.to_string(), &results, ratios);
         rounds.push(results);
     }
     let median = |at: usize| Result {
@@ -98,7 +99,9 @@ fn main() {
         p99_ms: middle(rounds.iter().map(|round| round[at].p99_ms)),
         failed: rounds.iter().map(|round| round[at].failed).sum(),
     };
-    print_round("median", &[median(0), median(1), median(2), median(3)]);
+    // Of ratios, not a ratio of medians: the machine is faster in some rounds than in others.
+    let ratio = |at: usize| middle(rounds.iter().map(|round| round[at].per_s / round[0].per_s));
+    print_round("median", &[0, 1, 2, 3].map(median), [0, 1, 2, 3].map(ratio));
     println!("memory   {} at the end", memory(&network));
 }
 
@@ -116,10 +119,10 @@ fn middle(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn print_round(name: &str, results: &[Result; 4]) {
+fn print_round(name: &str, results: &[Result; 4], ratios: [f64; 4]) {
     let [nginx, rest @ ..] = results;
     print!("{name:>6} {:>10.0}/s {:>6.1} ms", nginx.per_s, nginx.p99_ms);
-    for one in rest {
+    for (one, ratio) in rest.iter().zip(&ratios[1..]) {
         let failed = if one.failed > 0 {
             format!(" {} FAILED", one.failed)
         } else {
@@ -127,9 +130,7 @@ fn print_round(name: &str, results: &[Result; 4]) {
         };
         print!(
             " {:>10.0}/s {:>5.2}x {:>6.1} ms{failed}",
-            one.per_s,
-            one.per_s / nginx.per_s,
-            one.p99_ms
+            one.per_s, ratio, one.p99_ms
         );
     }
     println!("  (p99)");
