@@ -9,6 +9,8 @@ use crate::args::WhyArgs;
 use crate::failure::{ABSENT, CONFIG, CREATE, DATA, DOWN, Failure, OrExit as _};
 use crate::output::{BOLD, Output, count, date, plain};
 
+/// A state is old after this time: a running directory saves one every half minute.
+const OLD_MS: i64 = 5 * 60 * 1000;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Writes the lists as static files.
@@ -23,6 +25,13 @@ pub(crate) fn export(config: &Path, dir: &Path, output: &Output) -> Result<u8, F
         Failure::new(code, error.into())
     })?;
     let (files, saved) = (exported.files, exported.saved.as_ms());
+    let old = runtime::boot::now().ms_since(exported.saved) > OLD_MS;
+    if old {
+        output.note(&format!(
+            "the state is of {}: mirrors may have died since; is the directory running?",
+            date(saved)
+        ));
+    }
     if output.json {
         output.json(&json!({ "dir": dir, "files": files, "saved_ms": saved }));
     } else {

@@ -244,6 +244,11 @@ impl Network {
         Ok(self.plan.mirrors[mirror].url())
     }
 
+    /// The directory's URL.
+    pub(super) fn directory_url(&self) -> Result<String, Failure> {
+        Ok(format!("http://{}", local(self.plan.directory()?.http)))
+    }
+
     /// Kills a mirror, as a crash would.
     pub(super) async fn kill(&mut self, id: &str) -> Result<(), Failure> {
         let (at, _) = self.mirror(id)?;

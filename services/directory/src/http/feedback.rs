@@ -7,7 +7,7 @@
 //! ]}
 //! ```
 //!
-//! `time` is in seconds. `outcome` is `ok`, or how it failed: `dns connection tls timeout status missing corrupt
+//! The list may stand alone, without the object around it. `time` is in seconds. `outcome` is `ok`, or how it failed: `dns connection tls timeout status missing corrupt
 //! stale`. Downloads below 64 KiB count as good and say nothing about speed. One sample may stand alone, without
 //! the list. Fields that are not named here are neither read nor kept; `null` is as if it were not there.
 //!
@@ -129,7 +129,9 @@ fn outcome_of(sample: &Written) -> Result<Outcome, &'static str> {
 fn read(body: &[u8]) -> Result<Vec<Written>, String> {
     let body: Value = serde_json::from_slice(body)
         .map_err(|error| format!("the body cannot be read as JSON: {error}"))?;
-    let Some(samples) = field(&body, "samples") else {
+    // A list may stand alone too.
+    let listed = body.is_array().then_some(&body);
+    let Some(samples) = listed.or_else(|| field(&body, "samples")) else {
         if field(&body, "mirror").is_none() {
             return Err(
                 "an object with mirror, bytes, time and outcome, or with a list of such as samples, is needed"
@@ -217,6 +219,8 @@ mod tests {
         };
         assert_eq!(read(many).unwrap(), [nz1, nz2]);
         assert_eq!(read(br#"{"samples": []}"#).unwrap(), []);
+        let list = br#"[{"mirror": "nz1"}, {"mirror": "nz2"}]"#;
+        assert_eq!(read(list).unwrap(), ["nz1", "nz2"].map(written));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `local demo`: the story in one command, on real packages. Every step is checked.
 
 mod apt;
+mod directory;
 mod packages;
 mod repository;
 
@@ -104,7 +105,8 @@ impl Story {
         self.broken_tree().await?;
         self.priority_overtakes_bulk(&debs[0]).await?;
         self.retraction().await?;
-        self.apt_installs_from_every_mirror(&debs[0]).await
+        self.apt_installs_from_every_mirror(&debs[0]).await?;
+        self.apt_asks_the_directory(&debs[0]).await
     }
 
     fn step(&self, title: &str) {
