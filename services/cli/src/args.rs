@@ -148,7 +148,8 @@ fn pool(text: &str) -> Result<(String, u16), String> {
 #[command(after_help = "\
 Examples:
   mirrorlog init archive /etc/mirrorlog
-  mirrorlog init mirror /etc/mirrorlog")]
+  mirrorlog init mirror /etc/mirrorlog
+  mirrorlog init directory /etc/mirrorlog      then put archive.pub and consistency.pub beside it")]
 pub(crate) struct InitArgs {
     /// Which service
     pub(crate) service: ServiceName,
@@ -198,7 +199,7 @@ pub(crate) struct WhyArgs {
     pub(crate) build: Option<Build>,
     /// For clients in this country
     #[arg(long, value_name = "CC")]
-    pub(crate) country: Option<String>,
+    pub(crate) country: Option<mirrorlog_core::directory::place::Country>,
     /// For the client with this address
     #[arg(long, value_name = "IP")]
     pub(crate) client_ip: Option<std::net::IpAddr>,

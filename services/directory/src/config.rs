@@ -257,6 +257,12 @@ pub enum CheckError {
     /// A number of which nothing can be done.
     #[error("{0} must be at least {1}")]
     TooSmall(&'static str, &'static str),
+    /// A zone, its servers or its contact.
+    #[error("dns cannot be served")]
+    Dns(#[source] anyhow::Error),
+    /// A database that is not there.
+    #[error("geo: there is no file {}", .0.display())]
+    Geo(PathBuf),
     /// No key.
     #[error("{0} is empty: name the public key's file")]
     NoKeys(&'static str),
@@ -318,6 +324,13 @@ impl Config {
         {
             return Err(CheckError::TooSmall("dns.ttl", "30s"));
         }
+        if let Some(dns) = &self.dns {
+            crate::dns::check(dns).map_err(CheckError::Dns)?;
+        }
+        let databases = [&self.geo.country, &self.geo.asn];
+        if let Some(absent) = databases.into_iter().flatten().find(|file| !file.is_file()) {
+            return Err(CheckError::Geo(absent.clone()));
+        }
         if self.archive.keys.is_empty() {
             return Err(CheckError::NoKeys("archive.keys"));
         }
@@ -364,6 +377,7 @@ fn check_url(url: &str, whose: impl Fn() -> String) -> Result<(), CheckError> {
             && url.query().is_none()
             && url.fragment().is_none()
     });
+    let usable = usable && url.contains("://");
     // It stands in lists of one URL a line, and in headers between angle brackets.
     let plain = |c: char| c.is_ascii_graphic() && !"<>\"'".contains(c);
     if usable && url.chars().all(plain) {

@@ -37,6 +37,12 @@ pub enum ExportError {
     /// The state cannot be used.
     #[error("the last state cannot be used")]
     State(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Somebody else's file is where one of ours would be.
+    #[error("{} is there, and no export wrote it: move it away, or choose another folder", path.display())]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+    },
     /// A file cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -102,8 +108,7 @@ pub fn export(config: &Config, dir: &Path) -> Result<Exported, ExportError> {
     let mut site = Site::new(config, Views(seen), geo, addresses, trees);
     site.links = Links::Files;
     let files = statics::files(&site, fold.view(), time);
-    let written =
-        write_all(dir, &files).map_err(|(path, source)| ExportError::Write { path, source })?;
+    let written = write_all(dir, &files)?;
     Ok(Exported {
         files: written,
         saved,
@@ -112,10 +117,27 @@ pub fn export(config: &Config, dir: &Path) -> Result<Exported, ExportError> {
 
 type Fault = (PathBuf, io::Error);
 
-fn write_all(dir: &Path, files: &[statics::File]) -> Result<u64, Fault> {
+impl From<Fault> for ExportError {
+    fn from((path, source): Fault) -> Self {
+        Self::Write { path, source }
+    }
+}
+
+fn write_all(dir: &Path, files: &[statics::File]) -> Result<u64, ExportError> {
     let record = dir.join(WRITTEN);
     let before = std::fs::read_to_string(&record).unwrap_or_default();
     let names: BTreeSet<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+    let ours: BTreeSet<&str> = before.lines().collect();
+    let foreign = |name: &&str| !ours.contains(*name) && dir.join(name).exists();
+    if let Some(name) = names.iter().copied().find(|name| foreign(name)) {
+        let path = dir.join(name);
+        return Err(ExportError::Foreign { path });
+    }
+    let lines = |names: &BTreeSet<&str>| -> String {
+        names.iter().map(|name| format!("{name}\n")).collect()
+    };
+    // Said before it is done: an export that was cut off finds its own again.
+    write(&record, &lines(&ours.union(&names).copied().collect()))?;
     for (name, text) in files {
         write(&dir.join(name), text)?;
     }
@@ -128,12 +150,13 @@ fn write_all(dir: &Path, files: &[statics::File]) -> Result<u64, Fault> {
     {
         let path = dir.join(gone);
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err((path, error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err((path, error).into());
+            }
             Ok(()) | Err(_) => {}
         }
     }
-    let lines: String = names.iter().map(|name| format!("{name}\n")).collect();
-    write(&record, &lines)?;
+    write(&record, &lines(&names))?;
     Ok(names.len() as u64)
 }
 
@@ -166,5 +189,22 @@ mod tests {
         assert!(!dir.path().join("a/x").exists());
         assert_eq!(std::fs::read_to_string(dir.path().join("b")).unwrap(), "b");
         assert!(dir.path().join("robots.txt").exists());
+        let foreign = write_all(dir.path(), &[file("b"), file("robots.txt")]);
+        assert!(matches!(foreign, Err(ExportError::Foreign { .. })));
+        let kept = std::fs::read_to_string(dir.path().join("robots.txt"));
+        assert_eq!(kept.unwrap(), "mine");
+    }
+
+    #[test]
+    fn an_export_that_was_cut_off_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| (name.to_owned(), name.to_owned());
+        std::fs::create_dir(dir.path().join("b")).unwrap();
+        std::fs::write(dir.path().join(WRITTEN), "b\n").unwrap();
+        let cut = write_all(dir.path(), &[file("a"), file("b")]);
+        assert!(matches!(cut, Err(ExportError::Write { .. })));
+        assert!(dir.path().join("a").exists());
+        std::fs::remove_dir(dir.path().join("b")).unwrap();
+        assert_eq!(write_all(dir.path(), &[file("a"), file("b")]).unwrap(), 2);
     }
 }

@@ -126,7 +126,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         let stop = shutdown.clone();
         servers.spawn(async move { dns::serve(bound, &section, site, gauges, stop).await });
     }
-    let router = http::router(site, gauges, library, intake, traces);
+    let router = http::router(site, gauges, library, intake, traces, health.clone());
     let router = router.merge(health.router(Arc::new(registry)));
     let stop = shutdown.clone();
     servers.spawn(async move { Ok(serve_http(http, router, stop).await?) });

@@ -48,6 +48,8 @@ pub(crate) struct Site {
     mirrors: Vec<MirrorSection>,
     /// Proxies whose word on the client's address counts.
     pub(crate) trusted_proxies: Vec<IpNet>,
+    /// The port of DNS pools; none without DNS.
+    dns_port: Option<u16>,
     /// Seconds between two probes.
     pub(crate) probe_every_s: u64,
     pub(crate) geo: Geo,
@@ -72,6 +74,7 @@ impl Site {
             url: config.directory.url.clone(),
             mirrors,
             trusted_proxies: config.http.trusted_proxies.clone(),
+            dns_port: config.dns.as_ref().map(|dns| dns.port),
             probe_every_s: config.probe.every.0.as_secs().max(1),
             geo,
             addresses,
@@ -110,6 +113,11 @@ impl Site {
             place.continent = Continent::of(country);
         }
         place
+    }
+
+    /// What keeps a mirror out of this directory's DNS pools, beside what keeps it out of everything.
+    pub(crate) fn dns_reason(&self, mirror: MirrorIndex) -> Option<ExcludeReason> {
+        self.unreachable_by_name(mirror, self.dns_port?)
     }
 
     /// What keeps a mirror out of DNS pools whose clients ask at `port`: the name of a pool says nothing of ports

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::args::WhyArgs;
-use crate::failure::{ABSENT, CONFIG, CREATE, DATA, DOWN, Failure, OrExit as _};
+use crate::failure::{ABSENT, CONFIG, CREATE, DATA, DOWN, Failure, OrExit as _, USAGE};
 use crate::output::{BOLD, Output, count, date, plain};
 
 /// A state is old after this time: a running directory saves one every half minute.
@@ -20,7 +20,8 @@ pub(crate) fn export(config: &Path, dir: &Path, output: &Output) -> Result<u8, F
         let code = match error {
             directory::export::ExportError::NoState { .. } => ABSENT,
             directory::export::ExportError::State(_) => DATA,
-            directory::export::ExportError::Write { .. } => CREATE,
+            directory::export::ExportError::Foreign { .. }
+            | directory::export::ExportError::Write { .. } => CREATE,
         };
         Failure::new(code, error.into())
     })?;
@@ -67,10 +68,17 @@ pub(crate) async fn why(
     let place = mirrors.iter().position(|one| one["id"] == id);
     let reason = excluded.iter().find(is).map(|one| one["reason"].clone());
     if place.is_none() && reason.is_none() {
-        let text = format!("the directory at {url} knows no mirror {id}");
+        let known = mirrors.iter().chain(&excluded);
+        let known: Vec<&str> = known
+            .filter_map(|one| one["id"].as_str())
+            .take(20)
+            .collect();
+        let known = known.join(", ");
+        let text = format!("the directory at {url} knows no mirror {id}; it knows {known}");
         return Err(Failure::text(ABSENT, text));
     }
     let found = place.and_then(|place| mirrors.get(place));
+    let dns = found.map_or(Value::Null, |one| one["dns_reason"].clone());
     let document = json!({
         "mirror": id,
         "channel": args.channel.as_str(),
@@ -81,6 +89,7 @@ pub(crate) async fn why(
         "tier": found.map(|one| one["tier"].clone()),
         "score": found.map(|one| one["score"].clone()),
         "reason": reason,
+        "dns_reason": dns,
     });
     if output.json {
         output.json(&document);
@@ -108,6 +117,9 @@ fn sentence(document: &Value, output: &Output) {
             word("reason")
         ),
     });
+    if document["dns_reason"].is_string() {
+        output.line(&format!("in no DNS pool: {}", word("dns_reason")));
+    }
 }
 
 fn configured(config: &Path) -> Result<String, Failure> {
@@ -120,12 +132,19 @@ fn configured(config: &Path) -> Result<String, Failure> {
 }
 
 async fn ask(url: &str, args: &WhyArgs) -> Result<Value, Failure> {
+    if !["http://", "https://"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme))
+    {
+        let text = format!("{url:?} is no URL of a directory: write http://HOST:PORT");
+        return Err(Failure::text(USAGE, text));
+    }
     let mut query = vec![
         ("channel", args.channel.to_string()),
         ("limit", "1000".to_owned()),
     ];
     query.extend(args.build.map(|build| ("build", build.to_string())));
-    query.extend(args.country.clone().map(|country| ("country", country)));
+    query.extend(args.country.map(|country| ("country", country.to_string())));
     query.extend(args.client_ip.map(|ip| ("client_ip", ip.to_string())));
     let client = fetcher::web::client(TIMEOUT, 1).or_exit(CONFIG)?;
     let request = client.get(format!("{url}/v1/mirrors")).query(&query);

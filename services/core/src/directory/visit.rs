@@ -3,7 +3,8 @@
 //! A run of apt is one index after another and then packages. Were each sent to the build that is wanted at that
 //! second, a flip in between would give an index of one build and another one of the next. So the first request of
 //! a visit chooses the build and the others keep to it, until the visit is over: nothing was asked for a while, an
-//! entry point (`InRelease`, `Release`) is asked for again, or the build is not to be had any more.
+//! entry point (`InRelease`, `Release`; in a tree without them any path) is asked for again, or the build is not to
+//! be had any more.
 //!
 //! Visits are kept in memory only, under numbers that a secret of the process made of addresses.
 
@@ -18,7 +19,7 @@ pub const IDLE_MS: i64 = 60_000;
 pub const LONGEST_MS: i64 = 10 * 60_000;
 /// Most visits that are kept; of more, the oldest one is over.
 pub const VISITS_MAX: usize = 65_536;
-/// Most entry points of one visit that are told apart; of more, the next one begins a new visit.
+/// Most entry points of one visit that are remembered, the first ones: a new run begins as the last one did.
 pub const ENTRIES_MAX: usize = 32;
 
 /// A visitor: a number that stands for a client and a channel.
@@ -54,15 +55,15 @@ impl Visits {
     pub fn build(&mut self, visitor: Visitor, entry: Option<u64>, now: Timestamp) -> Option<Build> {
         let visit = self.visits.get_mut(&visitor)?;
         let over = visit.is_over(now);
-        let again = entry.is_some_and(|entry| {
-            visit.entries.contains(&entry) || visit.entries.len() >= ENTRIES_MAX
-        });
+        let again = entry.is_some_and(|entry| visit.entries.contains(&entry));
         if over || again {
             self.visits.remove(&visitor);
             return None;
         }
         visit.asked = now;
-        visit.entries.extend(entry);
+        if visit.entries.len() < ENTRIES_MAX {
+            visit.entries.extend(entry);
+        }
         Some(visit.build)
     }
 
@@ -86,6 +87,11 @@ impl Visits {
         };
         self.visits.insert(visitor, visit);
         self.order.push_back((now, visitor));
+    }
+
+    /// Ends a visit.
+    pub fn end(&mut self, visitor: Visitor) {
+        self.visits.remove(&visitor);
     }
 
     /// Forgets those that are over, once a minute.

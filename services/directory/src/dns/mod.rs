@@ -68,6 +68,14 @@ impl Bound {
     }
 }
 
+/// Checks zone, servers and contact, before anything binds.
+///
+/// # Errors
+/// What is wrong, and where.
+pub(crate) fn check(section: &DnsSection) -> anyhow::Result<()> {
+    Zone::new(section).map(drop)
+}
+
 /// Checks the zone and binds UDP and TCP. Port 0 is one free port for both.
 ///
 /// # Errors

@@ -149,7 +149,7 @@ async fn respond(face: &Face, headers: &HeaderMap, asked: &Asked) -> Result<Resp
         (CACHE_CONTROL, "private, no-cache"),
         (VARY, "Accept"),
     ];
-    Ok((fields, text).into_response())
+    Ok((fields, text + "\n").into_response())
 }
 
 /// Version 4 unless only version 3 is asked for.

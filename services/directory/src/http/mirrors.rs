@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::header::CACHE_CONTROL;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
 use mirrorlog_core::directory::View;
 use mirrorlog_core::directory::offer::{Question, Ranked};
@@ -22,7 +21,11 @@ pub(super) async fn answer(
 ) -> Result<Response, Refusal> {
     let view = face.site.view();
     let document = face.counted("json", document(&face.site, &view, &asked))?;
-    Ok(([(CACHE_CONTROL, "no-store")], Json(document)).into_response())
+    let headers = [
+        (CONTENT_TYPE, "application/json"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    Ok((headers, format!("{document}\n")).into_response())
 }
 
 /// The answer to a client.
@@ -83,6 +86,7 @@ fn mirror(
         "country": profile.country.map(|country| country.as_str().to_owned()),
         "asn": profile.asn.map(|asn| asn.0),
         "weight": profile.weight,
+        "dns_reason": site.dns_reason(mirror).map(|reason| reason.to_string()),
         "bytes_per_s": overall.and_then(|overall| overall.speed).map(f64::round),
         "live": mount.map(|mount| format!("{url}{mount}/")),
         "pinned": build.map(|build| format!("{url}/@/{}/{build}/", question.channel)),

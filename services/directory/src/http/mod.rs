@@ -38,12 +38,17 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::USER_AGENT;
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use mirrorlog_core::directory::visit::{Visitor, Visits};
 use mirrorlog_core::id::ChannelId;
+
+use runtime::boot::Health;
+use runtime::boot::health::Readiness;
 
 use crate::feedback::Intake;
 use crate::gauges::Gauges;
@@ -110,6 +115,7 @@ pub(crate) fn router(
     library: Library,
     intake: Intake,
     traces: Traces,
+    health: Health,
 ) -> Router {
     let face = Face {
         site,
@@ -138,7 +144,19 @@ pub(crate) fn router(
         .route("/builds.atom", get(feeds::answer_builds))
         .route("/status.json", get(status::answer))
         .fallback(redirect::answer)
+        .layer(from_fn_with_state(health, only_when_started))
         .with_state(Arc::new(face))
+}
+
+/// Before the log was read nothing is known: that is no answer to anything.
+async fn only_when_started(State(health): State<Health>, request: Request, next: Next) -> Response {
+    match health.readiness() {
+        Readiness::Starting => {
+            let text = "the directory has not read the log yet";
+            Refusal::unavailable(text).into_response()
+        }
+        Readiness::Ready | Readiness::Degraded(_) | Readiness::Failed(_) => next.run(request).await,
+    }
 }
 
 /// A random number; from the clock's last digits when the system has none to give.

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, HeaderName, LINK, LOCATION, VARY};
+use axum::http::header::{CACHE_CONTROL, HeaderName, LINK, LOCATION, RANGE, VARY};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
@@ -19,6 +19,7 @@ use mirrorlog_core::directory::offer::PlaceKind;
 use mirrorlog_core::directory::place::Place;
 use mirrorlog_core::directory::visit::Visits;
 use mirrorlog_core::id::{Build, ChannelId, Mount};
+use mirrorlog_core::layout::Layout;
 use mirrorlog_core::limits::PATH_MAX_BYTES;
 use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::time::Timestamp;
@@ -135,8 +136,14 @@ struct Pick {
 impl Request<'_> {
     async fn answer(&self) -> Result<Response, Refusal> {
         let (mut picks, mut silent) = (Vec::new(), Vec::new());
+        let mut behind = false;
         for (id, channel) in &self.channels {
-            match self.pick(id, channel) {
+            let picked = self.pick(id, channel);
+            let plain = channel
+                .last()
+                .is_some_and(|build| build.layout == Layout::Plain);
+            behind |= plain && picked.as_ref().is_some_and(|(_, current)| !current);
+            match picked.map(|(pick, _)| pick) {
                 Some(pick) => picks.push(pick),
                 // One of which nothing was ever wanted has no clients yet.
                 None if channel.wanted.is_empty() => {}
@@ -159,6 +166,15 @@ impl Request<'_> {
         if let Some(answer) = self.older().await? {
             return Ok(answer);
         }
+        // Files of a plain tree stand for themselves: if the visit's build is too old for one, the visit is over. In
+        // others the newer build's index would not belong to what was read before.
+        if behind {
+            for (id, _) in &self.channels {
+                let visitor = self.face.visitor(&self.client, id);
+                self.face.visits().end(visitor);
+            }
+            return Box::pin(self.answer()).await;
+        }
         // A channel that nothing can be said of now may have it.
         if silent.is_empty() {
             Err(Refusal::unknown_path(&self.asked.path))
@@ -179,17 +195,19 @@ impl Request<'_> {
         Ok(site.trees.find(&scope, path, urls).await?)
     }
 
-    fn pick(&self, id: &ChannelId, channel: &Channel) -> Option<Pick> {
+    /// With it whether the build is the one that is wanted now.
+    fn pick(&self, id: &ChannelId, channel: &Channel) -> Option<(Pick, bool)> {
         let wanted = self.offered(id, None)?;
         let of = |offered: Arc<Offered>| {
+            let current = offered.build == wanted.build;
             let tree = tree(id, channel, offered.build?)?;
-            Some(Pick { tree, offered })
+            Some((Pick { tree, offered }, current))
         };
         // What never changes is the same in every build that has it.
         if self.is_immutable(channel) {
-            return of(wanted);
+            return of(Arc::clone(&wanted));
         }
-        let (visitor, entry) = (self.face.visitor(&self.client, id), self.entry());
+        let (visitor, entry) = (self.face.visitor(&self.client, id), self.entry(channel));
         let begin = |visits: &mut Visits| {
             let build = wanted.build?;
             visits.begin(visitor, build, entry, self.now);
@@ -204,7 +222,7 @@ impl Request<'_> {
             visited
         };
         if visited.is_none() || visited == wanted.build {
-            return of(wanted);
+            return of(Arc::clone(&wanted));
         }
         // Nobody waits for the visits while an offer is made.
         let offered = self.offered(id, visited);
@@ -213,7 +231,7 @@ impl Request<'_> {
             return of(offered);
         }
         begin(&mut self.face.visits())?;
-        of(wanted)
+        of(Arc::clone(&wanted))
     }
 
     fn offered(&self, id: &ChannelId, build: Option<Build>) -> Option<Arc<Offered>> {
@@ -227,17 +245,17 @@ impl Request<'_> {
         matches!((path, layout), (Ok(path), Some(layout)) if layout.is_immutable(&path))
     }
 
-    /// A number of the entry point that is asked for, where it is one: what a package manager reads first.
-    fn entry(&self) -> Option<u64> {
-        const ENTRIES: [&[u8]; 5] = [
-            b"InRelease",
-            b"Release",
-            b"SHA256.sig",
-            b"SHA256",
-            b"index.txt",
-        ];
-        let name = self.asked.name();
-        ENTRIES.contains(&name).then(|| {
+    /// A number of the entry point that is asked for, where it is one: what a package manager reads first, and in a
+    /// plain tree any path. Parts of a file are one request in several.
+    fn entry(&self, channel: &Channel) -> Option<u64> {
+        let names: &[&[u8]] = match channel.last()?.layout {
+            Layout::Plain => &[],
+            Layout::Debian => &[b"InRelease", b"Release"],
+            Layout::OpenBsd => &[b"SHA256.sig", b"SHA256", b"index.txt"],
+        };
+        let first = names.is_empty() || names.contains(&self.asked.name());
+        let whole = !self.client.headers.contains_key(RANGE);
+        (first && whole).then(|| {
             let mut hasher = DefaultHasher::new();
             self.asked.path.hash(&mut hasher);
             hasher.finish()

@@ -15,6 +15,7 @@ use mirrorlog_core::layout::Layout;
 use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::statement::{Head, Retraction, RevokeReason, Snapshot, Verdict, VerdictState};
 use mirrorlog_core::time::Timestamp;
+use runtime::boot::Health;
 use runtime::store::Store;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -166,12 +167,15 @@ impl Sample {
     /// Everything that is answered, with this moment for ever.
     pub(super) fn router(&self) -> axum::Router {
         let (intake, _) = Intake::new(self.config.feedback);
+        let health = Health::new();
+        health.started();
         super::router(
             Arc::new(self.site()),
             Gauges::default(),
             Library::new(self.config.metalink).unwrap(),
             intake,
             Traces::new(self.dir.path()),
+            health,
         )
     }
 

@@ -23,6 +23,7 @@ struct World {
     sample: Sample,
     pages: MemoryPages,
     dir: tempfile::TempDir,
+    layout: Layout,
 }
 
 impl World {
@@ -33,6 +34,7 @@ impl World {
             sample,
             pages: MemoryPages::new(),
             dir: tempfile::tempdir().unwrap(),
+            layout: Layout::Debian,
         }
     }
 
@@ -62,7 +64,7 @@ impl World {
             bytes: 7,
             lane: Lane::Bulk,
             mount: Mount::new("/ubuntu").unwrap(),
-            layout: Layout::Debian,
+            layout: self.layout,
             precedence: 0,
             notices: Vec::new(),
         };
@@ -190,4 +192,24 @@ async fn a_visit_stays_on_its_build_while_that_is_offered() {
     );
     let found = get(&face, "/ubuntu/dists/noble/Packages").await.unwrap();
     assert_eq!(found[MIRRORLOG_BUILD], "noble=2");
+}
+
+#[tokio::test]
+async fn a_visit_to_a_plain_tree_is_over_when_its_build_is_too_old() {
+    let mut world = World::new();
+    world.layout = Layout::Plain;
+    world.publish("files", 1, &["a.txt"]);
+    world.head("files");
+    let first = world.face(None);
+    let url = |name: &str| format!("/ubuntu/{name}");
+    let found = get(&first, &url("a.txt")).await.unwrap();
+    assert_eq!(found[MIRRORLOG_BUILD], "files=1");
+    world.publish("files", 2, &["a.txt", "b.txt"]);
+    let mut face = world.face(None);
+    face.secret = first.secret.clone();
+    face.visits = first.visits;
+    let found = get(&face, &url("b.txt")).await.unwrap();
+    assert_eq!(found[MIRRORLOG_BUILD], "files=2");
+    let missed = get(&face, &url("c.txt")).await.unwrap_err();
+    assert!(missed.starts_with("404 "), "{missed}");
 }
