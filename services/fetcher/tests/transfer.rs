@@ -196,8 +196,7 @@ async fn the_rate_is_kept() {
     let seconds = start.elapsed().as_secs_f64();
     assert!(fetched.is_whole());
     let rate = bytes as f64 / seconds;
-    // A machine with other work is slower than the link; never faster.
-    assert!((500_000.0..4_800_000.0).contains(&rate), "{rate} bytes/s");
+    assert!((2_500_000.0..4_800_000.0).contains(&rate), "{rate} bytes/s");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,17 +224,15 @@ async fn invariant_priority_never_waits_behind_bulk_on_the_link() {
         bulk_progress.received_bytes() > 2_000_000
     })
     .await;
-    let begun = async {
-        until("bulk is held up", || limiter.is_preempted()).await;
-        bulk_progress.received_bytes()
-    };
-    let (fetched, before) = tokio::join!(
-        fetch_all(&sources, wants.clone(), &to.store, &urgent),
-        begun
-    );
-    fetched.unwrap();
+    let before = bulk_progress.received_bytes();
+    let start = Instant::now();
+    fetch_all(&sources, wants.clone(), &to.store, &urgent)
+        .await
+        .unwrap();
+    let seconds = start.elapsed().as_secs_f64();
     let meanwhile = bulk_progress.received_bytes() - before;
-    // 4 MB at 4 MB/s take 1 s or more; bulk may bring in what was granted: 250 ms of link, or 1 MB.
+    // 4 MB at 4 MB/s take 1 s; bulk may bring in what was granted: 250 ms of link, or 1 MB.
+    assert!(seconds < 1.5, "{seconds} s");
     assert!(meanwhile < 1_600_000, "{meanwhile} bytes of bulk");
     assert_here(&to.store, &wants);
     assert!(!limiter.is_preempted());
