@@ -11,6 +11,7 @@ mod crash;
 mod directory;
 mod directory_apt;
 mod directory_clients;
+mod hooks;
 mod outage;
 mod priority;
 mod publishing;

@@ -94,6 +94,16 @@ impl DebianRepo {
         self.dir.path().join("key.gpg")
     }
 
+    /// gpg's folder, with the secret key.
+    pub fn gnupg(&self) -> PathBuf {
+        self.dir.path().join("gnupg")
+    }
+
+    /// A package's file.
+    pub fn deb(&self, name: &str, version: &str) -> PathBuf {
+        self.tree().join(Self::pool_path(name, version))
+    }
+
     /// A folder for the apts that use it.
     pub(crate) fn scratch(&self) -> &Path {
         self.dir.path()
@@ -268,7 +278,7 @@ impl DebianRepo {
 
     fn gpg(&self) -> Command {
         let mut command = tool("gpg");
-        command.arg("--homedir").arg(self.dir.path().join("gnupg"));
+        command.arg("--homedir").arg(self.gnupg());
         command.args(["--batch", "--yes", "--quiet"]);
         command
     }
@@ -284,7 +294,7 @@ impl Drop for DebianRepo {
     /// Ends the agent that gpg left behind.
     fn drop(&mut self) {
         let mut end = Command::new("gpgconf");
-        end.arg("--homedir").arg(self.dir.path().join("gnupg"));
+        end.arg("--homedir").arg(self.gnupg());
         end.args(["--kill", "all"]).status().ok();
     }
 }
