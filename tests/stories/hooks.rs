@@ -268,6 +268,45 @@ fn what_reprepro_could_not_publish_comes_with_its_next_change() {
 }
 
 #[test]
+fn suites_of_reprepro_are_channels_of_one_mount() {
+    let archive = reprepro_archive();
+    let channel = |name: &str, suite: &str| {
+        format!(
+            "\n[[channels]]\nname = \"{name}\"\nmount = \"/smithy\"\nlayout = \"debian\"\nsuites = [\"{suite}\"]\n"
+        )
+    };
+    archive.network.kill("archive");
+    let config = archive.network.config("archive");
+    let declared = channel("security", "bookworm-security") + &channel("smithy", "bookworm");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text + &declared).unwrap();
+    archive.network.restart("archive");
+
+    include(&archive, "bookworm", "anvil", "1.0-1").ok();
+    let fix = include(&archive, "bookworm-security", "anvil", "1.1-1").ok();
+    assert!(fix.stdout.contains("(priority)"), "{}", fix.stdout);
+    assert_eq!(
+        (archive.builds("security"), archive.builds("smithy")),
+        (1, 1)
+    );
+    archive
+        .network
+        .await_complete(&archive.network.mirrors(), "security", 1);
+    archive.is_everywhere("smithy", 1, &archive.at("reprepro/public"));
+    archive.apt_gets("smithy", "anvil", "1.0-1");
+    let only = |channel: &str, version: &str| {
+        let paths = paths(&archive, channel);
+        let in_pool = paths.iter().filter(|path| path.starts_with("pool/"));
+        assert_eq!(
+            in_pool.collect::<Vec<_>>(),
+            [&DebianRepo::pool_path("anvil", version)]
+        );
+    };
+    only("smithy", "1.0-1");
+    only("security", "1.1-1");
+}
+
+#[test]
 fn aptly_publishes_each_change() {
     let archive = Archive::new();
     let root = archive.at("aptly");
