@@ -19,10 +19,12 @@
 //! | [`consistency`] | when a build is complete, and which build is wanted |
 //! | [`probe`] | bytes that no cache has |
 //! | [`directory`] | which mirror is the right one for whom |
+//! | [`client`] | where to look next, and what a download says |
 #![warn(missing_docs)]
 
 pub mod archive;
 pub mod channel;
+pub mod client;
 pub mod consistency;
 pub mod directory;
 pub mod id;
