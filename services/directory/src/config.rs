@@ -73,6 +73,9 @@ pub struct DirectorySection {
 pub struct ArchiveSection {
     /// `host:port` of its fetcher and journal.
     pub fetch: String,
+    /// `host:port` of the same for clients, who ask there for what no mirror has; absent: they do not.
+    #[serde(default)]
+    pub universe: Option<String>,
     /// Its public keys; a statement signed by any of them counts.
     pub keys: Vec<PathBuf>,
 }

@@ -44,6 +44,8 @@ pub(crate) struct Site {
     pub(crate) name: String,
     /// Its own public URL, when the operator says.
     pub(crate) url: Option<String>,
+    /// `host:port` at which the archive gives clients what no mirror has.
+    pub(crate) universe: Option<String>,
     /// In the order of [`MirrorIndex`].
     mirrors: Vec<MirrorSection>,
     /// Proxies whose word on the client's address counts.
@@ -72,6 +74,7 @@ impl Site {
             links: Links::Queries,
             name: config.directory.name.clone(),
             url: config.directory.url.clone(),
+            universe: config.archive.universe.clone(),
             mirrors,
             trusted_proxies: config.http.trusted_proxies.clone(),
             dns_port: config.dns.as_ref().map(|dns| dns.port),

@@ -253,9 +253,10 @@ impl Plan {
         let DirectoryPorts { http, dns } = self.directory()?;
         Ok(format!(
             "[directory]\nstate = \"state\"\nname = \"mirrors.test\"\n\n\
-             [archive]\nfetch = \"127.0.0.1:{}\"\nkeys = [{}]\n\n[consistency]\nkeys = [{}]\n\n\
+             [archive]\nfetch = \"127.0.0.1:{0}\"\nuniverse = \"127.0.0.1:{0}\"\nkeys = [{1}]\n\n\
+             [consistency]\nkeys = [{2}]\n\n\
              [nats]\nurl = \"{nats}\"\n\n[http]\nlisten = \"127.0.0.1:{http}\"\n\n\
-             [dns]\nlisten = \"127.0.0.1:{dns}\"\nzone = \"mirrors.test\"\nport = {}\n\n\
+             [dns]\nlisten = \"127.0.0.1:{dns}\"\nzone = \"mirrors.test\"\nport = {3}\n\n\
              [probe]\nevery = \"2s\"\n\n[feedback]\nper_source = 600\n",
             self.archive.grpc,
             quoted(archive_key),

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::Face;
 use super::ask::Asked;
+use super::channels::universe;
 use super::refusal::Refusal;
 use crate::site::Site;
 
@@ -56,6 +57,7 @@ pub(super) fn document(site: &Site, view: &View, asked: &Asked) -> Result<Value,
         "offered": offer.ranked.len(),
         "mirrors": mirrors.collect::<Vec<_>>(),
         "excluded": excluded.collect::<Vec<_>>(),
+        "universe": universe(site),
     }))
 }
 

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `ask` | who asks, and the parameters that outputs share |
 //! | `mirrors` | `/v1/mirrors`: JSON |
+//! | `channels` | `/v1/channels`: which channels are served where |
 //! | `metalink` | `/metalink`: where a file is, and the digests of its pieces |
 //! | `feedback` | `/v1/feedback`: what clients saw |
 //! | `list` | `/mirrors.txt`: apt's mirror list |
@@ -17,6 +18,7 @@
 //! | `refusal` | whatever is not answered, with its reason |
 
 mod ask;
+mod channels;
 mod feedback;
 pub(crate) mod feeds;
 mod list;
@@ -131,6 +133,7 @@ pub(crate) fn router(
     };
     Router::new()
         .route("/v1/mirrors", get(mirrors::answer))
+        .route("/v1/channels", get(channels::answer))
         .route("/mirrors.txt", get(list::answer))
         .route("/metalink", get(metalink::answer))
         .route(
