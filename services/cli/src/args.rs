@@ -60,6 +60,8 @@ pub(crate) enum Command {
     Directory(DirectoryCommand),
     /// Why a mirror is, or is not, offered for a channel
     Why(WhyArgs),
+    /// Download files of one build, verified, from whoever has them
+    Get(GetArgs),
     /// Publish a tree as a channel's next build
     Publish(PublishArgs),
     /// Take builds back
@@ -206,6 +208,61 @@ pub(crate) struct WhyArgs {
     /// The directory to ask; left out, that of the archive's configuration
     #[arg(long, value_name = "URL", env = "MIRRORLOG_DIRECTORY")]
     pub(crate) directory: Option<String>,
+}
+
+/// How a client's commands find the directory and the archive's key.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ClientArgs {
+    /// The directory that knows the mirrors
+    #[arg(long, value_name = "URL", env = "MIRRORLOG_DIRECTORY")]
+    pub(crate) directory: Option<String>,
+    /// The archive's public key, in signify's format; whatever it did not sign is refused
+    #[arg(long, value_name = "FILE", env = "MIRRORLOG_KEY")]
+    pub(crate) key: Vec<PathBuf>,
+    /// Your country; left out, the directory finds it by your address
+    #[arg(long, value_name = "CC", env = "MIRRORLOG_COUNTRY")]
+    pub(crate) country: Option<mirrorlog_core::directory::place::Country>,
+    /// Tell the directory how mirrors did: mirror, build, bytes, time, outcome; no path, and not who you are
+    #[arg(long, env = "MIRRORLOG_FEEDBACK", value_parser = clap::builder::BoolishValueParser::new(), num_args = 0..=1, default_value = "false", default_missing_value = "true")]
+    pub(crate) feedback: bool,
+    /// Where lists, heads and speeds are kept from run to run; left out, mirrorlog below $XDG_STATE_HOME
+    #[arg(long, value_name = "DIR", env = "MIRRORLOG_CLIENT_STATE")]
+    pub(crate) state: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  mirrorlog get noble dists/noble/Release --directory http://mirrors.example.org --key archive.pub
+  mirrorlog get noble@37 pool/main/h/hello/ -o debs
+  mirrorlog get noble pool/main/h/hello/hello_2.10-3_amd64.deb --dry-run")]
+pub(crate) struct GetArgs {
+    /// CHANNEL@BUILD, or CHANNEL for the build that is wanted where you are
+    #[arg(value_parser = at)]
+    pub(crate) at: (ChannelId, Option<Build>),
+    /// Paths in the build: files, or folders with all that is below them
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<std::ffi::OsString>,
+    /// Folder for the files, each by its last component; made when absent
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub(crate) output: PathBuf,
+    /// Say what would be fetched, from whom, and what feedback waits; fetch nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Between two looks for a build that no mirror has yet; 0s: do not wait
+    #[arg(long, value_name = "TIME", default_value = "10m")]
+    pub(crate) retry_after: runtime::boot::Span,
+    /// Stop looking for it after this time
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(crate) give_up_after: runtime::boot::Span,
+    /// Leave a mirror that sends nothing for this long
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub(crate) stall: runtime::boot::Span,
+    /// Take an archive's statement of its newest build whose time has passed
+    #[arg(long)]
+    pub(crate) allow_expired: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, redirect};
+use reqwest::{Client, ClientBuilder, redirect};
 
 /// Redirects followed on the mirror itself.
 const REDIRECTS_MAX: usize = 3;
@@ -15,20 +15,27 @@ const IDLE: Duration = Duration::from_secs(30);
 /// # Errors
 /// When TLS cannot be set up.
 pub fn client(timeout: Duration, connections_per_mirror: usize) -> Result<Client, reqwest::Error> {
+    builder(timeout, timeout, connections_per_mirror)
+        .no_proxy()
+        .build()
+}
+
+/// The same, yet to be built, and through the environment's proxies unless told otherwise.
+///
+/// `connect`: longest wait for a connection; `read`: for the next bytes of an answer.
+pub fn builder(connect: Duration, read: Duration, connections_per_mirror: usize) -> ClientBuilder {
     // Fails when a provider is set already, which is as good.
     rustls::crypto::ring::default_provider()
         .install_default()
         .ok();
     Client::builder()
         .user_agent(concat!("mirrorlog/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(timeout)
-        .read_timeout(timeout)
+        .connect_timeout(connect)
+        .read_timeout(read)
         .pool_max_idle_per_host(connections_per_mirror)
         .pool_idle_timeout(IDLE)
         .redirect(redirect::Policy::custom(stay))
         .tcp_nodelay(true)
-        .no_proxy()
-        .build()
 }
 
 /// Follows redirects on one host only: what another mirror, the archive or a machine of ours answers

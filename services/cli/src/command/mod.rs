@@ -2,7 +2,9 @@
 
 mod ask;
 mod change;
+mod client;
 mod directory;
+mod get;
 mod init;
 mod inspect;
 mod key;
@@ -67,6 +69,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
             directory::export(&need(config)?, &dir, output)
         }
         Command::Why(why) => directory::why(config.as_deref(), &why, output).await,
+        Command::Get(get) => get::run(get, output).await,
         Command::Publish(publish) => publish::run(&need(config)?, publish, output).await,
         Command::Retract(retract) => retract::run(&need(config)?, retract, output).await,
         Command::Log(log) => change::log(&need(config)?, &log, output).await,

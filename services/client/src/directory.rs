@@ -1,0 +1,268 @@
+//! Asks the directory which mirrors there are, and goes on with its last answer when it is away.
+
+use std::time::Duration;
+
+use mirrorlog_core::client::climb::Level;
+use mirrorlog_core::directory::place::Country;
+use mirrorlog_core::id::{Build, ChannelId, Mount};
+use mirrorlog_core::time::Timestamp;
+use reqwest::StatusCode;
+use runtime::boot::now;
+use serde::{Deserialize, Serialize};
+
+use crate::options::Options;
+use crate::source::{Source, Web};
+use crate::state::State;
+use crate::watch::{Event, Watch};
+
+/// Mirrors asked for: more than anybody climbs.
+const MIRRORS_MAX: usize = 200;
+/// Largest answer, in bytes.
+const ANSWER_MAX_BYTES: usize = 4 << 20;
+/// Longest text of a refusal that is shown.
+const REFUSAL_MAX: usize = 300;
+
+/// Why there is no list.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// No answer, and no earlier one is kept.
+    #[error(
+        "the directory {url} does not answer ({reason}), and no list of its is kept from before; is it running?"
+    )]
+    Down {
+        /// Its URL.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// It knows no such thing.
+    #[error("the directory {url} says: {text}")]
+    Unknown {
+        /// Its URL.
+        url: String,
+        /// What it says.
+        text: String,
+    },
+    /// The build was taken back.
+    #[error("the directory {url} says: {text}")]
+    Retracted {
+        /// Its URL.
+        url: String,
+        /// What it says.
+        text: String,
+    },
+    /// It does not understand the question.
+    #[error("the directory {url} refuses the question: {text}")]
+    Refused {
+        /// Its URL.
+        url: String,
+        /// What it says.
+        text: String,
+    },
+}
+
+/// The mirrors for a channel, from near to far.
+#[derive(Clone, Debug)]
+pub(crate) struct List {
+    /// The build that is wanted where the client is; none while nobody has any.
+    pub(crate) build: Option<Build>,
+    pub(crate) sources: Vec<Source>,
+}
+
+/// A channel, as the directory serves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Channel {
+    pub(crate) id: ChannelId,
+    pub(crate) mount: Mount,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct MirrorsAnswer {
+    build: Option<u64>,
+    mirrors: Vec<MirrorAnswer>,
+    #[serde(default)]
+    universe: Option<UniverseAnswer>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct MirrorAnswer {
+    id: String,
+    url: String,
+    tier: String,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct UniverseAnswer {
+    fetch: String,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct ChannelsAnswer {
+    channels: Vec<ChannelAnswer>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct ChannelAnswer {
+    channel: String,
+    mount: String,
+}
+
+/// A directory.
+pub(crate) struct Directory {
+    url: String,
+    country: Option<Country>,
+    web: Web,
+    state: State,
+}
+
+impl Directory {
+    pub(crate) fn new(options: &Options, web: Web, state: State) -> Self {
+        Self {
+            url: options.directory.clone(),
+            country: options.country,
+            web,
+            state,
+        }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The mirrors for a build of a channel; for the wanted one when none is named.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    pub(crate) async fn mirrors(
+        &self,
+        channel: &ChannelId,
+        build: Option<Build>,
+        watch: &dyn Watch,
+    ) -> Result<List, DirectoryError> {
+        let mut query = vec![
+            ("channel", channel.to_string()),
+            ("limit", MIRRORS_MAX.to_string()),
+        ];
+        query.extend(build.map(|build| ("build", build.to_string())));
+        query.extend(self.country.map(|country| ("country", country.to_string())));
+        let name = format!("mirrors-{channel}");
+        let answer: MirrorsAnswer = self.ask("/v1/mirrors", &query, &name, watch).await?;
+        Ok(self.list(answer))
+    }
+
+    /// Every channel, those of one mount in the order in which they win paths.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    pub(crate) async fn channels(&self, watch: &dyn Watch) -> Result<Vec<Channel>, DirectoryError> {
+        let answer: ChannelsAnswer = self.ask("/v1/channels", &[], "channels", watch).await?;
+        let known = answer.channels.iter().filter_map(|one| {
+            Some(Channel {
+                id: one.channel.parse().ok()?,
+                mount: Mount::new(&one.mount).ok()?,
+            })
+        });
+        Ok(known.collect())
+    }
+
+    /// What is not of the expected form is left out: one bad line costs no other.
+    fn list(&self, answer: MirrorsAnswer) -> List {
+        let mirrors = answer.mirrors.into_iter().filter_map(|one| {
+            let url = reqwest::Url::parse(&one.url).ok()?;
+            let usable = ["http", "https"].contains(&url.scheme()) && url.has_host();
+            let level = Level::of_tier(&one.tier);
+            let url = one.url.trim_end_matches('/').to_owned();
+            usable.then(|| Source::mirror(one.id, url, level))
+        });
+        let mut sources: Vec<Source> = mirrors.collect();
+        let now = now();
+        sources = by_speed(sources, |source| {
+            let known = self.state.speed(source.url()?)?;
+            (!known.is_forgotten(now)).then_some(known.bytes_per_s)
+        });
+        sources.extend(
+            answer
+                .universe
+                .and_then(|universe| Source::universe(&universe.fetch)),
+        );
+        List {
+            build: answer.build.and_then(Build::new),
+            sources,
+        }
+    }
+
+    /// Asks, and keeps the answer; the one kept last stands in for a directory that is away.
+    async fn ask<T: Serialize + for<'de> Deserialize<'de>>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        name: &str,
+        watch: &dyn Watch,
+    ) -> Result<T, DirectoryError> {
+        let url = format!("{}{path}", self.url);
+        let answered = self.web.read(&url, query, ANSWER_MAX_BYTES).await;
+        let reason = match answered {
+            Ok((StatusCode::OK, bytes)) => match serde_json::from_slice::<T>(&bytes) {
+                Ok(answer) => {
+                    self.state.keep(&self.url, name, &answer, now());
+                    return Ok(answer);
+                }
+                Err(error) => format!("its answer is not to be read: {error}"),
+            },
+            Ok((status, text)) => {
+                let text = plain(&text);
+                let url = self.url.clone();
+                match status {
+                    StatusCode::NOT_FOUND => return Err(DirectoryError::Unknown { url, text }),
+                    StatusCode::GONE => return Err(DirectoryError::Retracted { url, text }),
+                    StatusCode::BAD_REQUEST => return Err(DirectoryError::Refused { url, text }),
+                    _other => format!("{status}: {text}"),
+                }
+            }
+            Err(error) => runtime::chain(&error),
+        };
+        let Some(kept) = self.state.kept::<T>(&self.url, name) else {
+            return Err(DirectoryError::Down {
+                url: self.url.clone(),
+                reason,
+            });
+        };
+        let age_ms = now().ms_since(Timestamp::from_ms(kept.at_ms)).max(0);
+        let age = Duration::from_millis(age_ms.unsigned_abs());
+        watch.tell(Event::ListKept {
+            age,
+            reason: &reason,
+        });
+        Ok(kept.document)
+    }
+}
+
+/// The mirrors of each level by what is known of their speed.
+fn by_speed(sources: Vec<Source>, speed: impl Fn(&Source) -> Option<f64>) -> Vec<Source> {
+    let mut ranked = Vec::with_capacity(sources.len());
+    for level in [
+        Level::Country,
+        Level::Continent,
+        Level::World,
+        Level::Universe,
+    ] {
+        let here: Vec<&Source> = sources
+            .iter()
+            .filter(|source| source.level() == level)
+            .collect();
+        let speeds: Vec<Option<f64>> = here.iter().map(|source| speed(source)).collect();
+        let order = mirrorlog_core::client::speed::rank(&speeds);
+        ranked.extend(order.into_iter().map(|index| here[index].clone()));
+    }
+    ranked
+}
+
+/// Text of somebody else's on one line, without orders to a terminal.
+fn plain(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let line = text
+        .trim()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c });
+    line.take(REFUSAL_MAX).collect()
+}

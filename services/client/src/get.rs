@@ -1,0 +1,372 @@
+//! Paths of one build into a folder. Nothing is put there before all of it is here.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use mirrorlog_core::client::climb::{Level, Wish};
+use mirrorlog_core::id::{Build, ChannelId};
+
+use crate::Client;
+use crate::fetch::{Fetched, part_path};
+use crate::pin::{self, FindError, Found, PinError, Pinned, WantedFile, shown};
+use crate::session::Stop;
+use crate::watch::{Event, Watch};
+
+/// Files that come at the same time.
+const FILES_AT_ONCE: usize = 6;
+/// How often a newer build may take the place of the one that was planned.
+const REPLANS_MAX: u32 = 3;
+
+/// What is to be fetched.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// From which channel.
+    pub channel: ChannelId,
+    /// From which build; none: the one that is wanted.
+    pub build: Option<Build>,
+    /// Paths in the build: files, or folders with all that is below them.
+    pub paths: Vec<Vec<u8>>,
+    /// The folder for them; each by its last component.
+    pub into: PathBuf,
+    /// Between two looks for a build that nobody has yet.
+    pub retry_after: Duration,
+    /// After this time it is not looked for again.
+    pub give_up_after: Duration,
+}
+
+/// One file that was fetched.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    /// Its path in the build.
+    pub path: String,
+    /// Where it is now.
+    pub file: PathBuf,
+    /// What it is.
+    pub wanted: WantedFile,
+    /// How it came.
+    pub fetched: Fetched,
+}
+
+/// What was fetched.
+#[derive(Debug)]
+pub struct Got {
+    /// From which build.
+    pub build: Build,
+    /// The files, in the order of the paths.
+    pub files: Vec<Delivered>,
+    /// What the archive says about packages among them.
+    pub notices: Vec<(String, String)>,
+}
+
+/// Why it was not fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum GetError {
+    /// No build was pinned.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// A path.
+    #[error(transparent)]
+    Find(FindError),
+    /// Two paths end in one name.
+    #[error("{first} and {second} would both be {name} in the folder: fetch them into two folders")]
+    SameName {
+        /// One path.
+        first: String,
+        /// The other.
+        second: String,
+        /// Their name.
+        name: String,
+    },
+    /// A file does not come.
+    #[error("{path} of build {build} of {channel} is not to be had")]
+    Stop {
+        /// The path.
+        path: String,
+        /// Of which channel.
+        channel: ChannelId,
+        /// Which build.
+        build: Build,
+        /// Why.
+        #[source]
+        source: Stop,
+    },
+    /// It was waited for, and nobody has it.
+    #[error("nobody has build {} of {channel} after {} s: try again later", build.map_or_else(|| "?".to_owned(), |build| build.to_string()), waited.as_secs())]
+    TimedOut {
+        /// Of which channel.
+        channel: ChannelId,
+        /// Which build.
+        build: Option<Build>,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// A file cannot be put into its place.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What would be fetched.
+#[derive(Debug)]
+pub struct Plan {
+    /// From which build.
+    pub build: Build,
+    /// The files.
+    pub files: Vec<WantedFile>,
+    /// Who would be asked, in this order: name and level.
+    pub sources: Vec<(String, Level)>,
+}
+
+/// A file and where it goes.
+struct Task {
+    file: WantedFile,
+    /// Below the folder.
+    name: PathBuf,
+}
+
+/// Fetches all paths of one build, verified, and puts them into the folder once all are here.
+///
+/// # Errors
+/// [`GetError`]. What has come stays beside its place as `.NAME.part-…`; the next run goes on with it.
+pub async fn get(client: &Client, job: &Job, watch: &dyn Watch) -> Result<Got, GetError> {
+    let begun = Instant::now();
+    let mut aim = job.build;
+    let wish = if job.build.is_some() {
+        Wish::Named
+    } else {
+        Wish::Newest
+    };
+    let mut replans = 0;
+    loop {
+        let (error, build) = match attempt(client, job, aim, wish, watch).await {
+            Ok(got) => return Ok(got),
+            Err(error) => match stop_of(&error) {
+                Some((Stop::Replan(to), Some(from))) if replans < REPLANS_MAX => {
+                    let (from, to) = (*from, *to);
+                    watch.tell(Event::Replanned {
+                        channel: &job.channel,
+                        from,
+                        to,
+                    });
+                    replans += 1;
+                    aim = Some(to);
+                    continue;
+                }
+                Some((Stop::Wait, build)) => {
+                    let build = build.copied();
+                    (error, build)
+                }
+                _other => return Err(error),
+            },
+        };
+        let waited = begun.elapsed();
+        if job.retry_after.is_zero() {
+            return Err(error);
+        }
+        if waited + job.retry_after > job.give_up_after {
+            return Err(GetError::TimedOut {
+                channel: job.channel.clone(),
+                build,
+                waited,
+            });
+        }
+        wait(&job.channel, build, job.retry_after, watch).await;
+    }
+}
+
+/// Says what [`get`] would fetch. Waits for nothing.
+///
+/// # Errors
+/// [`GetError`].
+pub async fn plan(client: &Client, job: &Job, watch: &dyn Watch) -> Result<Plan, GetError> {
+    let wish = if job.build.is_some() {
+        Wish::Named
+    } else {
+        Wish::Newest
+    };
+    let pinned = pin::pin(&client.0, &job.channel, job.build, wish, watch).await?;
+    let tasks = tasks(&pinned, job, watch).await?;
+    Ok(Plan {
+        build: pinned.build(),
+        files: tasks.into_iter().map(|task| task.file).collect(),
+        sources: pinned.session.standing(),
+    })
+}
+
+/// What stopped it, and at which build.
+fn stop_of(error: &GetError) -> Option<(&Stop, Option<&Build>)> {
+    match error {
+        GetError::Pin(PinError::Stop { source, build, .. }) => Some((source, build.as_ref())),
+        GetError::Stop { source, build, .. } => Some((source, Some(build))),
+        GetError::Find(FindError::Stop(source)) => Some((source, None)),
+        GetError::Pin(_)
+        | GetError::Find(_)
+        | GetError::SameName { .. }
+        | GetError::TimedOut { .. }
+        | GetError::Write { .. } => None,
+    }
+}
+
+/// Tells once a second how long it still is.
+async fn wait(channel: &ChannelId, build: Option<Build>, whole: Duration, watch: &dyn Watch) {
+    const TICK: Duration = Duration::from_secs(1);
+    let until = tokio::time::Instant::now() + whole;
+    let mut left = whole;
+    loop {
+        watch.tell(Event::Waiting {
+            channel,
+            build,
+            left,
+            whole,
+        });
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(TICK)).await;
+        left = until.saturating_duration_since(tokio::time::Instant::now());
+    }
+}
+
+async fn attempt(
+    client: &Client,
+    job: &Job,
+    aim: Option<Build>,
+    wish: Wish,
+    watch: &dyn Watch,
+) -> Result<Got, GetError> {
+    let pinned = pin::pin(&client.0, &job.channel, aim, wish, watch).await?;
+    let tasks = tasks(&pinned, job, watch).await?;
+    let notices = notices(&pinned, &tasks);
+    for (package, text) in &notices {
+        watch.tell(Event::Notice { package, text });
+    }
+    let fetches = stream::iter(&tasks).map(|task| fetch_task(&pinned, task, &job.into, watch));
+    let fetched: Vec<(PathBuf, Fetched)> = fetches.buffered(FILES_AT_ONCE).try_collect().await?;
+    let mut files = Vec::with_capacity(tasks.len());
+    for (task, (part, fetched)) in tasks.into_iter().zip(fetched) {
+        let file = job.into.join(&task.name);
+        put(&part, &file)?;
+        let path = shown(task.file.path.as_bytes());
+        files.push(Delivered {
+            path,
+            file,
+            wanted: task.file,
+            fetched,
+        });
+    }
+    Ok(Got {
+        build: pinned.build(),
+        files,
+        notices,
+    })
+}
+
+/// What the paths lead to, and the names under which it is put into the folder.
+async fn tasks(pinned: &Pinned, job: &Job, watch: &dyn Watch) -> Result<Vec<Task>, GetError> {
+    let mut tasks: Vec<Task> = Vec::new();
+    for path in &job.paths {
+        let path = path.strip_prefix(b"/").unwrap_or(path);
+        let path = path.strip_suffix(b"/").unwrap_or(path);
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let find = |error| find_error(pinned, path, error);
+        match pinned.find(path, watch).await.map_err(find)? {
+            Found::File(file) => {
+                let name = PathBuf::from(OsStr::from_bytes(name));
+                tasks.push(Task { file, name });
+            }
+            Found::Folder(folder) => {
+                for file in pinned.below(&folder, watch).await.map_err(find)? {
+                    let below = &file.path.as_bytes()[folder.len()..];
+                    let below = below.strip_prefix(b"/").unwrap_or(below);
+                    let name = Path::new(OsStr::from_bytes(name)).join(OsStr::from_bytes(below));
+                    tasks.push(Task { file, name });
+                }
+            }
+        }
+    }
+    let mut names: BTreeMap<&Path, &WantedFile> = BTreeMap::new();
+    for task in &tasks {
+        if let Some(other) = names.insert(&task.name, &task.file)
+            && other.path != task.file.path
+        {
+            return Err(GetError::SameName {
+                first: shown(other.path.as_bytes()),
+                second: shown(task.file.path.as_bytes()),
+                name: task.name.display().to_string(),
+            });
+        }
+    }
+    tasks.dedup_by(|a, b| a.name == b.name);
+    Ok(tasks)
+}
+
+/// A look-up that stopped says at which build it did.
+fn find_error(pinned: &Pinned, path: &[u8], error: FindError) -> GetError {
+    match error {
+        FindError::Stop(source) => GetError::Stop {
+            path: shown(path),
+            channel: pinned.channel().clone(),
+            build: pinned.build(),
+            source,
+        },
+        error @ (FindError::Absent { .. }
+        | FindError::Folder { .. }
+        | FindError::Manifest { .. }
+        | FindError::TooMany { .. }) => GetError::Find(error),
+    }
+}
+
+/// What the archive says about packages among the files: those whose names begin with the package's.
+fn notices(pinned: &Pinned, tasks: &[Task]) -> Vec<(String, String)> {
+    let about = |package: &str| {
+        tasks.iter().any(|task| {
+            let name = String::from_utf8_lossy(task.file.path.name()).into_owned();
+            let rest = name.strip_prefix(package);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_', '.']))
+        })
+    };
+    let all = pinned.snapshot().notices.iter();
+    let here = all.filter(|notice| about(&notice.package));
+    here.map(|notice| (notice.package.clone(), notice.text.clone()))
+        .collect()
+}
+
+async fn fetch_task(
+    pinned: &Pinned,
+    task: &Task,
+    into: &Path,
+    watch: &dyn Watch,
+) -> Result<(PathBuf, Fetched), GetError> {
+    let file = into.join(&task.name);
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).map_err(|source| GetError::Write {
+            path: folder.to_owned(),
+            source,
+        })?;
+    }
+    let part = part_path(&file, &task.file);
+    let fetched = pinned.fetch_part(&task.file, &part, watch).await;
+    let fetched = fetched.map_err(|source| GetError::Stop {
+        path: shown(task.file.path.as_bytes()),
+        channel: pinned.channel().clone(),
+        build: pinned.build(),
+        source,
+    })?;
+    Ok((part, fetched))
+}
+
+fn put(part: &Path, file: &Path) -> Result<(), GetError> {
+    std::fs::rename(part, file).map_err(|source| GetError::Write {
+        path: file.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,121 @@
+//! What a client is told.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mirrorlog_core::directory::place::Country;
+use mirrorlog_core::sign::{PublicKey, TrustedKeys};
+use reqwest::Url;
+
+/// Longest time without progress before the next source is asked.
+const STALL: Duration = Duration::from_secs(10);
+/// Longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// What makes a statement of the archive's count.
+#[derive(Clone, Debug)]
+pub enum Trust {
+    /// A signature by one of these keys.
+    Keys(TrustedKeys),
+    /// Nothing: whoever uses the files verifies them by other means, as apt does.
+    Unverified,
+}
+
+impl Trust {
+    /// Trusts these keys.
+    pub fn keys(keys: impl IntoIterator<Item = PublicKey>) -> Self {
+        Self::Keys(TrustedKeys::new(keys))
+    }
+}
+
+/// What becomes of heads whose time has passed: a frozen archive, or one that is away for long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpiredHeads {
+    /// They do not count.
+    Refuse,
+    /// They count.
+    Accept,
+}
+
+/// Says for each URL through which proxy it is asked for; none: directly.
+#[derive(Clone)]
+pub struct Proxy(pub Arc<dyn Fn(&Url) -> Option<Url> + Send + Sync>);
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Proxy")
+    }
+}
+
+/// What a client is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The directory's URL.
+    pub directory: String,
+    /// Whose statements count.
+    pub trust: Trust,
+    /// The client's country; left out, the directory finds it by the address.
+    pub country: Option<Country>,
+    /// Folder for what lasts from run to run; left out, nothing does.
+    pub state: Option<PathBuf>,
+    /// Longest wait for a connection.
+    pub connect: Duration,
+    /// Longest time without progress before the next source is asked.
+    pub stall: Duration,
+    /// What becomes of expired heads.
+    pub expired: ExpiredHeads,
+    /// True: what was seen of mirrors is told to the directory.
+    pub feedback: bool,
+    /// Proxy for a URL; left out, what the environment says (`http_proxy`, `https_proxy`, `no_proxy`).
+    pub proxy: Option<Proxy>,
+}
+
+/// Why a client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    /// No URL.
+    #[error("{0:?} is no URL of a directory: write http://HOST:PORT")]
+    Directory(String),
+    /// No key.
+    #[error("no key is trusted: give the archive's public key")]
+    NoKeys,
+    /// TLS, or a proxy.
+    #[error("the web client cannot be set up")]
+    Web(#[source] reqwest::Error),
+}
+
+impl Options {
+    /// The usual, for a directory.
+    pub fn new(directory: &str, trust: Trust) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            trust,
+            country: None,
+            state: None,
+            connect: CONNECT,
+            stall: STALL,
+            expired: ExpiredHeads::Refuse,
+            feedback: false,
+            proxy: None,
+        }
+    }
+
+    pub(crate) fn checked(mut self) -> Result<Self, OptionsError> {
+        self.directory
+            .truncate(self.directory.trim_end_matches('/').len());
+        let url = Url::parse(&self.directory).ok();
+        let usable =
+            url.is_some_and(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
+        if !usable {
+            return Err(OptionsError::Directory(self.directory));
+        }
+        if let Trust::Keys(keys) = &self.trust
+            && keys.is_empty()
+        {
+            return Err(OptionsError::NoKeys);
+        }
+        Ok(self)
+    }
+}

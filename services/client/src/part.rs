@@ -1,0 +1,238 @@
+//! A file that is coming: what is here of it, and who gave what.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use mirrorlog_core::client::climb::SourceIndex;
+use mirrorlog_core::id::Digest;
+use sha2::{Digest as _, Sha256};
+
+use crate::session::LocalFault;
+
+const READ_BYTES: usize = 256 * 1024;
+
+/// Bytes that one source gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Gift {
+    pub(crate) source: SourceIndex,
+    from: u64,
+    to: u64,
+    digest: Digest,
+}
+
+/// A file that is coming, hashed as it comes.
+pub(crate) struct Part {
+    path: PathBuf,
+    file: File,
+    at: u64,
+    hasher: Sha256,
+    /// What sources gave before the file was begun anew, or before they were left.
+    gifts: Vec<Gift>,
+    /// The source that gives now, where it began, and what it gave.
+    giving: Option<(SourceIndex, u64, Sha256)>,
+}
+
+impl Part {
+    /// Opens what an earlier run left, or begins. What is longer than `size_bytes` is no part of it.
+    pub(crate) fn open(path: &Path, size_bytes: u64) -> Result<Self, LocalFault> {
+        Self::try_open(path, size_bytes).map_err(|source| LocalFault {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    fn try_open(path: &Path, size_bytes: u64) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let mut file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        let (mut at, mut hasher) = (0, Sha256::new());
+        if file.metadata()?.len() <= size_bytes {
+            let mut buffer = vec![0; READ_BYTES];
+            loop {
+                let read = file.read(&mut buffer)?;
+                if read == 0 {
+                    break;
+                }
+                hasher.update(&buffer[..read]);
+                at += read as u64;
+            }
+        } else {
+            file.set_len(0)?;
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            at,
+            hasher,
+            gifts: Vec::new(),
+            giving: None,
+        })
+    }
+
+    /// Bytes that are here.
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// A source begins to give, at the end of what is here.
+    pub(crate) fn give(&mut self, source: SourceIndex) {
+        self.left();
+        self.giving = Some((source, self.at, Sha256::new()));
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), LocalFault> {
+        let written = self.file.write_all(bytes);
+        written.map_err(|source| self.fault(source))?;
+        self.hasher.update(bytes);
+        if let Some((_, _, hasher)) = &mut self.giving {
+            hasher.update(bytes);
+        }
+        self.at += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Forgets all bytes, not who gave them.
+    pub(crate) fn restart(&mut self) -> Result<(), LocalFault> {
+        self.left();
+        let emptied = self
+            .file
+            .set_len(0)
+            .and_then(|()| self.file.seek(SeekFrom::Start(0)));
+        emptied.map_err(|source| self.fault(source))?;
+        (self.at, self.hasher) = (0, Sha256::new());
+        Ok(())
+    }
+
+    /// The digest of what is here.
+    pub(crate) fn digest(&self) -> Digest {
+        Digest::from_bytes(self.hasher.clone().finalize().into())
+    }
+
+    /// Forgets what a source gave: it was found out.
+    pub(crate) fn disown(&mut self, source: SourceIndex) {
+        self.left();
+        self.gifts.retain(|gift| gift.source != source);
+    }
+
+    /// Where the source that gives now began.
+    pub(crate) fn given_from(&self) -> u64 {
+        self.giving.as_ref().map_or(self.at, |(_, from, _)| *from)
+    }
+
+    /// Sources that gave other bytes than those of the whole, good file that is here now.
+    pub(crate) fn liars(&mut self) -> io::Result<Vec<SourceIndex>> {
+        self.left();
+        let mut liars = Vec::new();
+        let mut buffer = vec![0; READ_BYTES];
+        for gift in &self.gifts {
+            self.file.seek(SeekFrom::Start(gift.from))?;
+            let mut range = (&self.file).take(gift.to - gift.from);
+            let mut hasher = Sha256::new();
+            loop {
+                let read = range.read(&mut buffer)?;
+                if read == 0 {
+                    break;
+                }
+                hasher.update(&buffer[..read]);
+            }
+            if Digest::from_bytes(hasher.finalize().into()) != gift.digest
+                && !liars.contains(&gift.source)
+            {
+                liars.push(gift.source);
+            }
+        }
+        Ok(liars)
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes a whole file in place of what is here.
+    pub(crate) fn replace(&mut self, with: &Path) -> Result<(), LocalFault> {
+        self.restart()?;
+        let mut source = File::open(with).map_err(|source| self.fault(source))?;
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let read = source
+                .read(&mut buffer)
+                .map_err(|source| self.fault(source))?;
+            if read == 0 {
+                return Ok(());
+            }
+            self.write(&buffer[..read])?;
+        }
+    }
+
+    fn fault(&self, source: io::Error) -> LocalFault {
+        LocalFault {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    /// The source that gives now has ended.
+    fn left(&mut self) {
+        if let Some((source, from, hasher)) = self.giving.take()
+            && self.at > from
+        {
+            let digest = Digest::from_bytes(hasher.finalize().into());
+            self.gifts.push(Gift {
+                source,
+                from,
+                to: self.at,
+                digest,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path) -> Part {
+        Part::open(path, 100).unwrap()
+    }
+
+    #[test]
+    fn a_part_goes_on_where_it_was_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("part");
+        open(&path).write(b"hello ").unwrap();
+        let mut part = open(&path);
+        assert_eq!(part.at(), 6);
+        part.write(b"world").unwrap();
+        assert_eq!(part.digest(), Digest::of(b"hello world"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"hello world");
+        assert_eq!(
+            Part::open(&path, 10).unwrap().at(),
+            0,
+            "longer than the file"
+        );
+    }
+
+    #[test]
+    fn who_gave_wrong_bytes_is_found_when_the_good_ones_are_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut part = open(&dir.path().join("part"));
+        let (honest, liar, last) = (SourceIndex(1), SourceIndex(2), SourceIndex(3));
+        part.give(honest);
+        part.write(b"hello ").unwrap();
+        part.give(liar);
+        part.write(b"w0rld").unwrap();
+        assert_eq!(part.given_from(), 6);
+        part.restart().unwrap();
+        part.give(last);
+        part.write(b"hello world").unwrap();
+        assert_eq!(part.liars().unwrap(), [liar]);
+        assert_eq!(part.digest(), Digest::of(b"hello world"));
+    }
+}

@@ -1,0 +1,446 @@
+//! A pinned build: verified, looked into, taken from.
+
+use std::sync::Arc;
+
+use mirrorlog_core::client::climb::{Answer, Verdict, Wish};
+use mirrorlog_core::id::{Build, ChannelId, Digest};
+use mirrorlog_core::limits::CLOCK_SKEW_MS;
+use mirrorlog_core::manifest::{self, Entry, FileEntry, ManifestError};
+use mirrorlog_core::path::EntryPath;
+use mirrorlog_core::statement::{Head, Snapshot, Statement};
+use mirrorlog_core::tree::{Place, Scope, Tree};
+use runtime::boot::now;
+use wire::Signed;
+
+use crate::Inner;
+use crate::directory::DirectoryError;
+use crate::options::{ExpiredHeads, Trust};
+use crate::pages::{Absent, Cache};
+use crate::session::{Climbed, Quest, Session, Stop, Trouble};
+use crate::source::Source;
+use crate::watch::{Event, Watch};
+
+/// Files of one folder that are taken at once; stops a folder without end.
+const FOLDER_FILES_MAX: usize = 100_000;
+
+/// Why no build is pinned.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    /// The directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The build that was named is above the signed head.
+    #[error("there is no build {build} of {channel}: the newest is {newest}")]
+    UnknownBuild {
+        /// Of which channel.
+        channel: ChannelId,
+        /// Which was asked for.
+        build: Build,
+        /// The signed head's.
+        newest: Build,
+    },
+    /// The archive's head is too old.
+    #[error(
+        "the archive's statement of the newest build of {channel} has expired: it may be an old one that somebody \
+         holds back, or the archive was away for long; --allow-expired takes it nevertheless"
+    )]
+    Expired {
+        /// Of which channel.
+        channel: ChannelId,
+    },
+    /// One number, two roots.
+    #[error("build {build} of {channel} was signed with two roots: tell the archive's operators")]
+    Fork {
+        /// Of which channel.
+        channel: ChannelId,
+        /// Which.
+        build: Build,
+    },
+    /// The statements do not come.
+    #[error("the signed statements of {channel} are not to be had")]
+    Stop {
+        /// Of which channel.
+        channel: ChannelId,
+        /// The build that was to be pinned, if it was known by then.
+        build: Option<Build>,
+        /// Why.
+        #[source]
+        source: Stop,
+    },
+}
+
+/// Why a path of a pinned build was not found.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// The build has no such path.
+    #[error("{path} is not in build {build} of {channel}")]
+    Absent {
+        /// The path.
+        path: String,
+        /// Of which channel.
+        channel: ChannelId,
+        /// Which build.
+        build: Build,
+    },
+    /// It is a folder where a file is needed.
+    #[error("{path} is a folder in build {build} of {channel}")]
+    Folder {
+        /// The path.
+        path: String,
+        /// Of which channel.
+        channel: ChannelId,
+        /// Which build.
+        build: Build,
+    },
+    /// The manifest does not hold together, though its pages have the digests that are signed.
+    #[error("the manifest of build {build} of {channel} is damaged: tell the archive's operators")]
+    Manifest {
+        /// Of which channel.
+        channel: ChannelId,
+        /// Which build.
+        build: Build,
+    },
+    /// The folder has more files than are taken at once.
+    #[error("{path} has more than {FOLDER_FILES_MAX} files")]
+    TooMany {
+        /// The path.
+        path: String,
+    },
+    /// The manifest does not come.
+    #[error("the manifest is not to be had")]
+    Stop(#[source] Stop),
+}
+
+/// A file of a pinned build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedFile {
+    /// Its path there, without symlinks.
+    pub path: EntryPath,
+    /// What it must be.
+    pub entry: FileEntry,
+}
+
+/// What a path leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    File(WantedFile),
+    /// A folder, by its path without symlinks.
+    Folder(Vec<u8>),
+}
+
+/// A build whose root is verified.
+pub struct Pinned {
+    pub(crate) session: Session,
+    pub(crate) wish: Wish,
+    snapshot: Snapshot,
+    pages: Cache,
+}
+
+/// Pins a build.
+pub(crate) async fn pin(
+    inner: &Arc<Inner>,
+    channel: &ChannelId,
+    build: Option<Build>,
+    wish: Wish,
+    watch: &dyn Watch,
+) -> Result<Pinned, PinError> {
+    let named = build.filter(|_| wish == Wish::Named);
+    let list = match inner.directory.mirrors(channel, named, watch).await {
+        // It does not know the build: whether there is one says the signed head.
+        Err(DirectoryError::Unknown { .. }) if named.is_some() => {
+            inner.directory.mirrors(channel, None, watch).await?
+        }
+        list => list?,
+    };
+    let session = Session::new(Arc::clone(inner), channel.clone(), list.sources);
+    let aim = build.max(list.build).filter(|_| named.is_none()).or(named);
+    let stop = |source| PinError::Stop {
+        channel: channel.clone(),
+        build: aim,
+        source,
+    };
+    let quest = |what| Quest {
+        build: aim.unwrap_or(Build::FIRST),
+        wish,
+        what,
+        watch,
+    };
+
+    // Both at once, unless the build may not exist.
+    let early = async {
+        match aim.filter(|aim| list.build >= Some(*aim)) {
+            Some(build) => Some(snapshot_of(&session, quest("the snapshot"), build).await),
+            None => None,
+        }
+    };
+    let (head, early) = futures::join!(head(&session, quest("the head"), aim), early);
+    let head = head?;
+    let build = aim.unwrap_or(head.build);
+    if build > head.build {
+        let (channel, newest) = (channel.clone(), head.build);
+        return Err(PinError::UnknownBuild {
+            channel,
+            build,
+            newest,
+        });
+    }
+    let snapshot = match early {
+        Some(snapshot) => snapshot,
+        None => snapshot_of(&session, quest("the snapshot"), build).await,
+    };
+    let snapshot = match snapshot {
+        // Whoever took a build back has published what replaces it.
+        Err(Stop::GaveUp(Verdict::Retracted)) if wish == Wish::Newest && head.build > build => {
+            return Err(stop(Stop::Replan(head.build)));
+        }
+        snapshot => snapshot.map_err(stop)?,
+    };
+    if build == head.build && snapshot.root != head.root {
+        return Err(PinError::Fork {
+            channel: channel.clone(),
+            build,
+        });
+    }
+    watch.tell(Event::Pinned { channel, build });
+    Ok(Pinned {
+        session,
+        wish,
+        snapshot,
+        pages: Cache::default(),
+    })
+}
+
+async fn snapshot_of(session: &Session, quest: Quest<'_>, build: Build) -> Result<Snapshot, Stop> {
+    let Inner { web, options, .. } = &*session.inner;
+    let attempt = async |_, source: &Source| {
+        let signed = source.snapshot(web, &session.channel, build).await?;
+        match open(&signed, &options.trust)? {
+            Statement::Snapshot(snapshot)
+                if snapshot.channel == session.channel && snapshot.build == build =>
+            {
+                Ok(snapshot)
+            }
+            _other => Err(Trouble::Answer(Answer::Corrupt)),
+        }
+    };
+    Ok(session.climb(quest, attempt).await?.found)
+}
+
+/// The newest head that counts: what a source gives, or what an earlier run kept. `aim`: at least of this build,
+/// unless a person named it.
+async fn head(session: &Session, quest: Quest<'_>, aim: Option<Build>) -> Result<Head, PinError> {
+    let Inner {
+        web,
+        options,
+        state,
+        directory,
+        ..
+    } = &*session.inner;
+    let kept = state.head(directory.url(), &session.channel);
+    let kept = kept.and_then(|signed| head_of(&signed, &options.trust, &session.channel).ok());
+    let counts = |head: &Head| {
+        options.expired == ExpiredHeads::Accept || now().ms_since(head.expires) <= CLOCK_SKEW_MS
+    };
+    let expired = std::cell::Cell::new(false);
+    let attempt = async |_, source: &Source| {
+        let signed = source.head(web, &session.channel).await?;
+        let head = head_of(&signed, &options.trust, &session.channel)?;
+        // One that was seen before was newer: this source is behind, or holds something back.
+        if kept
+            .as_ref()
+            .is_some_and(|kept| kept.issued > head.issued && kept.build > head.build)
+        {
+            return Err(Answer::Older.into());
+        }
+        if !counts(&head) {
+            expired.set(true);
+            return Err(Answer::Older.into());
+        }
+        if quest.wish == Wish::Newest && aim.is_some_and(|aim| aim > head.build) {
+            return Err(Answer::Older.into());
+        }
+        Ok((signed, head))
+    };
+    match session.climb(quest, attempt).await {
+        Ok(Climbed {
+            found: (signed, head),
+            ..
+        }) => {
+            if kept.as_ref().is_none_or(|kept| kept.issued < head.issued) {
+                state.keep_head(directory.url(), &session.channel, &signed);
+            }
+            Ok(head)
+        }
+        Err(_) if expired.get() => Err(PinError::Expired {
+            channel: session.channel.clone(),
+        }),
+        Err(source) => {
+            let (channel, build) = (session.channel.clone(), aim);
+            Err(PinError::Stop {
+                channel,
+                build,
+                source,
+            })
+        }
+    }
+}
+
+fn head_of(signed: &[u8], trust: &Trust, channel: &ChannelId) -> Result<Head, Answer> {
+    match open(signed, trust)? {
+        Statement::Head(head) if head.channel == *channel => Ok(head),
+        _other => Err(Answer::Corrupt),
+    }
+}
+
+/// Verifies a statement, then reads it. What does not verify is as bad as a damaged file.
+fn open(signed: &[u8], trust: &Trust) -> Result<Statement, Answer> {
+    let signed = Signed::from_signify(signed).map_err(|_| Answer::Corrupt)?;
+    match trust {
+        Trust::Keys(keys) => signed.open(keys).map_err(|_| Answer::Corrupt),
+        Trust::Unverified => {
+            wire::statement::decode(&signed.statement).map_err(|_| Answer::Corrupt)
+        }
+    }
+}
+
+impl Pinned {
+    /// Of which channel.
+    pub fn channel(&self) -> &ChannelId {
+        &self.session.channel
+    }
+
+    /// Which build.
+    pub fn build(&self) -> Build {
+        self.snapshot.build
+    }
+
+    /// What was signed of it.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The file at a path; symlinks are followed inside the build.
+    ///
+    /// # Errors
+    /// [`FindError`].
+    pub async fn file(&self, path: &[u8], watch: &dyn Watch) -> Result<WantedFile, FindError> {
+        match self.find(path, watch).await? {
+            Found::File(file) => Ok(file),
+            Found::Folder(_) => Err(FindError::Folder {
+                path: shown(path),
+                channel: self.channel().clone(),
+                build: self.build(),
+            }),
+        }
+    }
+
+    /// What a path leads to.
+    pub(crate) async fn find(&self, path: &[u8], watch: &dyn Watch) -> Result<Found, FindError> {
+        let tree = Tree {
+            channel: self.channel().clone(),
+            build: self.build(),
+            root: self.snapshot.root,
+        };
+        let scope = Scope(vec![tree]);
+        let place = self.read(watch, || scope.place(&self.pages, path)).await?;
+        match place {
+            Place::File(_, path, entry) => Ok(Found::File(WantedFile { path, entry })),
+            Place::Folder(path) => Ok(Found::Folder(path)),
+            Place::Nothing => Err(FindError::Absent {
+                path: shown(path),
+                channel: self.channel().clone(),
+                build: self.build(),
+            }),
+        }
+    }
+
+    /// Every file below a folder; symlinks in it are left out.
+    pub(crate) async fn below(
+        &self,
+        folder: &[u8],
+        watch: &dyn Watch,
+    ) -> Result<Vec<WantedFile>, FindError> {
+        let mut prefix = folder.to_vec();
+        if !prefix.is_empty() {
+            prefix.push(b'/');
+        }
+        let files = self.read(watch, || {
+            let mut files = Vec::new();
+            for entry in manifest::iter(&self.pages, &self.snapshot.root, &prefix, None) {
+                let (_, path, entry) = entry?;
+                if let Entry::File(entry) = entry {
+                    files.push(WantedFile { path, entry });
+                }
+                if files.len() > FOLDER_FILES_MAX {
+                    break;
+                }
+            }
+            Ok(files)
+        });
+        let files = files.await?;
+        if files.len() > FOLDER_FILES_MAX {
+            return Err(FindError::TooMany {
+                path: shown(folder),
+            });
+        }
+        Ok(files)
+    }
+
+    /// Reads the manifest, fetching pages until the reading comes to its end.
+    async fn read<T>(
+        &self,
+        watch: &dyn Watch,
+        read: impl Fn() -> Result<T, ManifestError<Absent>>,
+    ) -> Result<T, FindError> {
+        loop {
+            match read() {
+                Ok(found) => return Ok(found),
+                Err(ManifestError::Read(Absent(digest))) => self.bring(digest, watch).await?,
+                Err(_damaged) => {
+                    let (channel, build) = (self.channel().clone(), self.build());
+                    return Err(FindError::Manifest { channel, build });
+                }
+            }
+        }
+    }
+
+    async fn bring(&self, digest: Digest, watch: &dyn Watch) -> Result<(), FindError> {
+        let Inner { web, .. } = &*self.session.inner;
+        let attempt = async |_, source: &Source| {
+            let bytes = source.page(web, self.channel(), &digest).await?;
+            if self.pages.put(digest, &bytes) {
+                Ok(())
+            } else {
+                Err(Trouble::Answer(Answer::Corrupt))
+            }
+        };
+        let climbed = self
+            .session
+            .climb(self.quest("the manifest", watch), attempt)
+            .await;
+        climbed.map(|_| ()).map_err(FindError::Stop)
+    }
+
+    pub(crate) fn quest<'a>(&self, what: &'a str, watch: &'a dyn Watch) -> Quest<'a> {
+        Quest {
+            build: self.build(),
+            wish: self.wish,
+            what,
+            watch,
+        }
+    }
+}
+
+/// A path for people.
+pub(crate) fn shown(path: &[u8]) -> String {
+    let text = String::from_utf8_lossy(path);
+    text.chars()
+        .map(|c| {
+            if c.is_control() {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,183 @@
+//! One channel's sources in one run.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mirrorlog_core::client::climb::{self, Answer, Climb, Level, SourceIndex, Step, Verdict, Wish};
+use mirrorlog_core::id::{Build, ChannelId};
+
+use crate::Inner;
+use crate::source::Source;
+use crate::watch::{Event, Watch};
+
+/// Why something of a build is not here.
+#[derive(Debug, thiserror::Error)]
+pub enum Stop {
+    /// A newer build stands in: take everything from that one.
+    #[error("build {0} has replaced it")]
+    Replan(Build),
+    /// Nobody has the build yet, and somebody may have it soon.
+    #[error("no source that answers has the build yet")]
+    Wait,
+    /// There is nobody left to ask.
+    #[error("{}", gave_up(*.0))]
+    GaveUp(Verdict),
+    /// The own disk is at fault.
+    #[error(transparent)]
+    Local(#[from] LocalFault),
+}
+
+/// The own disk is at fault: asking others does not help.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}", path.display())]
+pub struct LocalFault {
+    /// Where.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+fn gave_up(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Nobody => "there is no source to ask",
+        Verdict::Unreachable => "no source can be reached",
+        Verdict::Missing => "no source has it now",
+        Verdict::Corrupt => "every source that has it sends other bytes than signed",
+        Verdict::Collected => "no source keeps the build any longer",
+        Verdict::Retracted => "the build was taken back by the archive",
+    }
+}
+
+/// Why one source did not give it.
+pub(crate) enum Trouble {
+    /// What it said or did.
+    Answer(Answer),
+    /// Asking others does not help.
+    Local(LocalFault),
+}
+
+impl From<LocalFault> for Trouble {
+    fn from(fault: LocalFault) -> Self {
+        Self::Local(fault)
+    }
+}
+
+impl From<Answer> for Trouble {
+    fn from(answer: Answer) -> Self {
+        Self::Answer(answer)
+    }
+}
+
+/// One channel's sources in one run, and who of them failed in it.
+pub(crate) struct Session {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) channel: ChannelId,
+    sources: Vec<Source>,
+    failed: Mutex<Vec<bool>>,
+}
+
+/// What is looked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Quest<'a> {
+    pub(crate) build: Build,
+    pub(crate) wish: Wish,
+    /// For people.
+    pub(crate) what: &'a str,
+    pub(crate) watch: &'a dyn Watch,
+}
+
+/// What was found, by whom, and how many were asked.
+pub(crate) struct Climbed<T> {
+    pub(crate) found: T,
+    pub(crate) source: SourceIndex,
+    pub(crate) asked: usize,
+}
+
+impl Session {
+    pub(crate) fn new(inner: Arc<Inner>, channel: ChannelId, sources: Vec<Source>) -> Self {
+        let failed = Mutex::new(vec![false; sources.len()]);
+        Self {
+            inner,
+            channel,
+            sources,
+            failed,
+        }
+    }
+
+    /// Asks sources from near to far until one gives it.
+    pub(crate) async fn climb<T>(
+        &self,
+        quest: Quest<'_>,
+        attempt: impl AsyncFn(SourceIndex, &Source) -> Result<T, Trouble>,
+    ) -> Result<Climbed<T>, Stop> {
+        let mut climb = Climb::new(quest.build, quest.wish, self.order());
+        let mut step = climb.begin();
+        loop {
+            match step {
+                Step::Ask(index) => {
+                    let source = self.source(index);
+                    match attempt(index, source).await {
+                        Ok(found) => {
+                            return Ok(Climbed {
+                                found,
+                                source: index,
+                                asked: climb.asked(),
+                            });
+                        }
+                        Err(Trouble::Local(fault)) => return Err(fault.into()),
+                        Err(Trouble::Answer(answer)) => {
+                            self.blame(index, quest.build, answer);
+                            let (source, what) = (source.name(), quest.what);
+                            quest.watch.tell(Event::Left {
+                                source,
+                                what,
+                                answer,
+                            });
+                            step = climb.answered(answer);
+                        }
+                    }
+                }
+                Step::Replan(build) => return Err(Stop::Replan(build)),
+                Step::Wait => return Err(Stop::Wait),
+                Step::GiveUp(verdict) => return Err(Stop::GaveUp(verdict)),
+            }
+        }
+    }
+
+    pub(crate) fn source(&self, index: SourceIndex) -> &Source {
+        &self.sources[index.0]
+    }
+
+    /// Remembers that a source failed, and tells the directory, if the user lets it.
+    pub(crate) fn blame(&self, index: SourceIndex, build: Build, answer: Answer) {
+        if answer.blames_source() {
+            self.failed()[index.0] = true;
+        }
+        if let Some(mirror) = self.source(index).mirror_id() {
+            self.inner.feedback.failed(mirror, build, answer);
+        }
+    }
+
+    /// Who is asked, in this order: name and level.
+    pub(crate) fn standing(&self) -> Vec<(String, Level)> {
+        let order = self.order().into_iter().map(|index| self.source(index));
+        order
+            .map(|source| (source.name().to_owned(), source.level()))
+            .collect()
+    }
+
+    fn order(&self) -> Vec<SourceIndex> {
+        let failed = self.failed();
+        let levels = self.sources.iter().zip(failed.iter());
+        let levels: Vec<_> = levels
+            .map(|(source, failed)| (source.level(), *failed))
+            .collect();
+        climb::order(&levels)
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Vec<bool>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,297 @@
+//! Who is asked: a mirror over HTTP, or the archive.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mirrorlog_core::client::climb::{Answer, Level};
+use mirrorlog_core::id::{Build, ChannelId, Digest};
+use mirrorlog_core::limits::{PAGE_MAX_BYTES, STATEMENT_MAX_BYTES};
+use reqwest::header::{ETAG, RANGE};
+use reqwest::{Client, Response, StatusCode};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::options::{Options, OptionsError};
+use crate::universe::Universe;
+
+/// Connections kept to one host.
+const CONNECTIONS: usize = 8;
+/// Largest small answer: a status, or why something was refused.
+const WORDS_MAX_BYTES: usize = 64 * 1024;
+/// Room for the signature before a signed statement.
+const SIGNED_MAX_BYTES: usize = STATEMENT_MAX_BYTES + 4096;
+
+/// HTTP as all sources are asked. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Web {
+    client: Client,
+    pub(crate) stall: Duration,
+}
+
+impl Web {
+    pub(crate) fn new(options: &Options) -> Result<Self, OptionsError> {
+        let mut builder = fetcher::web::builder(options.connect, options.stall, CONNECTIONS);
+        if let Some(proxy) = options.proxy.clone() {
+            let through = reqwest::Proxy::custom(move |url| proxy.0(url));
+            builder = builder.no_proxy().proxy(through);
+        }
+        let client = builder.build().map_err(OptionsError::Web)?;
+        Ok(Self {
+            client,
+            stall: options.stall,
+        })
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Status and body of a small answer.
+    pub(crate) async fn read(
+        &self,
+        url: &str,
+        query: &[(&str, String)],
+        max_bytes: usize,
+    ) -> Result<(StatusCode, Vec<u8>), WebError> {
+        let ask = || self.client.get(url).query(query).send();
+        // A connection that was kept may have been closed meanwhile.
+        let answer = match ask().await {
+            Err(error) if error.is_request() && !error.is_connect() => ask().await?,
+            answer => answer?,
+        };
+        let status = answer.status();
+        let bytes = body(answer, max_bytes).await?;
+        Ok((status, bytes))
+    }
+}
+
+/// Why a small answer was not read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WebError {
+    #[error("{}", if .0.is_timeout() { "no answer in time" } else if .0.is_connect() { "no connection" } else { "the answer broke off" })]
+    Http(#[from] reqwest::Error),
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
+}
+
+async fn body(mut answer: Response, max_bytes: usize) -> Result<Vec<u8>, WebError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        if bytes.len() + chunk.len() > max_bytes {
+            return Err(WebError::TooLarge(max_bytes));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+/// Somebody who may have it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    Mirror(Arc<Mirror>),
+    Universe(Universe),
+}
+
+/// A mirror.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    id: String,
+    url: String,
+    level: Level,
+}
+
+impl Source {
+    pub(crate) fn mirror(id: String, url: String, level: Level) -> Self {
+        Self::Mirror(Arc::new(Mirror { id, url, level }))
+    }
+
+    /// None for what is no address.
+    pub(crate) fn universe(fetch: &str) -> Option<Self> {
+        Universe::new(fetch).map(Self::Universe)
+    }
+
+    /// How people call it.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Mirror(mirror) => &mirror.id,
+            Self::Universe(_) => "the archive",
+        }
+    }
+
+    /// The mirror's id, for those that feedback may be about.
+    pub(crate) fn mirror_id(&self) -> Option<&str> {
+        match self {
+            Self::Mirror(mirror) => Some(&mirror.id),
+            Self::Universe(_) => None,
+        }
+    }
+
+    pub(crate) fn url(&self) -> Option<&str> {
+        match self {
+            Self::Mirror(mirror) => Some(&mirror.url),
+            Self::Universe(_) => None,
+        }
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        match self {
+            Self::Mirror(mirror) => mirror.level,
+            Self::Universe(_) => Level::Universe,
+        }
+    }
+
+    /// The channel's head, as it was signed.
+    pub(crate) async fn head(&self, web: &Web, channel: &ChannelId) -> Result<Vec<u8>, Answer> {
+        match self {
+            Self::Mirror(mirror) => {
+                let path = format!("/@/{channel}/head");
+                mirror.small(web, &path, SIGNED_MAX_BYTES, channel).await
+            }
+            Self::Universe(universe) => universe.head(channel).await,
+        }
+    }
+
+    /// A build's snapshot, as it was signed.
+    pub(crate) async fn snapshot(
+        &self,
+        web: &Web,
+        channel: &ChannelId,
+        build: Build,
+    ) -> Result<Vec<u8>, Answer> {
+        match self {
+            Self::Mirror(mirror) => {
+                let path = format!("/@/{channel}/{build}/snapshot");
+                mirror.small(web, &path, SIGNED_MAX_BYTES, channel).await
+            }
+            Self::Universe(universe) => universe.snapshot(channel, build).await,
+        }
+    }
+
+    /// A manifest page; its digest is checked.
+    pub(crate) async fn page(
+        &self,
+        web: &Web,
+        channel: &ChannelId,
+        digest: &Digest,
+    ) -> Result<Vec<u8>, Answer> {
+        let bytes = match self {
+            Self::Mirror(mirror) => {
+                let path = format!("/@/page/{digest}");
+                mirror.small(web, &path, PAGE_MAX_BYTES, channel).await?
+            }
+            Self::Universe(universe) => universe.page(digest).await?,
+        };
+        if Digest::of(&bytes) == *digest {
+            Ok(bytes)
+        } else {
+            Err(Answer::Corrupt)
+        }
+    }
+}
+
+impl Mirror {
+    async fn small(
+        &self,
+        web: &Web,
+        path: &str,
+        max_bytes: usize,
+        channel: &ChannelId,
+    ) -> Result<Vec<u8>, Answer> {
+        let url = format!("{}{path}", self.url);
+        // Each read has its own limit; all of them together must end too.
+        let asked = timeout(
+            web.stall * 3,
+            web.read(&url, &[], max_bytes.max(WORDS_MAX_BYTES)),
+        );
+        match asked.await {
+            Err(_too_slow) => Err(Answer::Stalled),
+            Ok(Err(WebError::Http(error))) => Err(broken(&error)),
+            Ok(Err(WebError::TooLarge(_))) => Err(Answer::Corrupt),
+            Ok(Ok((StatusCode::OK, bytes))) => Ok(bytes),
+            Ok(Ok((status, bytes))) => Err(self.refusal(web, status, &bytes, channel).await),
+        }
+    }
+
+    /// Opens a file of a build from an offset on. The caller checks what comes.
+    pub(crate) async fn open(
+        &self,
+        web: &Web,
+        (channel, build, path): (&ChannelId, Build, &str),
+        range: Option<(u64, Option<u64>)>,
+    ) -> Result<Response, Answer> {
+        let url = format!("{}/@/{channel}/{build}/{path}", self.url);
+        let ask = || {
+            let mut request = web.client.get(&url);
+            if let Some((from, to)) = range {
+                let to = to.map(|end| (end - 1).to_string()).unwrap_or_default();
+                request = request.header(RANGE, format!("bytes={from}-{to}"));
+            }
+            request.send()
+        };
+        let answer = match ask().await {
+            Err(error) if error.is_request() && !error.is_connect() => ask().await,
+            answer => answer,
+        };
+        let answer = answer.map_err(|error| broken(&error))?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let words = timeout(web.stall, body(answer, WORDS_MAX_BYTES)).await;
+        let words = words.ok().and_then(Result::ok).unwrap_or_default();
+        Err(self.refusal(web, status, &words, channel).await)
+    }
+
+    /// What a refusal means, by its status and first word.
+    async fn refusal(
+        &self,
+        web: &Web,
+        status: StatusCode,
+        words: &[u8],
+        channel: &ChannelId,
+    ) -> Answer {
+        let word = words.split(|byte| *byte == b':').next().unwrap_or_default();
+        match (status, word) {
+            (StatusCode::NOT_FOUND, b"unknown-build" | b"unknown-head") => Answer::Older,
+            (StatusCode::GONE, b"retracted") => Answer::Retracted,
+            (StatusCode::GONE, _) => self
+                .newest(web, channel)
+                .await
+                .map_or(Answer::Missing, Answer::Newer),
+            (StatusCode::NOT_FOUND, _) => Answer::Missing,
+            (StatusCode::SERVICE_UNAVAILABLE, b"damaged" | b"lost" | b"unavailable") => {
+                Answer::Missing
+            }
+            _other => Answer::Refused,
+        }
+    }
+
+    /// The newest build that the mirror holds, by its own word.
+    async fn newest(&self, web: &Web, channel: &ChannelId) -> Option<Build> {
+        let url = format!("{}/@/{channel}", self.url);
+        let asked = timeout(web.stall, web.read(&url, &[], WORDS_MAX_BYTES)).await;
+        let (status, bytes) = asked.ok()?.ok()?;
+        let state: Value = status
+            .is_success()
+            .then(|| serde_json::from_slice(&bytes).ok())??;
+        let staged = state["staged"]
+            .as_u64()
+            .or_else(|| state["live"].as_u64())?;
+        Build::new(staged)
+    }
+}
+
+/// The digest that an answer names, where its tag is one of ours.
+pub(crate) fn named_digest(answer: &Response) -> Option<Digest> {
+    let tag = answer.headers().get(ETAG)?.to_str().ok()?;
+    tag.trim_start_matches("W/").trim_matches('"').parse().ok()
+}
+
+/// What a failure of HTTP says about the source.
+pub(crate) fn broken(error: &reqwest::Error) -> Answer {
+    if error.is_timeout() && !error.is_connect() {
+        Answer::Stalled
+    } else {
+        Answer::Unreachable
+    }
+}

@@ -1,0 +1,210 @@
+//! How one file comes from one source into a part.
+
+use std::time::Instant;
+
+use mirrorlog_core::client::climb::{Answer, SourceIndex};
+use mirrorlog_core::client::speed::Transfer;
+use mirrorlog_core::url::encode_path;
+use reqwest::header::{AGE, CONTENT_RANGE};
+use reqwest::{Response, StatusCode};
+
+use crate::part::Part;
+use crate::pin::{Pinned, WantedFile, shown};
+use crate::session::{LocalFault, Trouble};
+use crate::source::{Source, broken, named_digest};
+use crate::watch::{Event, Watch};
+
+/// Fewest bytes that count as progress: whoever drips is as good as silent. Over the time after which a source is left.
+const PROGRESS_BYTES: u64 = 4096;
+
+/// One file from one source.
+pub(crate) struct Coming<'a> {
+    pub(crate) pinned: &'a Pinned,
+    pub(crate) index: SourceIndex,
+    pub(crate) file: &'a WantedFile,
+    pub(crate) watch: &'a dyn Watch,
+}
+
+impl Coming<'_> {
+    /// Brings what is missing, and checks the whole; says how it came.
+    pub(crate) async fn bring(&self, part: &mut Part) -> Result<Transfer, Trouble> {
+        let had = part.at();
+        let transfer = self.once(part).await?;
+        if part.digest() == self.file.entry.digest {
+            return Ok(transfer);
+        }
+        let all_from_here = had == 0 && part.given_from() == 0;
+        if all_from_here {
+            return self.corrupt(part);
+        }
+        part.restart()?;
+        // Others gave a part of it, which may be what is wrong.
+        let transfer = self.once(part).await?;
+        if part.digest() == self.file.entry.digest {
+            return Ok(transfer);
+        }
+        self.corrupt(part)
+    }
+
+    fn corrupt(&self, part: &mut Part) -> Result<Transfer, Trouble> {
+        part.disown(self.index);
+        part.restart()?;
+        Err(Answer::Corrupt.into())
+    }
+
+    async fn once(&self, part: &mut Part) -> Result<Transfer, Trouble> {
+        let size_bytes = self.file.entry.size_bytes;
+        let begun = Instant::now();
+        let before = part.at();
+        let mut cached = false;
+        if part.at() < size_bytes || size_bytes == 0 {
+            part.give(self.index);
+            cached = match self.pinned.session.source(self.index) {
+                Source::Mirror(_) => self.from_mirror(part).await?,
+                Source::Universe(universe) => {
+                    let stall = self.pinned.session.inner.web.stall;
+                    let beside = part.path().parent().unwrap_or(std::path::Path::new("."));
+                    let dir = tempfile::tempdir_in(beside);
+                    let dir = dir.map_err(|source| LocalFault {
+                        path: beside.to_owned(),
+                        source,
+                    })?;
+                    let reached = |bytes| self.reached(bytes);
+                    let digest = self.file.entry.digest;
+                    let blob = universe
+                        .blob(digest, size_bytes, dir.path(), stall, reached)
+                        .await?;
+                    part.replace(&blob)?;
+                    false
+                }
+            };
+        }
+        let bytes = part.at().saturating_sub(before.min(part.given_from()));
+        Ok(Transfer {
+            bytes,
+            seconds: begun.elapsed().as_secs_f64(),
+            cached,
+        })
+    }
+
+    /// True when the answer says that a cache gave it.
+    async fn from_mirror(&self, part: &mut Part) -> Result<bool, Trouble> {
+        let Source::Mirror(mirror) = self.pinned.session.source(self.index) else {
+            return Ok(false);
+        };
+        let web = &self.pinned.session.inner.web;
+        let path = encode_path(self.file.path.as_bytes());
+        let range = (part.at() > 0).then_some((part.at(), None));
+        let what = (self.pinned.channel(), self.pinned.build(), path.as_str());
+        let mut answer = mirror.open(web, what, range).await?;
+        self.check(&answer, part)?;
+        let cached = from_cache(&answer);
+        let size_bytes = self.file.entry.size_bytes;
+        let mut pace = Pace::new();
+        loop {
+            let next = tokio::time::timeout(web.stall, answer.chunk()).await;
+            let chunk = match next {
+                Err(_nothing_came) => return Err(Answer::Stalled.into()),
+                Ok(Err(error)) => return Err(broken(&error).into()),
+                Ok(Ok(None)) => break,
+                Ok(Ok(Some(chunk))) => chunk,
+            };
+            if part.at() + chunk.len() as u64 > size_bytes {
+                part.disown(self.index);
+                part.restart()?;
+                return Err(Answer::Corrupt.into());
+            }
+            part.write(&chunk)?;
+            self.reached(part.at());
+            if part.at() < size_bytes && pace.is_too_slow(chunk.len() as u64, web.stall) {
+                return Err(Answer::Stalled.into());
+            }
+        }
+        if part.at() < size_bytes {
+            return Err(Answer::Unreachable.into());
+        }
+        Ok(cached)
+    }
+
+    /// Compares what the answer says of itself before a byte is taken.
+    fn check(&self, answer: &Response, part: &mut Part) -> Result<(), Trouble> {
+        let entry = &self.file.entry;
+        // 1. It names another content.
+        if named_digest(answer).is_some_and(|digest| digest != entry.digest) {
+            return Err(Answer::Corrupt.into());
+        }
+        // 2. It begins elsewhere than asked: a server without ranges gives all of it.
+        let asked = part.at();
+        match (asked, answer.status()) {
+            (0, StatusCode::OK) => {}
+            (_, StatusCode::OK) => {
+                part.restart()?;
+                part.give(self.index);
+            }
+            (_, StatusCode::PARTIAL_CONTENT) => {
+                let range = answer
+                    .headers()
+                    .get(CONTENT_RANGE)
+                    .and_then(|range| range.to_str().ok());
+                let expected = format!(
+                    "bytes {asked}-{}/{}",
+                    entry.size_bytes - 1,
+                    entry.size_bytes
+                );
+                if range != Some(&expected) {
+                    return Err(Answer::Corrupt.into());
+                }
+            }
+            _other => return Err(Answer::Refused.into()),
+        }
+        // 3. It has another length.
+        let length = answer.content_length().map(|length| length + part.at());
+        if length.is_some_and(|length| length != entry.size_bytes) {
+            return Err(Answer::Corrupt.into());
+        }
+        Ok(())
+    }
+
+    fn reached(&self, bytes: u64) {
+        let path = shown(self.file.path.as_bytes());
+        self.watch.tell(Event::Reached { path: &path, bytes });
+    }
+}
+
+/// A cache in between says so: by its age (RFC 9111), or by a header that caches are wont to write.
+fn from_cache(answer: &Response) -> bool {
+    let text = |name: &str| {
+        answer
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
+    let aged = text(AGE.as_str()).and_then(|age| age.trim().parse::<u64>().ok());
+    let hit = text("x-cache").is_some_and(|said| said.to_ascii_uppercase().contains("HIT"));
+    aged.is_some_and(|age| age > 0) || hit
+}
+
+/// Whether enough comes.
+struct Pace {
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    fn is_too_slow(&mut self, bytes: u64, over: std::time::Duration) -> bool {
+        self.bytes += bytes;
+        if self.since.elapsed() < over {
+            return false;
+        }
+        let slow = self.bytes < PROGRESS_BYTES;
+        *self = Self::new();
+        slow
+    }
+}

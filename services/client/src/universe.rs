@@ -1,0 +1,208 @@
+//! The archive itself, over gRPC: what no mirror has.
+
+use std::fmt;
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use fetcher::client::{FetchOptions, Kind, Source as Fetch, Wanted, fetch_all};
+use futures::TryStreamExt as _;
+use mirrorlog_core::client::climb::Answer;
+use mirrorlog_core::id::{Build, ChannelId, Digest};
+use mirrorlog_core::limits::PAGE_MAX_BYTES;
+use runtime::store::Store;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+use wire::v1::journal_client::JournalClient;
+use wire::{Signed, v1};
+
+/// Comment of statements in signify's format.
+const COMMENT: &str = "mirrorlog";
+/// Longest wait for a statement.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The archive. Connects when it is first needed.
+#[derive(Clone)]
+pub(crate) struct Universe {
+    fetch: Fetch,
+    endpoint: Endpoint,
+}
+
+impl fmt::Debug for Universe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Universe")
+            .field(&self.fetch.address())
+            .finish()
+    }
+}
+
+impl Universe {
+    /// None for what is no address.
+    pub(crate) fn new(address: &str) -> Option<Self> {
+        let fetch = Fetch::new(address).ok()?;
+        let url = if address.contains("://") {
+            address.to_owned()
+        } else {
+            format!("http://{address}")
+        };
+        let endpoint = Endpoint::from_shared(url)
+            .ok()?
+            .connect_timeout(TIMEOUT)
+            .timeout(TIMEOUT);
+        Some(Self { fetch, endpoint })
+    }
+
+    fn journal(&self) -> JournalClient<tonic::transport::Channel> {
+        JournalClient::new(self.endpoint.connect_lazy())
+    }
+
+    pub(crate) async fn head(&self, channel: &ChannelId) -> Result<Vec<u8>, Answer> {
+        let request = v1::HeadRequest {
+            channel: channel.to_string(),
+        };
+        let head = self
+            .journal()
+            .head(request)
+            .await
+            .map_err(|status| said(&status))?;
+        signify(head.into_inner())
+    }
+
+    pub(crate) async fn snapshot(
+        &self,
+        channel: &ChannelId,
+        build: Build,
+    ) -> Result<Vec<u8>, Answer> {
+        let request = v1::SnapshotsRequest {
+            channel: channel.to_string(),
+            from: build.get(),
+            limit: 1,
+        };
+        let mut journal = self.journal();
+        let snapshots = journal
+            .snapshots(request)
+            .await
+            .map_err(|status| said(&status))?;
+        let first = snapshots
+            .into_inner()
+            .try_next()
+            .await
+            .map_err(|status| said(&status))?;
+        signify(first.ok_or(Answer::Older)?)
+    }
+
+    pub(crate) async fn page(&self, digest: &Digest) -> Result<Vec<u8>, Answer> {
+        let dir = tempfile::tempdir().map_err(|_| Answer::Refused)?;
+        let store = Store::open(dir.path()).map_err(|_| Answer::Refused)?;
+        let wanted = Wanted {
+            digest: *digest,
+            size_bytes: PAGE_MAX_BYTES as u64,
+            kind: Kind::Page,
+        };
+        self.fetch(wanted, &store, TIMEOUT, |_| {}).await?;
+        let read = store.read(digest, PAGE_MAX_BYTES);
+        read.ok().flatten().ok_or(Answer::Refused)
+    }
+
+    /// Fetches a file's content into a store below `dir`, and gives the file there; its digest was checked.
+    pub(crate) async fn blob(
+        &self,
+        digest: Digest,
+        size_bytes: u64,
+        dir: &Path,
+        stall: Duration,
+        reached: impl Fn(u64),
+    ) -> Result<std::path::PathBuf, Answer> {
+        let store = Store::open(dir).map_err(|_| Answer::Refused)?;
+        let wanted = Wanted {
+            digest,
+            size_bytes,
+            kind: Kind::Blob,
+        };
+        self.fetch(wanted, &store, stall, reached).await?;
+        Ok(store.path_of(&digest))
+    }
+
+    async fn fetch(
+        &self,
+        wanted: Wanted,
+        store: &Store,
+        stall: Duration,
+        reached: impl Fn(u64),
+    ) -> Result<(), Answer> {
+        let cancel = CancellationToken::new();
+        let _ended = cancel.clone().drop_guard();
+        let options = FetchOptions {
+            cancel,
+            stall,
+            ..FetchOptions::default()
+        };
+        let progress = options.progress.clone();
+        let sources = [self.fetch.clone()];
+        let fetch = fetch_all(&sources, [wanted], store, &options);
+        let received = || progress.received_bytes();
+        match moving(fetch, stall, received, reached).await {
+            None => Err(if received() == 0 {
+                Answer::Unreachable
+            } else {
+                Answer::Stalled
+            }),
+            Some(Err(error)) => {
+                tracing::debug!(error = runtime::chain(&error), "the archive gives nothing");
+                Err(Answer::Refused)
+            }
+            Some(Ok(fetched)) if fetched.is_whole() => Ok(()),
+            Some(Ok(_)) => Err(Answer::Missing),
+        }
+    }
+}
+
+/// Waits while bytes come; none after `stall` without any.
+async fn moving<T>(
+    work: impl Future<Output = T>,
+    stall: Duration,
+    received: impl Fn() -> u64,
+    reached: impl Fn(u64),
+) -> Option<T> {
+    const LOOK: Duration = Duration::from_millis(200);
+    let mut work = std::pin::pin!(work);
+    let mut last = (0, tokio::time::Instant::now());
+    loop {
+        match tokio::time::timeout(LOOK, &mut work).await {
+            Ok(done) => return Some(done),
+            Err(_) if received() > last.0 => {
+                last = (received(), tokio::time::Instant::now());
+                reached(last.0);
+            }
+            Err(_) if last.1.elapsed() >= stall => return None,
+            Err(_) => {}
+        }
+    }
+}
+
+fn said(status: &tonic::Status) -> Answer {
+    match status.code() {
+        tonic::Code::NotFound => Answer::Missing,
+        tonic::Code::DeadlineExceeded => Answer::Stalled,
+        tonic::Code::Unavailable | tonic::Code::Unknown => Answer::Unreachable,
+        tonic::Code::Ok
+        | tonic::Code::Cancelled
+        | tonic::Code::InvalidArgument
+        | tonic::Code::AlreadyExists
+        | tonic::Code::PermissionDenied
+        | tonic::Code::ResourceExhausted
+        | tonic::Code::FailedPrecondition
+        | tonic::Code::Aborted
+        | tonic::Code::OutOfRange
+        | tonic::Code::Unimplemented
+        | tonic::Code::Internal
+        | tonic::Code::DataLoss
+        | tonic::Code::Unauthenticated => Answer::Refused,
+    }
+}
+
+/// As mirrors give it, so that there is one way to read it.
+fn signify(signed: v1::Signed) -> Result<Vec<u8>, Answer> {
+    let signed = Signed::from_proto(signed).map_err(|_| Answer::Corrupt)?;
+    Ok(signed.to_signify(COMMENT))
+}
