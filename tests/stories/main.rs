@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod apt_method;
 mod broken_tree;
 mod closures;
 mod crash;

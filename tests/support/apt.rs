@@ -1,15 +1,18 @@
 //! Real apt, with folders of its own.
 
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::debian::DebianRepo;
-use crate::process::{run, tool};
+use crate::process::{binary, run, tool};
 
 /// An apt that knows one URL and one suite.
 #[derive(Debug)]
 pub struct Apt {
     root: PathBuf,
+    /// Options beside the usual ones.
+    options: Vec<String>,
 }
 
 impl Apt {
@@ -35,7 +38,40 @@ impl Apt {
             keyring.display()
         );
         std::fs::write(root.join("etc/sources.list"), line).unwrap();
-        Self { root }
+        let options = Vec::new();
+        Self { root, options }
+    }
+
+    /// The same with mirrorlog's own method, as it is installed: a link beside apt's methods.
+    pub fn with_method(repo: &DebianRepo, name: &str, url: &str, suite: &str, key: &Path) -> Self {
+        let mut apt = Self::new(repo, name, url, suite);
+        let methods = apt.root.join("methods");
+        std::fs::create_dir_all(&methods).unwrap();
+        for method in std::fs::read_dir("/usr/lib/apt/methods").unwrap() {
+            let method = method.unwrap();
+            let link = methods.join(method.file_name());
+            if method.file_name() != "mirrorlog" && !link.exists() {
+                symlink(method.path(), link).unwrap();
+            }
+        }
+        let link = methods.join("mirrorlog");
+        if !link.exists() {
+            symlink(binary(), link).unwrap();
+        }
+        apt.set(&format!("Dir::Bin::methods={}", methods.display()));
+        apt.set(&format!("Acquire::mirrorlog::Key={}", key.display()));
+        apt.set("Acquire::mirrorlog::Country=NZ");
+        apt
+    }
+
+    /// Sets one more option, such as `Acquire::Retries=3`; the last one wins.
+    pub fn set(&mut self, option: &str) {
+        self.options.push(option.to_owned());
+    }
+
+    /// A folder or file of this apt's own.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
     }
 
     /// `apt-get update`; a warning fails the test too, for everything must be there at once.
@@ -104,7 +140,26 @@ impl Apt {
             "Acquire::Check-Date=true".to_owned(),
             "Acquire::http::Proxy=DIRECT".to_owned(),
         ];
-        let mut command = tool("apt-get");
+        self.command("apt-get", options.iter().chain(&self.options), words)
+    }
+
+    /// `apt-helper` with these words.
+    pub fn helper(&self, words: &[&str]) -> Command {
+        // Its place on Debian; it is in no PATH.
+        self.command("/usr/lib/apt/apt-helper", &self.options, words)
+    }
+
+    fn command<'a>(
+        &self,
+        program: &str,
+        options: impl IntoIterator<Item = &'a String>,
+        words: &[&str],
+    ) -> Command {
+        let mut command = if program.contains('/') {
+            Command::new(program)
+        } else {
+            tool(program)
+        };
         for option in options {
             command.arg("-o").arg(option);
         }

@@ -39,6 +39,19 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
+impl Args {
+    /// As if `apt-method` had been written.
+    pub(crate) fn apt_method() -> Self {
+        Self {
+            config: None,
+            json: false,
+            log: None,
+            quiet: false,
+            command: Command::AptMethod,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// A whole network on this machine
@@ -62,6 +75,12 @@ pub(crate) enum Command {
     Why(WhyArgs),
     /// Download files of one build, verified, from whoever has them
     Get(GetArgs),
+    /// apt's acquire method, on standard input and output; apt starts it
+    #[command(after_help = "\
+To install it: ln -s $(command -v mirrorlog) /usr/lib/apt/methods/mirrorlog
+A source:      deb mirrorlog://mirrors.example.org/ubuntu noble main
+Settings:      Acquire::mirrorlog::Key \"/etc/apt/archive.pub\"; Country, Timeout, Wait, Feedback, Proxy beside it")]
+    AptMethod,
     /// Publish a tree as a channel's next build
     Publish(PublishArgs),
     /// Take builds back

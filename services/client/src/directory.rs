@@ -10,7 +10,7 @@ use reqwest::StatusCode;
 use runtime::boot::now;
 use serde::{Deserialize, Serialize};
 
-use crate::options::Options;
+use crate::options::{Options, Proxy};
 use crate::source::{Source, Web};
 use crate::state::State;
 use crate::watch::{Event, Watch};
@@ -111,6 +111,7 @@ struct ChannelAnswer {
 pub(crate) struct Directory {
     url: String,
     country: Option<Country>,
+    proxy: Proxy,
     web: Web,
     state: State,
 }
@@ -120,6 +121,7 @@ impl Directory {
         Self {
             url: options.directory.clone(),
             country: options.country,
+            proxy: options.proxy.clone(),
             web,
             state,
         }
@@ -183,7 +185,7 @@ impl Directory {
         sources.extend(
             answer
                 .universe
-                .and_then(|universe| Source::universe(&universe.fetch)),
+                .and_then(|universe| Source::universe(&universe.fetch, &self.proxy)),
         );
         List {
             build: answer.build.and_then(Build::new),

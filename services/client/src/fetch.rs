@@ -72,14 +72,15 @@ impl Pinned {
             part.restart()?;
         }
         let part = tokio::sync::Mutex::new(part);
-        let attempt = async |index, _: &Source| {
+        let (part_here, file) = (&part, file);
+        let attempt = |index, _: Source| async move {
             let coming = Coming {
                 pinned: self,
                 index,
                 file,
                 watch,
             };
-            coming.bring(&mut *part.lock().await).await
+            coming.bring(&mut *part_here.lock().await).await
         };
         let climbed = self
             .session

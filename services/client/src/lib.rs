@@ -25,9 +25,11 @@
 //! | `feedback` | what was seen of mirrors, told to the directory when the user wants it |
 //! | `fetch` | one file of the build, from whoever has it |
 //! | `get` | paths of one build into a folder, with waiting and planning anew |
+//! | [`apt`] | apt's acquire method |
 //! | `watch` | what happens, for people |
 #![warn(missing_docs)]
 
+pub mod apt;
 mod directory;
 mod feedback;
 mod fetch;
@@ -147,5 +149,15 @@ impl Client {
             Wish::Newest
         };
         pin::pin(&self.0, channel, build, wish, watch).await
+    }
+
+    /// Pins this build or a newer one: for when an older one was found to be gone.
+    pub(crate) async fn pin_at_least(
+        &self,
+        channel: &ChannelId,
+        build: Build,
+        watch: &dyn Watch,
+    ) -> Result<Pinned, PinError> {
+        pin::pin(&self.0, channel, Some(build), Wish::Newest, watch).await
     }
 }

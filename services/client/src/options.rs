@@ -43,6 +43,39 @@ pub enum ExpiredHeads {
 #[derive(Clone)]
 pub struct Proxy(pub Arc<dyn Fn(&Url) -> Option<Url> + Send + Sync>);
 
+impl Proxy {
+    /// What `http_proxy`, `https_proxy` and `no_proxy` say, in small letters or capitals.
+    pub fn environment() -> Self {
+        Self(Arc::new(|url| {
+            Self::by_environment(url, |name| {
+                let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+                set(name).or_else(|| set(&name.to_ascii_uppercase()))
+            })
+        }))
+    }
+
+    pub(crate) fn by_environment(url: &Url, env: impl Fn(&str) -> Option<String>) -> Option<Url> {
+        let host = url.host_str().unwrap_or_default();
+        if env("no_proxy").is_some_and(|list| excepts(&list, host)) {
+            return None;
+        }
+        let named = env(&format!("{}_proxy", url.scheme())).or_else(|| env("all_proxy"));
+        Self::read(&named?)
+    }
+
+    /// A proxy's URL, or `host:port`; none for words that mean none.
+    pub(crate) fn read(proxy: &str) -> Option<Url> {
+        let none = ["", "DIRECT", "false"]
+            .iter()
+            .any(|none| proxy.eq_ignore_ascii_case(none));
+        if none {
+            return None;
+        }
+        let named = Url::parse(proxy).ok().filter(Url::has_host);
+        named.or_else(|| Url::parse(&format!("http://{proxy}")).ok())
+    }
+}
+
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Proxy")
@@ -68,8 +101,8 @@ pub struct Options {
     pub expired: ExpiredHeads,
     /// True: what was seen of mirrors is told to the directory.
     pub feedback: bool,
-    /// Proxy for a URL; left out, what the environment says (`http_proxy`, `https_proxy`, `no_proxy`).
-    pub proxy: Option<Proxy>,
+    /// Through which proxy a URL is asked for; the environment says, unless told otherwise.
+    pub proxy: Proxy,
 }
 
 /// Why a client cannot be made.
@@ -98,7 +131,7 @@ impl Options {
             stall: STALL,
             expired: ExpiredHeads::Refuse,
             feedback: false,
-            proxy: None,
+            proxy: Proxy::environment(),
         }
     }
 
@@ -118,4 +151,19 @@ impl Options {
         }
         Ok(self)
     }
+}
+
+/// True when a list such as `localhost,.example.org` names the host.
+fn excepts(list: &str, host: &str) -> bool {
+    list.split(',')
+        .map(str::trim)
+        .filter(|one| !one.is_empty())
+        .any(|one| {
+            let name = one.trim_start_matches('.');
+            one == "*"
+                || host == name
+                || host
+                    .strip_suffix(name)
+                    .is_some_and(|rest| rest.ends_with('.'))
+        })
 }

@@ -1,6 +1,7 @@
 //! A pinned build: verified, looked into, taken from.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mirrorlog_core::client::climb::{Answer, Verdict, Wish};
 use mirrorlog_core::id::{Build, ChannelId, Digest};
@@ -212,7 +213,7 @@ pub(crate) async fn pin(
 
 async fn snapshot_of(session: &Session, quest: Quest<'_>, build: Build) -> Result<Snapshot, Stop> {
     let Inner { web, options, .. } = &*session.inner;
-    let attempt = async |_, source: &Source| {
+    let attempt = |_, source: Source| async move {
         let signed = source.snapshot(web, &session.channel, build).await?;
         match open(&signed, &options.trust)? {
             Statement::Snapshot(snapshot)
@@ -241,19 +242,20 @@ async fn head(session: &Session, quest: Quest<'_>, aim: Option<Build>) -> Result
     let counts = |head: &Head| {
         options.expired == ExpiredHeads::Accept || now().ms_since(head.expires) <= CLOCK_SKEW_MS
     };
-    let expired = std::cell::Cell::new(false);
-    let attempt = async |_, source: &Source| {
+    let expired = AtomicBool::new(false);
+    let (kept_head, expired_seen, counts) = (&kept, &expired, &counts);
+    let attempt = |_, source: Source| async move {
         let signed = source.head(web, &session.channel).await?;
         let head = head_of(&signed, &options.trust, &session.channel)?;
         // One that was seen before was newer: this source is behind, or holds something back.
-        if kept
+        if kept_head
             .as_ref()
             .is_some_and(|kept| kept.issued > head.issued && kept.build > head.build)
         {
             return Err(Answer::Older.into());
         }
         if !counts(&head) {
-            expired.set(true);
+            expired_seen.store(true, Ordering::Relaxed);
             return Err(Answer::Older.into());
         }
         if quest.wish == Wish::Newest && aim.is_some_and(|aim| aim > head.build) {
@@ -271,7 +273,7 @@ async fn head(session: &Session, quest: Quest<'_>, aim: Option<Build>) -> Result
             }
             Ok(head)
         }
-        Err(_) if expired.get() => Err(PinError::Expired {
+        Err(_) if expired.load(Ordering::Relaxed) => Err(PinError::Expired {
             channel: session.channel.clone(),
         }),
         Err(source) => {
@@ -406,7 +408,7 @@ impl Pinned {
 
     async fn bring(&self, digest: Digest, watch: &dyn Watch) -> Result<(), FindError> {
         let Inner { web, .. } = &*self.session.inner;
-        let attempt = async |_, source: &Source| {
+        let attempt = |_, source: Source| async move {
             let bytes = source.page(web, self.channel(), &digest).await?;
             if self.pages.put(digest, &bytes) {
                 Ok(())
@@ -419,6 +421,16 @@ impl Pinned {
             .climb(self.quest("the manifest", watch), attempt)
             .await;
         climbed.map(|_| ()).map_err(FindError::Stop)
+    }
+
+    /// Builds that the nearest mirror that answers still holds, oldest first; by its own word.
+    pub(crate) async fn retained(&self) -> Vec<Build> {
+        let Inner { web, .. } = &*self.session.inner;
+        let attempt =
+            |_, source: Source| async move { Ok(source.retained(web, self.channel()).await?) };
+        let quest = self.quest("the builds that are held", &crate::watch::Quiet);
+        let climbed = self.session.climb(quest, attempt).await;
+        climbed.map(|climbed| climbed.found).unwrap_or_default()
     }
 
     pub(crate) fn quest<'a>(&self, what: &'a str, watch: &'a dyn Watch) -> Quest<'a> {

@@ -107,10 +107,10 @@ impl Session {
     }
 
     /// Asks sources from near to far until one gives it.
-    pub(crate) async fn climb<T>(
+    pub(crate) async fn climb<T, F: Future<Output = Result<T, Trouble>>>(
         &self,
         quest: Quest<'_>,
-        attempt: impl AsyncFn(SourceIndex, &Source) -> Result<T, Trouble>,
+        attempt: impl Fn(SourceIndex, Source) -> F,
     ) -> Result<Climbed<T>, Stop> {
         let mut climb = Climb::new(quest.build, quest.wish, self.order());
         let mut step = climb.begin();
@@ -118,7 +118,7 @@ impl Session {
             match step {
                 Step::Ask(index) => {
                     let source = self.source(index);
-                    match attempt(index, source).await {
+                    match attempt(index, source.clone()).await {
                         Ok(found) => {
                             return Ok(Climbed {
                                 found,

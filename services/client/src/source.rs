@@ -11,7 +11,7 @@ use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::options::{Options, OptionsError};
+use crate::options::{Options, OptionsError, Proxy};
 use crate::universe::Universe;
 
 /// Connections kept to one host.
@@ -30,11 +30,10 @@ pub(crate) struct Web {
 
 impl Web {
     pub(crate) fn new(options: &Options) -> Result<Self, OptionsError> {
-        let mut builder = fetcher::web::builder(options.connect, options.stall, CONNECTIONS);
-        if let Some(proxy) = options.proxy.clone() {
-            let through = reqwest::Proxy::custom(move |url| proxy.0(url));
-            builder = builder.no_proxy().proxy(through);
-        }
+        let proxy = options.proxy.clone();
+        let through = reqwest::Proxy::custom(move |url| proxy.0(url));
+        let builder = fetcher::web::builder(options.connect, options.stall, CONNECTIONS);
+        let builder = builder.no_proxy().proxy(through);
         let client = builder.build().map_err(OptionsError::Web)?;
         Ok(Self {
             client,
@@ -105,8 +104,17 @@ impl Source {
         Self::Mirror(Arc::new(Mirror { id, url, level }))
     }
 
-    /// None for what is no address.
-    pub(crate) fn universe(fetch: &str) -> Option<Self> {
+    /// None for what is no address, and where a proxy is to be used: gRPC does not go through those.
+    pub(crate) fn universe(fetch: &str, proxy: &Proxy) -> Option<Self> {
+        let url = if fetch.contains("://") {
+            fetch.to_owned()
+        } else {
+            format!("http://{fetch}")
+        };
+        let url = reqwest::Url::parse(&url).ok()?;
+        if proxy.0(&url).is_some() {
+            return None;
+        }
         Universe::new(fetch).map(Self::Universe)
     }
 
@@ -189,6 +197,26 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Builds that it holds, oldest first, by its own word.
+    pub(crate) async fn retained(
+        &self,
+        web: &Web,
+        channel: &ChannelId,
+    ) -> Result<Vec<Build>, Answer> {
+        let Self::Mirror(mirror) = self else {
+            return Err(Answer::Missing);
+        };
+        let state = mirror.state(web, channel).await.ok_or(Answer::Refused)?;
+        let retained = state["retained"].as_array().into_iter().flatten();
+        let mut builds: Vec<Build> = retained
+            .filter_map(|one| Build::new(one.as_u64()?))
+            .collect();
+        builds.sort_unstable();
+        Ok(builds)
+    }
+}
+
 impl Mirror {
     async fn small(
         &self,
@@ -268,16 +296,21 @@ impl Mirror {
 
     /// The newest build that the mirror holds, by its own word.
     async fn newest(&self, web: &Web, channel: &ChannelId) -> Option<Build> {
-        let url = format!("{}/@/{channel}", self.url);
-        let asked = timeout(web.stall, web.read(&url, &[], WORDS_MAX_BYTES)).await;
-        let (status, bytes) = asked.ok()?.ok()?;
-        let state: Value = status
-            .is_success()
-            .then(|| serde_json::from_slice(&bytes).ok())??;
+        let state = self.state(web, channel).await?;
         let staged = state["staged"]
             .as_u64()
             .or_else(|| state["live"].as_u64())?;
         Build::new(staged)
+    }
+
+    /// What the mirror says of a channel.
+    async fn state(&self, web: &Web, channel: &ChannelId) -> Option<Value> {
+        let url = format!("{}/@/{channel}", self.url);
+        let asked = timeout(web.stall, web.read(&url, &[], WORDS_MAX_BYTES)).await;
+        let (status, bytes) = asked.ok()?.ok()?;
+        status
+            .is_success()
+            .then(|| serde_json::from_slice(&bytes).ok())?
     }
 }
 

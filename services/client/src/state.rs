@@ -49,11 +49,6 @@ impl State {
         }))
     }
 
-    /// The folder, if there is one.
-    pub(crate) fn dir(&self) -> Option<&Path> {
-        self.0.dir.as_deref()
-    }
-
     /// Keeps a document of a directory under a name of its own.
     pub(crate) fn keep<T: Serialize>(
         &self,

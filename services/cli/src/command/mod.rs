@@ -1,5 +1,6 @@
 //! One module a group of commands.
 
+pub(crate) mod apt_method;
 mod ask;
 mod change;
 mod client;
@@ -69,6 +70,8 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
             directory::export(&need(config)?, &dir, output)
         }
         Command::Why(why) => directory::why(config.as_deref(), &why, output).await,
+        // It gives up rights before threads are started, so `main` has seen to it.
+        Command::AptMethod => Ok(0),
         Command::Get(get) => get::run(get, output).await,
         Command::Publish(publish) => publish::run(&need(config)?, publish, output).await,
         Command::Retract(retract) => retract::run(&need(config)?, retract, output).await,

@@ -1,0 +1,242 @@
+//! Reads apt's questions and answers them side by side.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mirrorlog_core::directory::place::Country;
+use runtime::key::KeyError;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use super::acquire::{Failure, Site};
+use super::message::Message;
+use super::mounts::Wanted;
+use super::settings::Settings;
+use crate::Client;
+use crate::options::{Options, OptionsError, Trust};
+
+/// Questions that are answered at the same time; apt sends many.
+const AT_ONCE: usize = 6;
+/// Questions that wait.
+const QUEUE: usize = 1024;
+
+/// Why the method cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum MethodError {
+    /// apt's words.
+    #[error("apt cannot be understood")]
+    Input(#[from] io::Error),
+    /// A key.
+    #[error("the key of Acquire::mirrorlog::Key cannot be used")]
+    Key(#[from] KeyError),
+    /// A country.
+    #[error("Acquire::mirrorlog::Country {0:?} is no country code")]
+    Country(String),
+    /// A client.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+}
+
+/// Where messages to apt go, each whole.
+#[derive(Clone)]
+pub(super) struct Replies(Arc<Mutex<Box<dyn Write + Send>>>);
+
+impl Replies {
+    pub(super) fn send(&self, message: &Message) {
+        let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // When apt is gone, its next question does not come either.
+        out.write_all(message.to_text().as_bytes())
+            .and_then(|()| out.flush())
+            .ok();
+    }
+}
+
+/// A method that has told apt what it can, and knows apt's configuration.
+pub struct Method<R> {
+    input: R,
+    replies: Replies,
+    settings: Settings,
+    trust: Trust,
+    country: Option<Country>,
+}
+
+/// Tells apt what this method can, and reads its configuration. Blocks, and starts no thread: the caller gives up
+/// rights that it does not need before [`Method::run`].
+///
+/// # Errors
+/// [`MethodError`], which apt has been told already.
+pub fn begin<R: BufRead + Send + 'static>(
+    mut input: R,
+    output: Box<dyn Write + Send>,
+) -> Result<Option<Method<R>>, MethodError> {
+    let replies = Replies(Arc::new(Mutex::new(output)));
+    let can = Message::new(100, "Capabilities").with("Version", "1.2");
+    let can = can.with("Single-Instance", "true").with("Pipeline", "true");
+    replies.send(
+        &can.with("Send-Config", "true")
+            .with("Send-URI-Encoded", "true"),
+    );
+    let begun = loop {
+        match Message::read(&mut input) {
+            Ok(None) => return Ok(None),
+            Ok(Some(message)) if message.code() == 601 => {
+                break settle(&Settings::of(&message)).map(|known| (known, message));
+            }
+            Ok(Some(_)) => {}
+            Err(error) => break Err(error.into()),
+        }
+    };
+    match begun {
+        Ok(((trust, country), message)) => {
+            let settings = Settings::of(&message);
+            Ok(Some(Method {
+                input,
+                replies,
+                settings,
+                trust,
+                country,
+            }))
+        }
+        Err(error) => {
+            replies.send(
+                &Message::new(401, "General Failure").with("Message", runtime::chain(&error)),
+            );
+            Err(error)
+        }
+    }
+}
+
+fn settle(settings: &Settings) -> Result<(Trust, Option<Country>), MethodError> {
+    let keys = settings.keys();
+    let keys = keys.iter().map(|file| runtime::key::read_public(file));
+    let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
+    // Without a key apt's own checks of Release and digests are what counts, as with any other method.
+    let trust = if keys.is_empty() {
+        Trust::Unverified
+    } else {
+        Trust::keys(keys)
+    };
+    let country = settings.country();
+    let country = country.map(|text| text.parse().map_err(|_| MethodError::Country(text)));
+    Ok((trust, country.transpose()?))
+}
+
+impl<R: BufRead + Send + 'static> Method<R> {
+    /// apt's configuration.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Answers questions until apt closes the input.
+    ///
+    /// # Errors
+    /// [`MethodError`] for what apt says and is no message.
+    pub async fn run(self) -> Result<(), MethodError> {
+        let Self {
+            input,
+            replies,
+            settings,
+            trust,
+            country,
+        } = self;
+        let (sender, mut questions) = mpsc::channel(QUEUE);
+        let reader = std::thread::spawn(move || read(input, &sender));
+        let sites = Arc::new(Sites {
+            settings,
+            trust,
+            country,
+            known: Mutex::default(),
+        });
+        let slots = Arc::new(Semaphore::new(AT_ONCE));
+        let mut tasks = JoinSet::new();
+        while let Some(question) = questions.recv().await {
+            while tasks.try_join_next().is_some() {}
+            let (sites, replies) = (Arc::clone(&sites), replies.clone());
+            // In order of asking, and no more than some at a time.
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+                break;
+            };
+            tasks.spawn(async move {
+                let _slot = slot;
+                if let Err(failure) = sites.answer(&question, &replies).await {
+                    let uri = question.get("URI").unwrap_or_default();
+                    replies.send(&failure.to_message(uri));
+                }
+            });
+        }
+        while tasks.join_next().await.is_some() {}
+        sites.end().await;
+        match reader.join() {
+            Ok(ended) => Ok(ended?),
+            Err(_panicked) => Err(io::Error::other("the reader of apt's messages stopped").into()),
+        }
+    }
+}
+
+/// Until the end of the input; apt's questions only.
+fn read(mut input: impl BufRead, sender: &mpsc::Sender<Message>) -> io::Result<()> {
+    while let Some(message) = Message::read(&mut input)? {
+        if message.code() == 600 && sender.blocking_send(message).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The directories of this run.
+struct Sites {
+    settings: Settings,
+    trust: Trust,
+    country: Option<Country>,
+    known: Mutex<BTreeMap<String, (Client, Arc<Site>)>>,
+}
+
+impl Sites {
+    async fn answer(&self, question: &Message, replies: &Replies) -> Result<(), Failure> {
+        let uri = question.get("URI").unwrap_or_default();
+        let wanted = Wanted::parse(uri).map_err(|text| Failure::lasting(text, "BadURI"))?;
+        let site = self.of(&wanted.directory)?;
+        site.answer(&wanted, question, replies).await
+    }
+
+    fn of(&self, directory: &str) -> Result<Arc<Site>, Failure> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, site)) = known.get(directory) {
+            return Ok(Arc::clone(site));
+        }
+        let options = self.options(directory);
+        let client = Client::new(options)
+            .map_err(|error| Failure::lasting(runtime::chain(&error), "BadSettings"))?;
+        let site = Arc::new(Site::new(client.clone(), self.settings.wait()));
+        known.insert(directory.to_owned(), (client, Arc::clone(&site)));
+        Ok(site)
+    }
+
+    fn options(&self, directory: &str) -> Options {
+        let mut options = Options::new(directory, self.trust.clone());
+        options.country = self.country;
+        options.state = self.settings.state().filter(|dir| writable(dir));
+        options.stall = self.settings.timeout();
+        options.connect = options.connect.min(options.stall);
+        options.feedback = self.settings.feedback();
+        options.proxy = self.settings.proxy();
+        options
+    }
+
+    async fn end(&self) {
+        let known: Vec<Client> = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.values().map(|(client, _)| client.clone()).collect()
+        };
+        for client in known {
+            client.tell_feedback().await;
+        }
+    }
+}
+
+/// Makes the folder if need be.
+fn writable(dir: &PathBuf) -> bool {
+    std::fs::create_dir_all(dir).is_ok()
+}
