@@ -12,6 +12,7 @@
 //! | [`view`] | which part of a channel a mirror carries |
 //! | [`layout`] | what a layout promises about its paths |
 //! | [`manifest`] | which files a build is made of |
+//! | [`openbsd`] | what OpenBSD's packages and their lists say |
 //! | [`tree`], [`url`] | what a path leads to, in a build and in a URL |
 //! | [`channel`] | what is published in a channel |
 //! | [`archive`] | which build comes next |
@@ -32,6 +33,7 @@ pub mod layout;
 pub mod limits;
 pub mod manifest;
 pub mod mirror;
+pub mod openbsd;
 pub mod path;
 pub mod probe;
 pub mod sign;
