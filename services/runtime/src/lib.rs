@@ -7,6 +7,7 @@
 //! | [`store`] | pages and blobs as content-addressed files |
 //! | [`state`] | small control state in sled |
 //! | [`key`] | key files in signify's format |
+//! | [`package`] | packing lists out of OpenBSD's packages |
 //! | [`boot`] | configuration, telemetry, shutdown, health, metrics, the clock |
 //! | [`trace`] | one trace over NATS headers and gRPC metadata |
 #![warn(missing_docs)]
@@ -15,6 +16,7 @@ pub mod boot;
 pub mod feed;
 pub mod key;
 pub mod log;
+pub mod package;
 pub mod state;
 pub mod store;
 pub mod trace;
