@@ -202,9 +202,20 @@ pub fn print_embedded(signature: &Signature, message: &[u8], comment: &str) -> V
 /// [`SignifyError`] for any byte before the message that is not as it must be, and for a message
 /// that is larger than any statement.
 pub fn parse_embedded(file: &[u8]) -> Result<(Signature, &[u8]), SignifyError> {
+    parse_embedded_within(file, REPORT_MAX_BYTES)
+}
+
+/// The same for what others sign, such as lists of packages, with another bound on the message.
+///
+/// # Errors
+/// As [`parse_embedded`].
+pub fn parse_embedded_within(
+    file: &[u8],
+    max_bytes: usize,
+) -> Result<(Signature, &[u8]), SignifyError> {
     let (binary, message) = parse::<SIGNATURE_BYTES>(file)?;
-    if message.len() > REPORT_MAX_BYTES {
-        let (size_bytes, max_bytes) = (message.len(), REPORT_MAX_BYTES);
+    let size_bytes = message.len();
+    if size_bytes > max_bytes {
         return Err(SignifyError::TooLarge {
             size_bytes,
             max_bytes,
