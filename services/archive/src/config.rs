@@ -81,6 +81,8 @@ pub struct Declared {
     pub tree: Option<PathBuf>,
     /// Keys with which its InRelease must be signed.
     pub openpgp_keyring: Option<PathBuf>,
+    /// Public keys of signify(1), one of which must have signed each of its SHA256.sig.
+    pub signify_keys: Vec<PathBuf>,
 }
 
 /// What an archive runs on.
@@ -242,6 +244,20 @@ mod tests {
     fn the_sample_is_valid() {
         let sample: Written = toml::from_str(include_str!("../../../deploy/archive.toml")).unwrap();
         sample.check(Path::new("/etc/mirrorlog")).unwrap();
+    }
+
+    #[test]
+    fn signify_keys_are_one_or_more() {
+        let with = |key: &str| {
+            let text = format!("[[channels]]\nname = 'o'\nlayout = 'openbsd'\n{key}\n");
+            check(&text).map(|config| config.channels[0].signify_keys.clone())
+        };
+        assert_eq!(with(""), Ok(Vec::new()));
+        let one = PathBuf::from("/etc/mirrorlog/base.pub");
+        assert_eq!(with("signify_key = 'base.pub'"), Ok(vec![one.clone()]));
+        let two = "signify_key = ['base.pub', '/etc/signify/pkg.pub']";
+        assert_eq!(with(two), Ok(vec![one, "/etc/signify/pkg.pub".into()]));
+        assert!(with("signify_key = 1").is_err());
     }
 
     #[test]

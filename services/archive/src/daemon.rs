@@ -223,6 +223,7 @@ impl Daemon {
             catch_all: false,
             tree: None,
             openpgp_keyring: None,
+            signify_keys: Vec::new(),
         };
         let mut all: Vec<Declared> = self
             .channels()

@@ -295,7 +295,7 @@ pub(crate) struct PublishArgs {
     pub(crate) channel: ChannelId,
     /// The tree on disk
     pub(crate) tree: PathBuf,
-    /// Shape of the tree: plain, debian
+    /// Shape of the tree: plain, debian, openbsd
     #[arg(long)]
     pub(crate) layout: Option<Layout>,
     /// Publish on the priority lane, which overtakes all that is bulk

@@ -28,7 +28,10 @@ impl Layout {
 
     /// True when one name never gets other content, so that a removed path may still be served for the grace time.
     ///
-    /// Debian: everything below `pool/`, and by-hash files. The other layouts promise nothing of the kind.
+    /// Debian: everything below `pool/`, and by-hash files. Plain trees promise nothing of the kind, nor does
+    /// OpenBSD: snapshots rebuild a package under the name that it had, and a package of an older build would
+    /// be one that SHA256 and index.txt of the live one do not know. Who wants one build throughout gives
+    /// pkg_add that build's pinned URL.
     pub fn is_immutable(self, path: &EntryPath) -> bool {
         match self {
             Self::Plain | Self::OpenBsd => false,

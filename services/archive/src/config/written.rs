@@ -64,6 +64,35 @@ pub(crate) struct WrittenChannel {
     tree: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     openpgp_keyring: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "OneOrMore::is_empty")]
+    signify_key: OneOrMore,
+}
+
+/// A file, or a list of them: OpenBSD signs its sets and its packages with two keys.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(PathBuf),
+    More(Vec<PathBuf>),
+}
+
+impl Default for OneOrMore {
+    fn default() -> Self {
+        Self::More(Vec::new())
+    }
+}
+
+impl OneOrMore {
+    fn is_empty(&self) -> bool {
+        self.paths().is_empty()
+    }
+
+    fn paths(&self) -> &[PathBuf] {
+        match self {
+            Self::One(path) => std::slice::from_ref(path),
+            Self::More(paths) => paths,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -190,6 +219,10 @@ impl WrittenChannel {
             catch_all: self.catch_all,
             tree: self.tree.map(|tree| base.join(tree)),
             openpgp_keyring: self.openpgp_keyring.map(|keyring| base.join(keyring)),
+            signify_keys: {
+                let keys = self.signify_key.paths().iter();
+                keys.map(|key| base.join(key)).collect()
+            },
         })
     }
 }
@@ -205,6 +238,7 @@ impl From<&Declared> for WrittenChannel {
             catch_all: declared.catch_all,
             tree: declared.tree.clone(),
             openpgp_keyring: declared.openpgp_keyring.clone(),
+            signify_key: OneOrMore::More(declared.signify_keys.clone()),
         }
     }
 }

@@ -5,7 +5,8 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use super::debian::{Check, Index, read_paragraphs};
+use super::Check;
+use super::debian::{Index, read_paragraphs};
 use super::index::IndexKind;
 use super::version::compare;
 use crate::publish::{Fault, Faults, PublishError, Rule};

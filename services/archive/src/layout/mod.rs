@@ -1,9 +1,11 @@
 //! What each layout checks of a tree before it is published.
 
+mod check;
 mod checksum;
 mod debian;
 mod deps;
 mod index;
+mod openbsd;
 mod openpgp;
 mod release;
 mod unpack;
@@ -16,6 +18,7 @@ use mirrorlog_core::id::Digest;
 use mirrorlog_core::layout::Layout;
 use mirrorlog_core::time::Timestamp;
 
+use check::Check;
 pub(crate) use index::{IndexKind, read_index};
 pub(crate) use release::Release;
 pub(crate) use unpack::Packing;
@@ -27,11 +30,13 @@ use crate::scan::Tree;
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
     pub(crate) layout: Layout,
-    /// A channel that takes what its siblings leave has no Release of its own.
+    /// A channel that takes what its siblings leave has no Release, or SHA256, of its own.
     pub(crate) needs_suites: bool,
     pub(crate) allow_expired: bool,
     pub(crate) deps: bool,
     pub(crate) openpgp_keyring: Option<PathBuf>,
+    /// Public keys of which one must have signed each SHA256.sig; empty: signatures are not verified.
+    pub(crate) signify_keys: Vec<PathBuf>,
     pub(crate) now: Timestamp,
     /// Root of the build that this one follows.
     pub(crate) before: Option<Digest>,
@@ -60,20 +65,32 @@ pub(crate) fn validate(
     match rules.layout {
         Layout::Plain => Ok(()),
         Layout::Debian => debian::validate(rules, tree, view, extent, faults),
-        Layout::OpenBsd => Err(PublishError::LayoutUnsupported(Layout::OpenBsd)),
+        Layout::OpenBsd => openbsd::validate(rules, tree, view, extent, faults),
     }
 }
 
 /// The layout that a tree looks like: debian when there is a `dists/*/Release` or `InRelease`, or one a
-/// folder deeper, as in `dists/bookworm/updates`.
+/// folder deeper, as in `dists/bookworm/updates`; openbsd when a folder has packages of OpenBSD and lists
+/// of them, or signed sets.
 ///
 /// # Errors
 /// When `dists` is there and cannot be read.
 pub fn detect(tree: &Path) -> io::Result<Layout> {
+    if is_debian(tree)? {
+        return Ok(Layout::Debian);
+    }
+    Ok(if openbsd::is_openbsd(tree) {
+        Layout::OpenBsd
+    } else {
+        Layout::Plain
+    })
+}
+
+fn is_debian(tree: &Path) -> io::Result<bool> {
     let dists = match std::fs::read_dir(tree.join("dists")) {
         Ok(dists) => dists,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Layout::Plain),
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(Layout::Plain),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(false),
         Err(error) => return Err(error),
     };
     let is_suite = |folder: &Path| {
@@ -84,15 +101,15 @@ pub fn detect(tree: &Path) -> io::Result<Layout> {
         let suite = suite?;
         let path = suite.path();
         if is_suite(&path) {
-            return Ok(Layout::Debian);
+            return Ok(true);
         }
         if suite.file_type()?.is_dir() {
             for nested in std::fs::read_dir(&path)? {
                 if is_suite(&nested?.path()) {
-                    return Ok(Layout::Debian);
+                    return Ok(true);
                 }
             }
         }
     }
-    Ok(Layout::Plain)
+    Ok(false)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::debian::Check;
+use super::Check;
 use crate::publish::{Fault, Faults, PublishError, Rule};
 
 /// Checks InRelease, and Release with Release.gpg when `with_plain`.

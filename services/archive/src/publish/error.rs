@@ -59,9 +59,6 @@ pub enum PublishError {
         /// What was asked for.
         asked: Layout,
     },
-    /// The layout is known and its checks are not there yet.
-    #[error("layout {0} is not supported yet: use plain or debian")]
-    LayoutUnsupported(Layout),
     /// There is no tree.
     #[error("tree {} cannot be opened", path.display())]
     Tree {
@@ -133,7 +130,7 @@ impl PublishError {
         match self {
             Self::Busy { .. } | Self::HeadMoved { .. } => 75,
             Self::Refused { .. } | Self::NotSeparable { .. } => 65,
-            Self::LayoutDiffers { .. } | Self::LayoutUnsupported(_) | Self::Config(_) => 64,
+            Self::LayoutDiffers { .. } | Self::Config(_) => 64,
             Self::Tree { source, .. } if !is_absent(source) => 74,
             Self::Tree { .. } | Self::NoChannel { .. } => 66,
             Self::Down { .. } => 69,
@@ -150,7 +147,6 @@ impl PublishError {
             Self::Busy { .. }
             | Self::HeadMoved { .. }
             | Self::LayoutDiffers { .. }
-            | Self::LayoutUnsupported(_)
             | Self::Tree { .. }
             | Self::NoChannel { .. }
             | Self::Down { .. }

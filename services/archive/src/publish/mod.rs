@@ -65,6 +65,8 @@ pub struct PublishConfig {
     pub immutable: Vec<String>,
     /// Keys that must have signed each Release; none: signatures are not checked.
     pub openpgp_keyring: Option<PathBuf>,
+    /// Keys of which one must have signed each SHA256.sig; none: signatures are not verified.
+    pub signify_keys: Vec<PathBuf>,
 }
 
 /// What to publish.
@@ -181,15 +183,13 @@ async fn publish_now(
     let (config, request) = (Arc::new(config.clone()), Arc::new(request));
     let _lock = PublishLock::take(&config.state_dir, &request.channel)?;
     let mut daemon = Daemon::new(&config.socket);
-    let declare = prepare::layout_to_declare(&request)?;
+    std::fs::metadata(&request.tree).map_err(|e| PublishError::tree(&request.tree, e))?;
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
             progress.note("another build came in between: scanning again");
         }
         let begun = Instant::now();
-        let channel = daemon
-            .describe(&request.channel, Some(declare), attempt == 0)
-            .await?;
+        let channel = describe(&mut daemon, &request, attempt == 0).await?;
         let described = begun.elapsed();
         check_layout(&request, &channel)?;
         let store_dir = config.store_dir.clone();
@@ -225,6 +225,23 @@ async fn publish_now(
         channel: request.channel.to_string(),
         attempts: ATTEMPTS,
     })
+}
+
+/// Asks about the channel. One that the archive does not know is asked to be made; only then is the tree
+/// looked at for its layout.
+async fn describe(
+    daemon: &mut Daemon,
+    request: &Arc<PublishRequest>,
+    first: bool,
+) -> Result<Channel, PublishError> {
+    match daemon.describe(&request.channel, None, first).await {
+        Err(PublishError::NoChannel { .. }) => {
+            let asked = Arc::clone(request);
+            let layout = blocking(move || prepare::layout_to_declare(&asked)).await?;
+            daemon.describe(&request.channel, Some(layout), false).await
+        }
+        known => known,
+    }
 }
 
 /// Scans and checks a tree and stores its content, without publishing it, and returns the commit that
@@ -274,10 +291,7 @@ fn check_layout(request: &PublishRequest, channel: &Channel) -> Result<(), Publi
             asked,
         });
     }
-    match channel.layout {
-        Layout::Plain | Layout::Debian => Ok(()),
-        Layout::OpenBsd => Err(PublishError::LayoutUnsupported(Layout::OpenBsd)),
-    }
+    Ok(())
 }
 
 /// Runs the blocking part on its own thread and shows how far it is.

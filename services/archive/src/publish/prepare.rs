@@ -287,6 +287,7 @@ impl Job<'_> {
             allow_expired: request.allow_expired,
             deps: request.deps,
             openpgp_keyring: config.openpgp_keyring.clone(),
+            signify_keys: config.signify_keys.clone(),
             now: runtime::boot::now(),
             before: candidate.base_root,
         };
@@ -331,10 +332,8 @@ fn count(
 /// The layout to declare a channel with, if the archive does not know it.
 pub(crate) fn layout_to_declare(request: &PublishRequest) -> Result<Layout, PublishError> {
     let path = &request.tree;
-    let failed = |source| PublishError::tree(path, source);
-    std::fs::metadata(path).map_err(failed)?;
     match request.layout {
         Some(layout) => Ok(layout),
-        None => crate::layout::detect(path).map_err(failed),
+        None => crate::layout::detect(path).map_err(|source| PublishError::tree(path, source)),
     }
 }

@@ -45,6 +45,7 @@ impl Bench {
             state_dir: at("state"),
             immutable: Vec::new(),
             openpgp_keyring: None,
+            signify_keys: Vec::new(),
         }
     }
 

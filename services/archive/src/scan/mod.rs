@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use runtime::store::Batch;
 
 pub(crate) use recheck::recheck_one;
-pub(crate) use tree::{Kind, Stamp, Tree, means_changed};
+pub(crate) use tree::{Kind, Stamp, Tree, means_changed, split};
 pub(crate) use walk::{Item, Step, Walk, fault_or_error};
 
 use crate::publish::{Counters, Fault, Faults, PublishError, Rule, Workspace, manifest_failure};

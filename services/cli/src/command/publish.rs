@@ -117,12 +117,15 @@ pub(crate) fn publish_config(
     channel: &ChannelId,
 ) -> Result<PublishConfig, Failure> {
     let declared = settings.channel(channel).or_exit(crate::failure::CONFIG)?;
+    let keys = declared.map(|declared| (declared.openpgp_keyring, declared.signify_keys));
+    let (openpgp_keyring, signify_keys) = keys.unwrap_or_default();
     Ok(PublishConfig {
         socket: settings.admin_socket(),
         store_dir: settings.store.clone(),
         state_dir: settings.state.clone(),
         immutable: settings.immutable.clone(),
-        openpgp_keyring: declared.and_then(|declared| declared.openpgp_keyring),
+        openpgp_keyring,
+        signify_keys,
     })
 }
 

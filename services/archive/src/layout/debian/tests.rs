@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use mirrorlog_core::id::Digest;
 use mirrorlog_core::layout::Layout;
 use mirrorlog_core::time::Timestamp;
 use sha2::Digest as _;
@@ -129,6 +130,7 @@ impl Archive {
             allow_expired: false,
             deps: false,
             openpgp_keyring: None,
+            signify_keys: Vec::new(),
             now: NOW,
             before: None,
         }

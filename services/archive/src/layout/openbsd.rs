@@ -1,0 +1,131 @@
+//! The OpenBSD layout: what pkg_add and the installer would find wrong, found before it is published.
+//!
+//! A folder is checked when it has SHA256 or SHA256.sig, or packages and index.txt:
+//! 1. SHA256 parses, each file that it lists is there with that digest, and each package is listed.
+//! 2. SHA256.sig is a signature of signify's with the same lines behind it. When keys are configured it must
+//!    be there, by one of them.
+//! 3. index.txt names each package, and nothing that is not there. (What ls says of sizes and dates is from
+//!    before the packages were signed, and does not count.)
+//! 4. Each package begins with a packing list that has its file's name, and each `@depend` of it is met by a
+//!    package of the same folder. For `packages-stable/ARCH` those of `packages/ARCH` count too, as pkg_add
+//!    looks into both.
+//!
+//! After a change, only folders in which something differs are checked again, and those with symlinks, which
+//! may lead to it. Of their packages only those with other content are read; a package that is new breaks no
+//! other one. But when one went, who needed it stands in the packing lists alone, so all of the folder's are
+//! read again.
+
+mod detect;
+mod folder;
+mod packages;
+mod signed;
+
+pub(super) use detect::is_openbsd;
+
+use std::collections::BTreeMap;
+
+use mirrorlog_core::manifest::Entry;
+use mirrorlog_core::openbsd::PackageName;
+
+use super::{Check, Extent, Rules};
+use crate::publish::{Fault, Faults, PublishError, Rule, View};
+use crate::scan::{Tree, split};
+
+const SHA256: &str = "SHA256";
+const SHA256_SIG: &str = "SHA256.sig";
+const INDEX: &str = "index.txt";
+
+/// What stands out in a folder.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outline {
+    has_sums: bool,
+    has_index: bool,
+    has_packages: bool,
+    has_links: bool,
+}
+
+/// Checks a manifest.
+///
+/// # Errors
+/// Faults of disk and store, and of the configured keys.
+pub(super) fn validate(
+    rules: &Rules,
+    tree: &Tree,
+    view: View<'_>,
+    extent: Extent<'_>,
+    faults: &mut Faults,
+) -> Result<(), PublishError> {
+    let check = Check::new(rules, tree, view, extent)?;
+    let keys = signed::keys(rules)?;
+    let outlines = outlines(&check.view)?;
+    let mut folders = outlines
+        .iter()
+        .filter(|(_, outline)| outline.is_checked())
+        .peekable();
+    if folders.peek().is_none() && rules.needs_suites {
+        let expected = "a folder with SHA256, or with packages and index.txt (or --layout plain)";
+        faults.push(Fault::new(b".", Rule::Missing, expected, "none"));
+    }
+    for (path, outline) in folders {
+        if differs(&check, path, *outline) {
+            folder::check(&check, keys.as_ref(), path, faults)?;
+        }
+    }
+    Ok(())
+}
+
+/// All folders with entries of their own.
+fn outlines(view: &View<'_>) -> Result<BTreeMap<Vec<u8>, Outline>, PublishError> {
+    let mut outlines: BTreeMap<Vec<u8>, Outline> = BTreeMap::new();
+    for found in view.below(b"") {
+        let (path, entry) = found?;
+        let (folder, name) = split(path.as_bytes());
+        if !outlines.contains_key(folder) {
+            outlines.insert(folder.to_vec(), Outline::default());
+        }
+        if let Some(outline) = outlines.get_mut(folder) {
+            outline.add(name, matches!(entry, Entry::Symlink { .. }));
+        }
+    }
+    Ok(outlines)
+}
+
+impl Outline {
+    fn add(&mut self, name: &[u8], is_link: bool) {
+        self.has_links |= is_link;
+        self.has_sums |= name == SHA256.as_bytes() || name == SHA256_SIG.as_bytes();
+        self.has_index |= name == INDEX.as_bytes();
+        self.has_packages = self.has_packages || PackageName::of_file(name).is_some();
+    }
+
+    fn is_checked(&self) -> bool {
+        self.has_sums || (self.has_index && self.has_packages)
+    }
+}
+
+/// True when what is said in or of a folder may be other than it was in the base.
+fn differs(check: &Check<'_>, folder: &[u8], outline: Outline) -> bool {
+    let Some(since) = &check.since else {
+        return true;
+    };
+    let beside = beside(folder);
+    let within = |folder: &[u8]| {
+        let mut touched = since.touched.iter();
+        touched.any(|path| folder.is_empty() || path.is_below(folder))
+    };
+    outline.has_links || within(folder) || beside.is_some_and(|beside| within(&beside))
+}
+
+/// The folder whose packages count too: `7.8/packages/amd64` for `7.8/packages-stable/amd64`.
+fn beside(folder: &[u8]) -> Option<Vec<u8>> {
+    let (above, architecture) = split(folder);
+    let release = match split(above) {
+        (b"", b"packages-stable") => &b""[..],
+        (release, b"packages-stable") => &above[..=release.len()],
+        (_, _other) => return None,
+    };
+    Some([release, b"packages/", architecture].concat())
+}
+
+#[cfg(test)]
+mod tests;
