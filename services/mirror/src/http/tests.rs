@@ -5,6 +5,7 @@
 mod files;
 mod folders;
 mod own;
+mod pkg_add;
 mod trees;
 mod wire;
 
