@@ -13,6 +13,7 @@ mod directory;
 mod directory_apt;
 mod directory_clients;
 mod hooks;
+mod openbsd;
 mod outage;
 mod priority;
 mod publishing;
