@@ -74,6 +74,17 @@ pub(super) fn validate(
     Ok(())
 }
 
+/// The package that a file of this name holds. Patches of the base system and an operator's own sets, such as
+/// `syspatch78-001_expat.tgz` and `site78-1.tgz`, are called alike and are none.
+fn package(file_name: &[u8]) -> Option<PackageName> {
+    let is_set = |stem: &str| {
+        let release = stem.strip_prefix("syspatch").or(stem.strip_prefix("site"));
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        release.is_some_and(is_number)
+    };
+    PackageName::of_file(file_name).filter(|name| !is_set(name.stem()))
+}
+
 /// All folders with entries of their own.
 fn outlines(view: &View<'_>) -> Result<BTreeMap<Vec<u8>, Outline>, PublishError> {
     let mut outlines: BTreeMap<Vec<u8>, Outline> = BTreeMap::new();
@@ -95,7 +106,7 @@ impl Outline {
         self.has_links |= is_link;
         self.has_sums |= name == SHA256.as_bytes() || name == SHA256_SIG.as_bytes();
         self.has_index |= name == INDEX.as_bytes();
-        self.has_packages = self.has_packages || PackageName::of_file(name).is_some();
+        self.has_packages = self.has_packages || package(name).is_some();
     }
 
     fn is_checked(&self) -> bool {

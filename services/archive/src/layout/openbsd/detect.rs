@@ -5,10 +5,9 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use mirrorlog_core::openbsd::PackageName;
 use runtime::package::read_packing_list;
 
-use super::Outline;
+use super::{Outline, package};
 
 /// `pub/OpenBSD/7.8/packages/amd64` is five deep.
 const MAX_DEPTH: usize = 5;
@@ -61,7 +60,7 @@ impl Seen {
         let name = path.file_name().unwrap_or_default().as_bytes();
         self.outline.add(name, false);
         self.is_signed |= name == super::SHA256_SIG.as_bytes();
-        if self.package.is_none() && PackageName::of_file(name).is_some() {
+        if self.package.is_none() && package(name).is_some() {
             self.package = Some(path);
         }
     }

@@ -8,7 +8,7 @@ use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::sign::TrustedKeys;
 
 use super::super::Check;
-use super::{INDEX, Outline, SHA256, SHA256_SIG, beside, packages, signed};
+use super::{INDEX, Outline, SHA256, SHA256_SIG, beside, package, packages, signed};
 use crate::publish::{Fault, Faults, PublishError, Rule, View, manifest_error};
 
 /// A folder's own names.
@@ -33,7 +33,7 @@ impl Folder {
                 Listed::Folder(name) => name,
                 Listed::Entry(name, entry) => {
                     folder.outline.add(&name, entry.file().is_none());
-                    folder.packages.extend(PackageName::of_file(&name));
+                    folder.packages.extend(package(&name));
                     name
                 }
             };

@@ -200,6 +200,15 @@ fn a_good_tree_has_no_fault() {
     // A folder that lists nothing is not looked at: source code has such names too.
     archive.write("distfiles/vim-9.1.0.tgz", b"no package");
     assert_eq!(archive.check(), []);
+    // Patches of the base system are no packages either.
+    archive.write(
+        "syspatch/7.8/amd64/syspatch78-001_expat.tgz",
+        &tgz("usr/lib/x", b"x"),
+    );
+    archive.write("7.8/amd64/site78-1.tgz", &tgz("etc/x", b"x"));
+    archive.lists("syspatch/7.8/amd64");
+    archive.lists("7.8/amd64");
+    assert_eq!(archive.check(), []);
     // The folder itself may be the tree.
     let top = Archive::new();
     for name in std::fs::read_dir(top.path(PACKAGES)).unwrap() {
