@@ -22,6 +22,8 @@ pub struct DebianRepo {
     dir: TempDir,
     suites: BTreeMap<String, BTreeSet<String>>,
     built: SystemTime,
+    /// Whether indexes have names by digest.
+    by_hash: bool,
 }
 
 impl DebianRepo {
@@ -33,11 +35,12 @@ impl DebianRepo {
         }
         let private = std::fs::Permissions::from_mode(0o700);
         std::fs::set_permissions(dir.path().join("gnupg"), private).unwrap();
-        let built = SystemTime::now() - Duration::from_secs(24 * 3600);
+        let built = SystemTime::now() - Duration::from_secs(30 * 24 * 3600);
         let repo = Self {
             dir,
             suites: BTreeMap::new(),
             built,
+            by_hash: true,
         };
         let make = [
             "--passphrase",
@@ -117,6 +120,19 @@ impl DebianRepo {
     /// The pool's path of a package.
     pub fn pool_path(name: &str, version: &str) -> String {
         format!("pool/main/{}/{name}/{name}_{version}_all.deb", &name[..1])
+    }
+
+    /// From now on indexes have no names by digest, as tools make them that do not know these; the old ones go.
+    pub fn without_by_hash(&mut self) {
+        self.by_hash = false;
+        let suites: Vec<String> = self.suites.keys().cloned().collect();
+        for suite in suites {
+            let folder = self.tree().join(format!("dists/{suite}/{INDEX}/by-hash"));
+            if folder.exists() {
+                std::fs::remove_dir_all(folder).unwrap();
+            }
+        }
+        self.write();
     }
 
     /// Builds a package into the pool, and names it in a suite. Indexes are not touched.
@@ -207,7 +223,7 @@ impl DebianRepo {
         let packed = run(tool("xz").arg("--stdout").arg(self.tree().join(&plain)));
         let mut written = vec![format!("{index}/Packages.xz")];
         self.write_file(&written[0], &packed);
-        for content in [packages, &packed] {
+        for content in [packages, &packed].into_iter().filter(|_| self.by_hash) {
             let hashes = [
                 ("SHA256", hex::encode(Sha256::digest(content))),
                 ("SHA512", hex::encode(Sha512::digest(content))),
@@ -233,7 +249,7 @@ impl DebianRepo {
             ("Codename", suite),
             ("Components", "main"),
             ("Architectures", "amd64"),
-            ("Acquire-By-Hash", "yes"),
+            ("Acquire-By-Hash", if self.by_hash { "yes" } else { "no" }),
         ];
         for (name, value) in fields {
             release

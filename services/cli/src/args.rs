@@ -268,6 +268,9 @@ pub(crate) struct GetArgs {
     /// Say what would be fetched, from whom, and what feedback waits; fetch nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Only what is named, not what packages of an openbsd channel need besides
+    #[arg(long)]
+    pub(crate) no_deps: bool,
     /// Between two looks for a build that no mirror has yet; 0s: do not wait
     #[arg(long, value_name = "TIME", default_value = "10m")]
     pub(crate) retry_after: runtime::boot::Span,

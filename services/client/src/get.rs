@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mirrorlog_core::client::climb::{Level, Wish};
 use mirrorlog_core::id::{Build, ChannelId};
+use mirrorlog_core::layout::Layout;
 
 use crate::Client;
+use crate::closure::{self, DependError, PACKAGES_MAX, Shelf};
 use crate::fetch::{Fetched, part_path};
 use crate::pin::{self, FindError, Found, PinError, Pinned, WantedFile, shown};
 use crate::session::Stop;
@@ -32,10 +34,21 @@ pub struct Job {
     pub paths: Vec<Vec<u8>>,
     /// The folder for them; each by its last component.
     pub into: PathBuf,
+    /// Whether packages bring what they need.
+    pub needs: Needs,
     /// Between two looks for a build that nobody has yet.
     pub retry_after: Duration,
     /// After this time it is not looked for again.
     pub give_up_after: Duration,
+}
+
+/// Whether packages bring what they need, where the layout's packages say so themselves (`openbsd`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Out of the same build.
+    Brought,
+    /// Only what is named comes.
+    Left,
 }
 
 /// One file that was fetched.
@@ -49,6 +62,8 @@ pub struct Delivered {
     pub wanted: WantedFile,
     /// How it came.
     pub fetched: Fetched,
+    /// The package that needs it; none for what was asked for.
+    pub needed_by: Option<String>,
 }
 
 /// What was fetched.
@@ -71,6 +86,9 @@ pub enum GetError {
     /// A path.
     #[error(transparent)]
     Find(FindError),
+    /// What a package needs.
+    #[error(transparent)]
+    Depend(DependError),
     /// Two paths end in one name.
     #[error("{first} and {second} would both be {name} in the folder: fetch them into two folders")]
     SameName {
@@ -131,6 +149,7 @@ struct Task {
     file: WantedFile,
     /// Below the folder.
     name: PathBuf,
+    needed_by: Option<String>,
 }
 
 /// Fetches all paths of one build, verified, and puts them into the folder once all are here.
@@ -210,6 +229,7 @@ fn stop_of(error: &GetError) -> Option<(&Stop, Option<&Build>)> {
         GetError::Find(FindError::Stop(source)) => Some((source, None)),
         GetError::Pin(_)
         | GetError::Find(_)
+        | GetError::Depend(_)
         | GetError::SameName { .. }
         | GetError::TimedOut { .. }
         | GetError::Write { .. } => None,
@@ -245,22 +265,30 @@ async fn attempt(
 ) -> Result<Got, GetError> {
     let pinned = pin::pin(&client.0, &job.channel, aim, wish, watch).await?;
     let tasks = tasks(&pinned, job, watch).await?;
+    let (done, tasks) = fetch_all(&pinned, job, tasks, watch).await?;
     let notices = notices(&pinned, &tasks);
     for (package, text) in &notices {
         watch.tell(Event::Notice { package, text });
     }
-    let fetches = stream::iter(&tasks).map(|task| fetch_task(&pinned, task, &job.into, watch));
-    let fetched: Vec<(PathBuf, Fetched)> = fetches.buffered(FILES_AT_ONCE).try_collect().await?;
     let mut files = Vec::with_capacity(tasks.len());
-    for (task, (part, fetched)) in tasks.into_iter().zip(fetched) {
-        let file = job.into.join(&task.name);
+    for (
+        Task {
+            file: wanted,
+            name,
+            needed_by,
+        },
+        (part, fetched),
+    ) in tasks.into_iter().zip(done)
+    {
+        let file = job.into.join(name);
         put(&part, &file)?;
-        let path = shown(task.file.path.as_bytes());
+        let path = shown(wanted.path.as_bytes());
         files.push(Delivered {
             path,
             file,
-            wanted: task.file,
+            wanted,
             fetched,
+            needed_by,
         });
     }
     Ok(Got {
@@ -268,6 +296,67 @@ async fn attempt(
         files,
         notices,
     })
+}
+
+/// Fetches all tasks and, where packages say what they need, that too, until nothing is missing.
+async fn fetch_all(
+    pinned: &Pinned,
+    job: &Job,
+    tasks: Vec<Task>,
+    watch: &dyn Watch,
+) -> Result<(Vec<(PathBuf, Fetched)>, Vec<Task>), GetError> {
+    let brings = job.needs == Needs::Brought && pinned.snapshot().layout == Layout::OpenBsd;
+    let mut shelf = Shelf::default();
+    let (mut done, mut all): (Vec<(PathBuf, Fetched)>, Vec<Task>) = (Vec::new(), Vec::new());
+    let mut wave = tasks;
+    while !wave.is_empty() {
+        let fetches = stream::iter(&wave).map(|task| fetch_task(pinned, task, &job.into, watch));
+        let fetched: Vec<(PathBuf, Fetched)> =
+            fetches.buffered(FILES_AT_ONCE).try_collect().await?;
+        let mut next: Vec<Task> = Vec::new();
+        for (task, (part, _)) in wave.iter().zip(&fetched).filter(|_| brings) {
+            let needed = shelf.needed(pinned, &task.file.path, part, watch).await;
+            for path in needed.map_err(|trouble| needs_error(pinned, task, trouble))? {
+                let known = |one: &Task| one.file.path.as_bytes() == path;
+                if !all.iter().chain(&wave).chain(&next).any(known) {
+                    next.push(needed_task(pinned, task, &path, watch).await?);
+                }
+            }
+        }
+        done.extend(fetched);
+        all.append(&mut wave);
+        if all.len() + next.len() > PACKAGES_MAX && brings {
+            return Err(GetError::Depend(DependError::TooMany));
+        }
+        wave = next;
+    }
+    Ok((done, all))
+}
+
+/// A package that another one needs goes beside it.
+async fn needed_task(
+    pinned: &Pinned,
+    by: &Task,
+    path: &[u8],
+    watch: &dyn Watch,
+) -> Result<Task, GetError> {
+    let file = pinned
+        .file(path, watch)
+        .await
+        .map_err(|error| find_error(pinned, path, error))?;
+    let name = by.name.with_file_name(OsStr::from_bytes(file.path.name()));
+    Ok(Task {
+        file,
+        name,
+        needed_by: Some(shown(by.file.path.name())),
+    })
+}
+
+fn needs_error(pinned: &Pinned, task: &Task, trouble: closure::Trouble) -> GetError {
+    match trouble {
+        closure::Trouble::Depend(error) => GetError::Depend(error),
+        closure::Trouble::Find(error) => find_error(pinned, task.file.path.as_bytes(), error),
+    }
 }
 
 /// What the paths lead to, and the names under which it is put into the folder.
@@ -281,14 +370,22 @@ async fn tasks(pinned: &Pinned, job: &Job, watch: &dyn Watch) -> Result<Vec<Task
         match pinned.find(path, watch).await.map_err(find)? {
             Found::File(file) => {
                 let name = PathBuf::from(OsStr::from_bytes(name));
-                tasks.push(Task { file, name });
+                tasks.push(Task {
+                    file,
+                    name,
+                    needed_by: None,
+                });
             }
             Found::Folder(folder) => {
                 for file in pinned.below(&folder, watch).await.map_err(find)? {
                     let below = &file.path.as_bytes()[folder.len()..];
                     let below = below.strip_prefix(b"/").unwrap_or(below);
                     let name = Path::new(OsStr::from_bytes(name)).join(OsStr::from_bytes(below));
-                    tasks.push(Task { file, name });
+                    tasks.push(Task {
+                        file,
+                        name,
+                        needed_by: None,
+                    });
                 }
             }
         }

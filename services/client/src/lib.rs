@@ -25,11 +25,13 @@
 //! | `feedback` | what was seen of mirrors, told to the directory when the user wants it |
 //! | `fetch` | one file of the build, from whoever has it |
 //! | `get` | paths of one build into a folder, with waiting and planning anew |
+//! | `closure` | what packages need, out of the same build |
 //! | [`apt`] | apt's acquire method |
 //! | `watch` | what happens, for people |
 #![warn(missing_docs)]
 
 pub mod apt;
+mod closure;
 mod directory;
 mod feedback;
 mod fetch;
@@ -52,10 +54,11 @@ use mirrorlog_core::client::speed::{self, Judged, Transfer};
 use mirrorlog_core::id::{Build, ChannelId};
 use runtime::boot::now;
 
+pub use closure::DependError;
 pub use directory::DirectoryError;
 pub use feedback::Sample;
 pub use fetch::Fetched;
-pub use get::{Delivered, GetError, Got, Job, Plan, get, plan};
+pub use get::{Delivered, GetError, Got, Job, Needs, Plan, get, plan};
 pub use options::{ExpiredHeads, Options, OptionsError, Proxy, Trust};
 pub use pin::{FindError, PinError, Pinned, WantedFile};
 pub use session::Stop;

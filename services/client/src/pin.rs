@@ -344,7 +344,9 @@ impl Pinned {
             root: self.snapshot.root,
         };
         let scope = Scope(vec![tree]);
-        let place = self.read(watch, || scope.place(&self.pages, path)).await?;
+        let place = self
+            .read(watch, |pages, _| scope.place(pages, path))
+            .await?;
         match place {
             Place::File(_, path, entry) => Ok(Found::File(WantedFile { path, entry })),
             Place::Folder(path) => Ok(Found::Folder(path)),
@@ -366,9 +368,9 @@ impl Pinned {
         if !prefix.is_empty() {
             prefix.push(b'/');
         }
-        let files = self.read(watch, || {
+        let files = self.read(watch, |pages, root| {
             let mut files = Vec::new();
-            for entry in manifest::iter(&self.pages, &self.snapshot.root, &prefix, None) {
+            for entry in manifest::iter(pages, root, &prefix, None) {
                 let (_, path, entry) = entry?;
                 if let Entry::File(entry) = entry {
                     files.push(WantedFile { path, entry });
@@ -389,13 +391,13 @@ impl Pinned {
     }
 
     /// Reads the manifest, fetching pages until the reading comes to its end.
-    async fn read<T>(
+    pub(crate) async fn read<T>(
         &self,
         watch: &dyn Watch,
-        read: impl Fn() -> Result<T, ManifestError<Absent>>,
+        read: impl Fn(&Cache, &Digest) -> Result<T, ManifestError<Absent>>,
     ) -> Result<T, FindError> {
         loop {
-            match read() {
+            match read(&self.pages, &self.snapshot.root) {
                 Ok(found) => return Ok(found),
                 Err(ManifestError::Read(Absent(digest))) => self.bring(digest, watch).await?,
                 Err(_damaged) => {

@@ -57,6 +57,7 @@ fn job(build: Option<u64>, paths: &[&str], into: &Path) -> Job {
         build: build.map(|build| build.to_string().parse().unwrap()),
         paths: paths.iter().map(|path| path.as_bytes().to_vec()).collect(),
         into: into.to_owned(),
+        needs: client::Needs::Brought,
         retry_after: Duration::from_millis(100),
         give_up_after: Duration::from_secs(20),
     }

@@ -1,10 +1,9 @@
-//! wrk and nginx.
+//! wrk.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use e2e::{Network, run};
-use tempfile::TempDir;
 
 /// Clients, of a few hundred neighbourhoods in all countries.
 const CLIENTS: usize = 1000;
@@ -15,60 +14,6 @@ pub(crate) struct Result {
     pub(crate) p99_ms: f64,
     /// Answers that were neither 2xx nor 3xx, and broken connections.
     pub(crate) failed: u64,
-}
-
-/// nginx that redirects everything.
-pub(crate) struct Nginx {
-    pub(crate) url: String,
-    child: Child,
-    _dir: TempDir,
-}
-
-impl Nginx {
-    /// `target`: where to, in front of the request's path.
-    pub(crate) fn start(tools: &Path, target: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        let text = format!(
-            "daemon off;\nworker_processes auto;\npid nginx.pid;\nerror_log stderr;\nevents {{ worker_connections 4096; }}\n\
-             http {{\n access_log off;\n keepalive_requests 1000000000;\n client_body_temp_path body;\n proxy_temp_path proxy;\n \
-             fastcgi_temp_path fastcgi;\n uwsgi_temp_path uwsgi;\n scgi_temp_path scgi;\n \
-             server {{ listen {address}; location / {{ return 302 {target}$request_uri; }} }}\n}}\n"
-        );
-        std::fs::write(dir.path().join("nginx.conf"), text).unwrap();
-        let program = tools.join("usr/sbin/nginx");
-        assert!(
-            program.is_file(),
-            "{} is not there: deploy/setup --with-bench",
-            program.display()
-        );
-        let child = Command::new(program)
-            .arg("-p")
-            .arg(dir.path())
-            .args(["-c", "nginx.conf"])
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        e2e::until("nginx listens", || {
-            std::net::TcpStream::connect(address).is_ok()
-        });
-        Self {
-            url: format!("http://{address}"),
-            child,
-            _dir: dir,
-        }
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // Its workers end with it.
-        let pid = self.child.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status().ok();
-        self.child.wait().ok();
-    }
 }
 
 /// wrk with scripts of what is asked.

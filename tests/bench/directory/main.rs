@@ -16,9 +16,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use e2e::{Network, Setup, Tree, binary, until_within};
+use e2e::{Network, Nginx, Setup, Tree, binary, until_within};
 use fleet::Fleet;
-use load::{Load, Nginx, Result};
+use load::{Load, Result};
 
 /// Measures redirects and lists of a large directory.
 #[derive(Debug, Parser)]
@@ -75,7 +75,10 @@ fn main() {
     });
     println!("memory   {} with all offered", memory(&network));
 
-    let nginx = Nginx::start(&tools, &fleet.example);
+    let nginx = Nginx::start(
+        &tools,
+        &format!("return 302 {}$request_uri;", fleet.example),
+    );
     let load = Load::new(&tools, &network, &paths, args.connections, args.seconds);
     let directory = network.directory().to_owned();
     let mut rounds: Vec<[Result; 4]> = Vec::new();

@@ -51,6 +51,7 @@ pub(crate) fn failed(error: GetError) -> Failure {
     let code = match &error {
         GetError::Pin(error) => pin_code(error),
         GetError::Find(error) => find_code(error),
+        GetError::Depend(_) => DATA,
         GetError::SameName { .. } => USAGE,
         GetError::Stop { source, .. } => stop_code(source),
         GetError::TimedOut { .. } => AGAIN,

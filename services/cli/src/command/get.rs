@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use client::{Event, Got, Job, Watch};
+use client::{Event, Got, Job, Needs, Watch};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use mirrorlog_core::client::climb::Answer;
 use serde_json::json;
@@ -36,6 +36,11 @@ pub(crate) async fn run(args: GetArgs, output: &Output) -> Result<u8, Failure> {
         build,
         paths: args.paths.into_iter().map(OsStringExt::into_vec).collect(),
         into: args.output,
+        needs: if args.no_deps {
+            Needs::Left
+        } else {
+            Needs::Brought
+        },
         retry_after: args.retry_after.0,
         give_up_after: args.give_up_after.0,
     };
@@ -64,6 +69,7 @@ fn tell(job: &Job, got: &Got, output: &Output) {
                 "bytes": file.wanted.entry.size_bytes,
                 "sha256": file.wanted.entry.digest.to_hex(),
                 "source": file.fetched.source,
+                "needed_by": file.needed_by,
                 "asked": file.fetched.asked,
                 "had_bytes": file.fetched.had_bytes,
             })
