@@ -165,34 +165,42 @@ fn each_of_the_31_subsets_of_five_mirrors_that_lack_a_file() {
         .map(|one| one["name"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!((order.len(), order[5].as_str()), (6, "the archive"));
-    for (place, mirror) in order[..5].iter().enumerate() {
-        for subset in (1..32).filter(|subset| subset >> place & 1 == 1) {
-            let digest = sha256(format!("content {subset}").as_bytes());
-            let blob = network
-                .mirror_dir(mirror)
-                .join("store")
-                .join(&digest[..2])
-                .join(&digest[2..]);
-            std::fs::remove_file(blob).unwrap();
-        }
-    }
-    for subset in 1..32_usize {
+    let blob = |mirror: &str, subset: usize| {
+        let digest = sha256(format!("content {subset}").as_bytes());
+        network
+            .mirror_dir(mirror)
+            .join("store")
+            .join(&digest[..2])
+            .join(&digest[2..])
+    };
+    let lose = |subset: usize| {
+        let without = order[..5]
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| subset >> place & 1 == 1);
+        without.for_each(|(_, mirror)| std::fs::remove_file(blob(mirror, subset)).unwrap());
+    };
+    let ends_at = |subset: usize| {
         let name = format!("f{subset}");
         let (got, out) = get(&network, &name, &["c", &name]);
         let got = got.ok();
-        let first = (0..5).find(|place| subset >> place & 1 == 0);
-        let source = first.map_or("the archive", |place| order[place].as_str());
+        let first = (0..5).find(|place| subset >> place & 1 == 0).unwrap_or(5);
         let file = &got.json["files"][0];
-        assert_eq!(
-            (&file["source"], &file["asked"]),
-            (&source.into(), &(first.unwrap_or(5) + 1).into()),
-            "{subset:05b}"
-        );
-        assert_eq!(
-            std::fs::read(out.join(&name)).unwrap(),
-            format!("content {subset}").as_bytes()
-        );
-    }
+        let expected = (&order[first].as_str().into(), &(first + 1).into());
+        assert_eq!((&file["source"], &file["asked"]), expected, "{subset:05b}");
+        let content = std::fs::read(out.join(&name)).unwrap();
+        assert_eq!(content, format!("content {subset}").as_bytes());
+    };
+    // A mirror that is asked for what it lost mends all of it at once, from the archive.
+    lose(31);
+    ends_at(31);
+    until("the mirrors are mended", || {
+        order[..5].iter().all(|mirror| blob(mirror, 31).exists())
+    });
+    network.pause("archive");
+    (1..31).for_each(lose);
+    (1..31).for_each(ends_at);
+    network.resume("archive");
     network.resume("consistency");
 }
 
