@@ -256,29 +256,41 @@ impl DebianRepo {
                 .arg("-o")
                 .arg(format!("APT::FTPArchive::Release::{name}={value}"));
         }
-        // An old one would be listed in the new one.
-        for name in ["Release", "InRelease"] {
-            std::fs::remove_file(self.tree().join(&folder).join(name)).ok();
-        }
-        let text = run(release.args(["release", &folder]));
-        let file = format!("{folder}/Release");
-        self.write_file(&file, &text);
-        let signed = self.tree().join(&folder).join("InRelease");
+        let text = String::from_utf8(run(release.args(["release", &folder]))).unwrap();
+        // Old ones are listed too.
+        let own = |line: &&str| {
+            [" Release", " InRelease"]
+                .iter()
+                .any(|name| line.ends_with(name))
+        };
+        let lines: Vec<&str> = text.lines().filter(|line| !own(line)).collect();
+        let text = lines.join("\n") + "\n";
+        let unsigned = self.dir.path().join("Release");
+        let signed = self.dir.path().join("InRelease");
+        std::fs::write(&unsigned, &text).unwrap();
+        std::fs::remove_file(&signed).ok();
         run(self
             .gpg()
             .arg("--output")
             .arg(&signed)
             .arg("--clearsign")
-            .arg(self.tree().join(&file)));
-        self.date(&signed);
+            .arg(&unsigned));
+        self.write_file(&format!("{folder}/Release"), text.as_bytes());
+        self.write_file(
+            &format!("{folder}/InRelease"),
+            &std::fs::read(signed).unwrap(),
+        );
     }
 
-    /// Writes a file with the date of this build.
+    /// Writes a file with the date of this build; it appears whole.
     pub fn write_file(&self, path: &str, content: &[u8]) {
         let file = self.tree().join(path);
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-        std::fs::write(&file, content).unwrap();
-        self.date(&file);
+        // Whole at once, as archives do it.
+        let new = self.dir.path().join("new");
+        std::fs::write(&new, content).unwrap();
+        self.date(&new);
+        std::fs::rename(new, file).unwrap();
     }
 
     fn date(&self, file: &Path) {

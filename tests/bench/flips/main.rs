@@ -32,6 +32,9 @@ struct Args {
     /// Bytes a second that rsync takes, in KiB: a link, and time for the tree to change meanwhile
     #[arg(long, default_value_t = 2000)]
     rsync_kib_per_s: u32,
+    /// Versions of a package that stay in the pool when a newer one has come
+    #[arg(long, default_value_t = 3)]
+    keep: u64,
     /// Without files by digest in the archive, as tools make it that do not know them
     #[arg(long)]
     no_by_hash: bool,
@@ -97,8 +100,7 @@ fn main() {
             copies
         });
         for flip in 1..=args.flips {
-            repo.drop_package(SUITE, "anvil");
-            repo.add(SUITE, "anvil", &format!("2.{flip}-1"), "");
+            next_build(&mut repo, flip, args.keep);
             repo.write();
             network
                 .publish(CHANNEL, &repo.tree(), &["--wait", "all", "--timeout", "60"])
@@ -126,6 +128,29 @@ fn main() {
     ours.print("mirrorlog:// and two mirrors");
     plain.print("http:// and a mirror by two-stage rsync");
     network.stop();
+}
+
+/// A newer version of one package; some older ones stay in the pool, as archives keep them for those whose indexes
+/// are old.
+fn next_build(repo: &mut DebianRepo, flip: u64, keep: u64) {
+    let deb = |repo: &DebianRepo, flip: u64| repo.deb("anvil", &format!("2.{flip}-1"));
+    let kept: Vec<PathBuf> = (1..flip)
+        .rev()
+        .take(usize::try_from(keep).unwrap())
+        .map(|flip| deb(repo, flip))
+        .filter(|file| file.exists())
+        .collect();
+    let aside = repo.tree().parent().unwrap().to_owned();
+    let aside = |file: &Path| aside.join(file.file_name().unwrap());
+    kept.iter()
+        .for_each(|file| std::fs::rename(file, aside(file)).unwrap());
+    repo.drop_package(SUITE, "anvil");
+    kept.iter()
+        .for_each(|file| std::fs::rename(aside(file), file).unwrap());
+    if let Some(old) = flip.checked_sub(keep + 1).filter(|old| *old > 0) {
+        std::fs::remove_file(deb(repo, old)).ok();
+    }
+    repo.add(SUITE, "anvil", &format!("2.{flip}-1"), "");
 }
 
 /// How runs of apt ended.
