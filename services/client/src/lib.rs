@@ -21,7 +21,7 @@
 //! | `source` | a mirror, or the archive; `universe`: the archive over gRPC |
 //! | `session` | one channel's sources in one run: climbs them, remembers who failed |
 //! | `pin` | a verified build; `pages`: its manifest, as far as it was read |
-//! | `part` | a file that is coming; `transfer`: how it comes |
+//! | `part` | a file that is coming; `transfer`: how it comes; `tail`: its end, from other mirrors |
 //! | `feedback` | what was seen of mirrors, told to the directory when the user wants it |
 //! | `fetch` | one file of the build, from whoever has it |
 //! | `get` | paths of one build into a folder, with waiting and planning anew |
@@ -43,6 +43,7 @@ mod pin;
 mod session;
 mod source;
 mod state;
+mod tail;
 mod transfer;
 mod universe;
 mod watch;

@@ -154,9 +154,8 @@ impl Part {
         &self.path
     }
 
-    /// Takes a whole file in place of what is here.
-    pub(crate) fn replace(&mut self, with: &Path) -> Result<(), LocalFault> {
-        self.restart()?;
+    /// Takes the content of another file, behind what is here.
+    pub(crate) fn append(&mut self, with: &Path) -> Result<(), LocalFault> {
         let mut source = File::open(with).map_err(|source| self.fault(source))?;
         let mut buffer = vec![0; READ_BYTES];
         loop {

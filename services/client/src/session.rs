@@ -168,6 +168,15 @@ impl Session {
             .collect()
     }
 
+    /// Mirrors that may help another one with a large file, from near to far: none that failed in this run.
+    pub(crate) fn helpers(&self, with: SourceIndex) -> Vec<SourceIndex> {
+        let failed = self.failed().clone();
+        let usable = |index: &SourceIndex| {
+            *index != with && !failed[index.0] && self.source(*index).level() != Level::Universe
+        };
+        self.order().into_iter().filter(usable).collect()
+    }
+
     fn order(&self) -> Vec<SourceIndex> {
         let failed = self.failed();
         let levels = self.sources.iter().zip(failed.iter());

@@ -1,5 +1,6 @@
 //! How one file comes from one source into a part.
 
+use std::path::Path;
 use std::time::Instant;
 
 use mirrorlog_core::client::climb::{Answer, SourceIndex};
@@ -11,11 +12,19 @@ use reqwest::{Response, StatusCode};
 use crate::part::Part;
 use crate::pin::{Pinned, WantedFile, shown};
 use crate::session::{LocalFault, Trouble};
-use crate::source::{Source, broken, named_digest};
+use crate::source::{Mirror, Source, broken, named_digest};
+use crate::tail::{PARALLEL_ABOVE_BYTES, Tail};
 use crate::watch::{Event, Watch};
 
 /// Fewest bytes that count as progress: whoever drips is as good as silent. Over the time after which a source is left.
 const PROGRESS_BYTES: u64 = 4096;
+
+/// Whether other mirrors bring parts of a large file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Helpers {
+    Asked,
+    Left,
+}
 
 /// One file from one source.
 pub(crate) struct Coming<'a> {
@@ -29,7 +38,7 @@ impl Coming<'_> {
     /// Brings what is missing, and checks the whole; says how it came.
     pub(crate) async fn bring(&self, part: &mut Part) -> Result<Transfer, Trouble> {
         let had = part.at();
-        let transfer = self.once(part).await?;
+        let transfer = self.once(part, Helpers::Asked).await?;
         if part.digest() == self.file.entry.digest {
             return Ok(transfer);
         }
@@ -39,7 +48,7 @@ impl Coming<'_> {
         }
         part.restart()?;
         // Others gave a part of it, which may be what is wrong.
-        let transfer = self.once(part).await?;
+        let transfer = self.once(part, Helpers::Left).await?;
         if part.digest() == self.file.entry.digest {
             return Ok(transfer);
         }
@@ -52,56 +61,102 @@ impl Coming<'_> {
         Err(Answer::Corrupt.into())
     }
 
-    async fn once(&self, part: &mut Part) -> Result<Transfer, Trouble> {
+    /// With helpers, or without when some bytes were found to be wrong.
+    async fn once(&self, part: &mut Part, helpers: Helpers) -> Result<Transfer, Trouble> {
         let size_bytes = self.file.entry.size_bytes;
-        let begun = Instant::now();
-        let before = part.at();
-        let mut cached = false;
-        if part.at() < size_bytes || size_bytes == 0 {
-            part.give(self.index);
-            cached = match self.pinned.session.source(self.index) {
-                Source::Mirror(_) => self.from_mirror(part).await?,
-                Source::Universe(universe) => {
-                    let stall = self.pinned.session.inner.web.stall;
-                    let beside = part.path().parent().unwrap_or(std::path::Path::new("."));
-                    let dir = tempfile::tempdir_in(beside);
-                    let dir = dir.map_err(|source| LocalFault {
-                        path: beside.to_owned(),
-                        source,
-                    })?;
-                    let reached = |bytes| self.reached(bytes);
-                    let digest = self.file.entry.digest;
-                    let blob = universe
-                        .blob(digest, size_bytes, dir.path(), stall, reached)
-                        .await?;
-                    part.replace(&blob)?;
-                    false
-                }
-            };
+        let mut transfer = Transfer {
+            bytes: 0,
+            seconds: 0.0,
+            cached: false,
+        };
+        if part.at() == size_bytes && size_bytes > 0 {
+            return Ok(transfer);
         }
-        let bytes = part.at().saturating_sub(before.min(part.given_from()));
-        Ok(Transfer {
-            bytes,
-            seconds: begun.elapsed().as_secs_f64(),
-            cached,
-        })
+        match self.pinned.session.source(self.index) {
+            Source::Universe(universe) => {
+                let stall = self.pinned.session.inner.web.stall;
+                let beside = part.path().parent().unwrap_or(Path::new("."));
+                let dir = tempfile::tempdir_in(beside);
+                let dir = dir.map_err(|source| LocalFault {
+                    path: beside.to_owned(),
+                    source,
+                })?;
+                let reached = |bytes| self.reached(bytes);
+                let digest = self.file.entry.digest;
+                let blob = universe
+                    .blob(digest, size_bytes, dir.path(), stall, reached)
+                    .await?;
+                part.restart()?;
+                part.give(self.index);
+                part.append(&blob)?;
+            }
+            Source::Mirror(mirror) => {
+                let large = size_bytes - part.at() >= PARALLEL_ABOVE_BYTES;
+                let others = self.pinned.session.helpers(self.index);
+                if large && helpers == Helpers::Asked && !others.is_empty() {
+                    let tail = Tail::new(part, size_bytes)?;
+                    let front = async {
+                        let brought = self.front(mirror, part, Some(&tail), &mut transfer).await;
+                        tail.end();
+                        brought
+                    };
+                    let (brought, ()) =
+                        futures::join!(front, tail.help(self.pinned, self.file, others));
+                    brought?;
+                } else {
+                    self.front(mirror, part, None, &mut transfer).await?;
+                }
+            }
+        }
+        Ok(transfer)
     }
 
-    /// True when the answer says that a cache gave it.
-    async fn from_mirror(&self, part: &mut Part) -> Result<bool, Trouble> {
-        let Source::Mirror(mirror) = self.pinned.session.source(self.index) else {
-            return Ok(false);
-        };
+    /// Brings what nobody else does, and takes what others brought, in order.
+    async fn front(
+        &self,
+        mirror: &Mirror,
+        part: &mut Part,
+        tail: Option<&Tail>,
+        transfer: &mut Transfer,
+    ) -> Result<(), Trouble> {
+        let size_bytes = self.file.entry.size_bytes;
+        loop {
+            self.stream(mirror, part, tail, transfer).await?;
+            if let Some(tail) = tail {
+                tail.drain(part).await?;
+                self.reached(part.at());
+            }
+            if part.at() == size_bytes {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Bytes of one answer, as far as nobody else brings them.
+    async fn stream(
+        &self,
+        mirror: &Mirror,
+        part: &mut Part,
+        tail: Option<&Tail>,
+        transfer: &mut Transfer,
+    ) -> Result<(), Trouble> {
+        let size_bytes = self.file.entry.size_bytes;
+        let limit = |at: u64| tail.map_or(size_bytes, |tail| tail.limit(at));
         let web = &self.pinned.session.inner.web;
         let path = encode_path(self.file.path.as_bytes());
         let range = (part.at() > 0).then_some((part.at(), None));
         let what = (self.pinned.channel(), self.pinned.build(), path.as_str());
+        let begun = Instant::now();
+        part.give(self.index);
         let mut answer = mirror.open(web, what, range).await?;
         self.check(&answer, part)?;
-        let cached = from_cache(&answer);
-        let size_bytes = self.file.entry.size_bytes;
+        transfer.cached |= from_cache(&answer);
         let mut pace = Pace::new();
         loop {
+            let until = limit(part.at());
+            if part.at() >= until && part.at() < size_bytes {
+                break;
+            }
             let next = tokio::time::timeout(web.stall, answer.chunk()).await;
             let chunk = match next {
                 Err(_nothing_came) => return Err(Answer::Stalled.into()),
@@ -114,16 +169,23 @@ impl Coming<'_> {
                 part.restart()?;
                 return Err(Answer::Corrupt.into());
             }
-            part.write(&chunk)?;
+            let mine = usize::try_from(limit(part.at()) - part.at()).unwrap_or(usize::MAX);
+            let mine = &chunk[..chunk.len().min(mine)];
+            part.write(mine)?;
+            transfer.bytes += mine.len() as u64;
+            if let Some(tail) = tail {
+                tail.came(mine.len() as u64);
+            }
             self.reached(part.at());
             if part.at() < size_bytes && pace.is_too_slow(chunk.len() as u64, web.stall) {
                 return Err(Answer::Stalled.into());
             }
         }
-        if part.at() < size_bytes {
+        transfer.seconds += begun.elapsed().as_secs_f64();
+        if part.at() < limit(part.at()) {
             return Err(Answer::Unreachable.into());
         }
-        Ok(cached)
+        Ok(())
     }
 
     /// Compares what the answer says of itself before a byte is taken.

@@ -578,3 +578,60 @@ async fn speeds_come_from_real_downloads_and_not_from_caches() {
         .unwrap();
     assert!(known("nz1"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_mirror_is_helped_by_others_with_a_large_file() {
+    let content: Vec<u8> = (0..40_u32 << 20).map(|at| (at % 251) as u8).collect();
+    let world = World::new(&FIVE).await;
+    world.publish(1, &[("big", &content)]);
+    world.mirror("nz1").manner = Manner::Slow(5 << 20);
+    let (client, dir) = (world.client(), tempfile::tempdir().unwrap());
+    let got = get(&client, &job(None, &["big"], dir.path()), &client::Quiet)
+        .await
+        .unwrap();
+    assert_eq!(sources(&got), [("nz1", 1)]);
+    let (front, helper) = (
+        world.file_requests("nz1"),
+        world.mirror("nz2").ranges.clone(),
+    );
+    assert!(front >= 1 && helper.len() >= 5, "{front} {helper:?}");
+    assert_eq!(
+        helper[0],
+        format!("bytes={}-{}", 36 << 20, (40 << 20) - 1),
+        "from the back"
+    );
+    assert_eq!(std::fs::read(dir.path().join("big")).unwrap(), content);
+    assert_eq!(names(dir.path()), ["big"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_helper_that_lies_is_found_out() {
+    let content: Vec<u8> = (0..32_u32 << 20).map(|at| (at % 251) as u8).collect();
+    let world = World::new(&[("nz1", "country"), ("nz2", "country")]).await;
+    world.publish(1, &[("big", &content)]);
+    world.mirror("nz1").manner = Manner::Slow(8 << 20);
+    world.mirror("nz2").manner = Manner::Corrupt;
+    let mut options = world.options();
+    options.feedback = true;
+    let (client, dir) = (
+        client::Client::new(options).unwrap(),
+        tempfile::tempdir().unwrap(),
+    );
+    let got = get(&client, &job(None, &["big"], dir.path()), &client::Quiet)
+        .await
+        .unwrap();
+    assert_eq!(sources(&got), [("nz1", 1)]);
+    assert_eq!(std::fs::read(dir.path().join("big")).unwrap(), content);
+    let told: Vec<(String, String)> = client
+        .queued_feedback()
+        .into_iter()
+        .map(|sample| (sample.mirror, sample.outcome))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("nz2".into(), "corrupt".into()),
+            ("nz1".into(), "ok".into())
+        ]
+    );
+}

@@ -44,6 +44,8 @@ pub enum Manner {
     StallsAfter(usize),
     /// Closes the connection after this much.
     BreaksAfter(usize),
+    /// Sends so many bytes a second.
+    Slow(usize),
     /// Says that a cache gave it.
     Cached,
     /// Answers 500.
@@ -403,6 +405,17 @@ fn file(manner: &Manner, published: &Published, path: &str, range: Option<&str>)
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 part
+            });
+            sized(response).body(Body::from_stream(parts)).unwrap()
+        }
+        Manner::Slow(bytes_per_s) => {
+            let parts: Vec<Bytes> = content
+                .chunks(bytes_per_s / 20)
+                .map(Bytes::copy_from_slice)
+                .collect();
+            let parts = futures::stream::iter(parts).then(|part| async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Ok::<_, std::io::Error>(part)
             });
             sized(response).body(Body::from_stream(parts)).unwrap()
         }
