@@ -234,6 +234,11 @@ impl Network {
     }
 
     /// The configuration for operators' commands.
+    /// The archive's public key.
+    pub(super) fn archive_key(&self) -> PathBuf {
+        self.args.dir.join("archive/archive.pub")
+    }
+
     pub(super) fn archive_config(&self) -> PathBuf {
         self.plan.archive_config(&self.args.dir)
     }

@@ -1,6 +1,7 @@
 //! Real apt, with folders of its own.
 
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -9,9 +10,14 @@ use tokio::process::Command;
 use super::repository::Repository;
 use crate::failure::{DATA, DOWN, Failure, IO, OrExit as _};
 
+/// Where apt has its methods.
+const METHODS: &str = "/usr/lib/apt/methods";
+
 /// One apt that knows one mirror.
 pub(super) struct Apt {
     root: PathBuf,
+    /// Options beside the usual ones.
+    options: Vec<String>,
 }
 
 impl Apt {
@@ -32,7 +38,27 @@ impl Apt {
             repository.keyring().display()
         );
         std::fs::write(root.join("etc/apt/sources.list"), line).or_exit(IO)?;
-        Ok(Self { root })
+        let options = Vec::new();
+        Ok(Self { root, options })
+    }
+
+    /// Puts this program beside apt's methods, as it is installed on a machine that uses it.
+    pub(super) fn with_method(mut self, key: &Path) -> Result<Self, Failure> {
+        let methods = self.root.join("methods");
+        std::fs::create_dir_all(&methods).or_exit(IO)?;
+        for method in std::fs::read_dir(METHODS).or_exit(IO)? {
+            let method = method.or_exit(IO)?;
+            if method.file_name() != "mirrorlog" {
+                symlink(method.path(), methods.join(method.file_name())).or_exit(IO)?;
+            }
+        }
+        let program = std::env::current_exe().or_exit(IO)?;
+        symlink(program, methods.join("mirrorlog")).or_exit(IO)?;
+        self.options = vec![
+            format!("Dir::Bin::methods={}", methods.display()),
+            format!("Acquire::mirrorlog::Key={}", key.display()),
+        ];
+        Ok(self)
     }
 
     pub(super) async fn run(&self, words: &[&str]) -> Result<(), Failure> {
@@ -51,7 +77,7 @@ impl Apt {
             "Acquire::http::Proxy=DIRECT".to_owned(),
         ];
         let mut command = Command::new("apt-get");
-        for option in options {
+        for option in options.iter().chain(&self.options) {
             command.arg("-o").arg(option);
         }
         let ran = command
