@@ -1,9 +1,11 @@
 //! `get`: files of one build, from whoever has them, as people and scripts use it.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
-use e2e::{Ended, Network, OpenBsdRepo, Setup, Tree, sha256, until};
+use e2e::{Ended, Network, OpenBsdRepo, Setup, Tree, noise, sha256, until};
 
 /// `get …` into a folder of its own, as somebody in NZ.
 fn get(network: &Network, name: &str, args: &[&str]) -> (Ended, PathBuf) {
@@ -13,7 +15,7 @@ fn get(network: &Network, name: &str, args: &[&str]) -> (Ended, PathBuf) {
         .args(args)
         .arg("--output")
         .arg(&out)
-        .args(["--country", "nz", "--stall", "2s"])
+        .args(["--country", "nz"])
         .arg("--key")
         .arg(network.key())
         .args(["--directory", network.directory()])
@@ -268,4 +270,57 @@ fn a_package_brings_what_it_needs_from_the_same_build() {
     let (alone, out) = get(&network, "alone", &["openbsd-amd64", &path, "--no-deps"]);
     alone.ok();
     assert_eq!(names(&out).len(), 1);
+}
+
+#[test]
+fn what_no_mirror_has_yet_is_waited_for() {
+    let network = Network::start(&Setup::pools("nz=2").limit("4mbit"));
+    let tree = Tree::new();
+    tree.write("d", "one");
+    network.publish_everywhere("c", tree.path());
+    network.await_offered("channel=c", &["nz1", "nz2"]);
+    tree.write("d", "two");
+    tree.write("big", noise(1, 4_000_000));
+    network.publish("c", tree.path(), &[]).ok();
+    until("the directory has heard of it", || {
+        network
+            .ask_directory("/v1/mirrors?channel=c&build=2")
+            .status
+            == 200
+    });
+    network.pause("archive");
+    let (now, _) = get(
+        &network,
+        "now",
+        &["c@2", "d", "--retry-after", "0s", "--stall", "500ms"],
+    );
+    let now = now.code_is(75);
+    assert!(
+        now.stderr.contains("nz1 does not have the build yet"),
+        "{}",
+        now.stderr
+    );
+
+    let out = network.scratch().join("waited");
+    let mut command =
+        network.command(["get", "c@2", "d", "--retry-after", "2s", "--stall", "500ms"]);
+    command
+        .arg("--output")
+        .arg(&out)
+        .arg("--key")
+        .arg(network.key());
+    command.args(["--directory", network.directory(), "--country", "nz"]);
+    let mut child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let waits = lines.find(|line| line.as_ref().unwrap().contains("looking again in 0:02"));
+    assert!(waits.is_some() && !out.join("d").exists());
+    network.resume("archive");
+    // Whatever else it says has to be read.
+    lines.for_each(drop);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(std::fs::read(out.join("d")).unwrap(), b"two");
 }

@@ -10,8 +10,8 @@ use reqwest::StatusCode;
 use runtime::boot::now;
 use serde::{Deserialize, Serialize};
 
-use crate::options::{Options, Proxy};
-use crate::source::{Source, Web};
+use crate::options::Options;
+use crate::source::{Reach, Source, Web};
 use crate::state::State;
 use crate::watch::{Event, Watch};
 
@@ -69,6 +69,15 @@ pub(crate) struct List {
     pub(crate) sources: Vec<Source>,
 }
 
+impl List {
+    /// False when there is nobody but the archive.
+    pub(crate) fn has_mirrors(&self) -> bool {
+        self.sources
+            .iter()
+            .any(|source| source.level() != Level::Universe)
+    }
+}
+
 /// A channel, as the directory serves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Channel {
@@ -111,7 +120,7 @@ struct ChannelAnswer {
 pub(crate) struct Directory {
     url: String,
     country: Option<Country>,
-    proxy: Proxy,
+    reach: Reach,
     web: Web,
     state: State,
 }
@@ -121,7 +130,7 @@ impl Directory {
         Self {
             url: options.directory.clone(),
             country: options.country,
-            proxy: options.proxy.clone(),
+            reach: Reach::of(options),
             web,
             state,
         }
@@ -185,7 +194,7 @@ impl Directory {
         sources.extend(
             answer
                 .universe
-                .and_then(|universe| Source::universe(&universe.fetch, &self.proxy)),
+                .and_then(|universe| Source::universe(&universe.fetch, &self.reach)),
         );
         List {
             build: answer.build.and_then(Build::new),

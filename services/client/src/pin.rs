@@ -14,7 +14,7 @@ use runtime::boot::now;
 use wire::Signed;
 
 use crate::Inner;
-use crate::directory::DirectoryError;
+use crate::directory::{DirectoryError, List};
 use crate::options::{ExpiredHeads, Trust};
 use crate::pages::{Absent, Cache};
 use crate::session::{Climbed, Quest, Session, Stop, Trouble};
@@ -146,13 +146,7 @@ pub(crate) async fn pin(
     watch: &dyn Watch,
 ) -> Result<Pinned, PinError> {
     let named = build.filter(|_| wish == Wish::Named);
-    let list = match inner.directory.mirrors(channel, named, watch).await {
-        // It does not know the build: whether there is one says the signed head.
-        Err(DirectoryError::Unknown { .. }) if named.is_some() => {
-            inner.directory.mirrors(channel, None, watch).await?
-        }
-        list => list?,
-    };
+    let list = list(inner, channel, named, watch).await?;
     let session = Session::new(Arc::clone(inner), channel.clone(), list.sources);
     let aim = build.max(list.build).filter(|_| named.is_none()).or(named);
     let stop = |source| PinError::Stop {
@@ -168,13 +162,14 @@ pub(crate) async fn pin(
     };
 
     // Both at once, unless the build may not exist.
+    let known = aim.filter(|aim| list.build >= Some(*aim) || wish == Wish::Newest);
     let early = async {
-        match aim.filter(|aim| list.build >= Some(*aim)) {
+        match known {
             Some(build) => Some(snapshot_of(&session, quest("the snapshot"), build).await),
             None => None,
         }
     };
-    let (head, early) = futures::join!(head(&session, quest("the head"), aim), early);
+    let (head, early) = futures::join!(head(&session, quest("the head"), known), early);
     let head = head?;
     let build = aim.unwrap_or(head.build);
     if build > head.build {
@@ -211,6 +206,25 @@ pub(crate) async fn pin(
     })
 }
 
+/// Who may have the build. Where nobody is offered at it yet, those who have others are asked: it may come to them.
+async fn list(
+    inner: &Inner,
+    channel: &ChannelId,
+    named: Option<Build>,
+    watch: &dyn Watch,
+) -> Result<List, DirectoryError> {
+    let listed = match inner.directory.mirrors(channel, named, watch).await {
+        Ok(list) if list.has_mirrors() || named.is_none() => return Ok(list),
+        // Whether there is such a build says the signed head.
+        Err(DirectoryError::Unknown { .. }) if named.is_some() => None,
+        list => Some(list?),
+    };
+    let usual = inner.directory.mirrors(channel, None, watch).await?;
+    // What the directory knows of the named build stays known.
+    let build = listed.and_then(|list| list.build).or(usual.build);
+    Ok(List { build, ..usual })
+}
+
 async fn snapshot_of(session: &Session, quest: Quest<'_>, build: Build) -> Result<Snapshot, Stop> {
     let Inner { web, options, .. } = &*session.inner;
     let attempt = |_, source: Source| async move {
@@ -227,9 +241,9 @@ async fn snapshot_of(session: &Session, quest: Quest<'_>, build: Build) -> Resul
     Ok(session.climb(quest, attempt).await?.found)
 }
 
-/// The newest head that counts: what a source gives, or what an earlier run kept. `aim`: at least of this build,
-/// unless a person named it.
-async fn head(session: &Session, quest: Quest<'_>, aim: Option<Build>) -> Result<Head, PinError> {
+/// The newest head that counts: what a source gives, or what an earlier run kept. `least`: one of an older build is
+/// behind, for the directory knows this one.
+async fn head(session: &Session, quest: Quest<'_>, least: Option<Build>) -> Result<Head, PinError> {
     let Inner {
         web,
         options,
@@ -258,7 +272,7 @@ async fn head(session: &Session, quest: Quest<'_>, aim: Option<Build>) -> Result
             expired_seen.store(true, Ordering::Relaxed);
             return Err(Answer::Older.into());
         }
-        if quest.wish == Wish::Newest && aim.is_some_and(|aim| aim > head.build) {
+        if least.is_some_and(|least| least > head.build) {
             return Err(Answer::Older.into());
         }
         Ok((signed, head))
@@ -277,7 +291,7 @@ async fn head(session: &Session, quest: Quest<'_>, aim: Option<Build>) -> Result
             channel: session.channel.clone(),
         }),
         Err(source) => {
-            let (channel, build) = (session.channel.clone(), aim);
+            let (channel, build) = (session.channel.clone(), least);
             Err(PinError::Stop {
                 channel,
                 build,

@@ -84,6 +84,23 @@ async fn body(mut answer: Response, max_bytes: usize) -> Result<Vec<u8>, WebErro
     Ok(bytes)
 }
 
+/// How the archive is reached.
+pub(crate) struct Reach {
+    proxy: Proxy,
+    connect: Duration,
+    stall: Duration,
+}
+
+impl Reach {
+    pub(crate) fn of(options: &Options) -> Self {
+        Self {
+            proxy: options.proxy.clone(),
+            connect: options.connect,
+            stall: options.stall,
+        }
+    }
+}
+
 /// Somebody who may have it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
@@ -105,17 +122,17 @@ impl Source {
     }
 
     /// None for what is no address, and where a proxy is to be used: gRPC does not go through those.
-    pub(crate) fn universe(fetch: &str, proxy: &Proxy) -> Option<Self> {
+    pub(crate) fn universe(fetch: &str, reach: &Reach) -> Option<Self> {
         let url = if fetch.contains("://") {
             fetch.to_owned()
         } else {
             format!("http://{fetch}")
         };
         let url = reqwest::Url::parse(&url).ok()?;
-        if proxy.0(&url).is_some() {
+        if reach.proxy.0(&url).is_some() {
             return None;
         }
-        Universe::new(fetch).map(Self::Universe)
+        Universe::new(fetch, reach.connect, reach.stall).map(Self::Universe)
     }
 
     /// How people call it.

@@ -18,14 +18,14 @@ use wire::{Signed, v1};
 
 /// Comment of statements in signify's format.
 const COMMENT: &str = "mirrorlog";
-/// Longest wait for a statement.
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The archive. Connects when it is first needed.
 #[derive(Clone)]
 pub(crate) struct Universe {
     fetch: Fetch,
     endpoint: Endpoint,
+    /// Longest wait for something to come.
+    stall: Duration,
 }
 
 impl fmt::Debug for Universe {
@@ -38,18 +38,20 @@ impl fmt::Debug for Universe {
 
 impl Universe {
     /// None for what is no address.
-    pub(crate) fn new(address: &str) -> Option<Self> {
+    pub(crate) fn new(address: &str, connect: Duration, stall: Duration) -> Option<Self> {
         let fetch = Fetch::new(address).ok()?;
         let url = if address.contains("://") {
             address.to_owned()
         } else {
             format!("http://{address}")
         };
-        let endpoint = Endpoint::from_shared(url)
-            .ok()?
-            .connect_timeout(TIMEOUT)
-            .timeout(TIMEOUT);
-        Some(Self { fetch, endpoint })
+        let endpoint = Endpoint::from_shared(url).ok()?;
+        let endpoint = endpoint.connect_timeout(connect).timeout(stall);
+        Some(Self {
+            fetch,
+            endpoint,
+            stall,
+        })
     }
 
     fn journal(&self) -> JournalClient<tonic::transport::Channel> {
@@ -99,7 +101,7 @@ impl Universe {
             size_bytes: PAGE_MAX_BYTES as u64,
             kind: Kind::Page,
         };
-        self.fetch(wanted, &store, TIMEOUT, |_| {}).await?;
+        self.fetch(wanted, &store, self.stall, |_| {}).await?;
         let read = store.read(digest, PAGE_MAX_BYTES);
         read.ok().flatten().ok_or(Answer::Refused)
     }
@@ -183,10 +185,10 @@ async fn moving<T>(
 fn said(status: &tonic::Status) -> Answer {
     match status.code() {
         tonic::Code::NotFound => Answer::Missing,
-        tonic::Code::DeadlineExceeded => Answer::Stalled,
+        // tonic's own time-out is Cancelled.
+        tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => Answer::Stalled,
         tonic::Code::Unavailable | tonic::Code::Unknown => Answer::Unreachable,
         tonic::Code::Ok
-        | tonic::Code::Cancelled
         | tonic::Code::InvalidArgument
         | tonic::Code::AlreadyExists
         | tonic::Code::PermissionDenied
