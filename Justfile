@@ -39,6 +39,12 @@ bench-directory *args:
     cargo build --release --locked -p mirrorlog
     cargo run --quiet --release --locked -p e2e --bin bench-directory -- --release "$@"
 
+# start-up, memory and transfer of the client beside curl and apt's own http; see --help
+bench-client *args:
+    deploy/setup --with-bench
+    cargo build --release --locked -p mirrorlog
+    cargo run --quiet --release --locked -p e2e --bin bench-client -- --release "$@"
+
 # what apt says while a thousand builds are published, against plain HTTP and rsync; see --help
 bench-flips *args:
     deploy/setup --with-bench

@@ -21,6 +21,14 @@ pub(crate) struct Gift {
     digest: Digest,
 }
 
+/// A source that gives, and where it began.
+struct Giving {
+    source: SourceIndex,
+    from: u64,
+    /// Of what it gave; from the beginning on that is the file's own.
+    hasher: Option<Sha256>,
+}
+
 /// A file that is coming, hashed as it comes.
 pub(crate) struct Part {
     path: PathBuf,
@@ -29,8 +37,8 @@ pub(crate) struct Part {
     hasher: Sha256,
     /// What sources gave before the file was begun anew, or before they were left.
     gifts: Vec<Gift>,
-    /// The source that gives now, where it began, and what it gave.
-    giving: Option<(SourceIndex, u64, Sha256)>,
+    /// The source that gives now.
+    giving: Option<Giving>,
 }
 
 impl Part {
@@ -82,14 +90,23 @@ impl Part {
     /// A source begins to give, at the end of what is here.
     pub(crate) fn give(&mut self, source: SourceIndex) {
         self.left();
-        self.giving = Some((source, self.at, Sha256::new()));
+        let hasher = (self.at > 0).then(Sha256::new);
+        self.giving = Some(Giving {
+            source,
+            from: self.at,
+            hasher,
+        });
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), LocalFault> {
         let written = self.file.write_all(bytes);
         written.map_err(|source| self.fault(source))?;
         self.hasher.update(bytes);
-        if let Some((_, _, hasher)) = &mut self.giving {
+        if let Some(Giving {
+            hasher: Some(hasher),
+            ..
+        }) = &mut self.giving
+        {
             hasher.update(bytes);
         }
         self.at += bytes.len() as u64;
@@ -121,11 +138,15 @@ impl Part {
 
     /// Where the source that gives now began.
     pub(crate) fn given_from(&self) -> u64 {
-        self.giving.as_ref().map_or(self.at, |(_, from, _)| *from)
+        self.giving.as_ref().map_or(self.at, |giving| giving.from)
     }
 
     /// Sources that gave other bytes than those of the whole, good file that is here now.
     pub(crate) fn liars(&mut self) -> io::Result<Vec<SourceIndex>> {
+        // The only giver of a good file is honest.
+        if self.gifts.is_empty() {
+            return Ok(Vec::new());
+        }
         self.left();
         let mut liars = Vec::new();
         let mut buffer = vec![0; READ_BYTES];
@@ -178,14 +199,20 @@ impl Part {
 
     /// The source that gives now has ended.
     fn left(&mut self) {
-        if let Some((source, from, hasher)) = self.giving.take()
+        if let Some(Giving {
+            source,
+            from,
+            hasher,
+        }) = self.giving.take()
             && self.at > from
         {
+            let hasher = hasher.unwrap_or_else(|| self.hasher.clone());
             let digest = Digest::from_bytes(hasher.finalize().into());
+            let to = self.at;
             self.gifts.push(Gift {
                 source,
                 from,
-                to: self.at,
+                to,
                 digest,
             });
         }
