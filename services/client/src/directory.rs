@@ -187,7 +187,7 @@ impl Directory {
         });
         let mut sources: Vec<Source> = mirrors.collect();
         let now = now();
-        sources = by_speed(sources, |source| {
+        sources = by_level(sources, Source::level, |source| {
             let known = self.state.speed(source.url()?)?;
             (!known.is_forgotten(now)).then_some(known.bytes_per_s)
         });
@@ -203,34 +203,27 @@ impl Directory {
     }
 
     /// Asks, and keeps the answer; the one kept last stands in for a directory that is away.
-    async fn ask<T: Serialize + for<'de> Deserialize<'de>>(
+    pub(crate) async fn ask<T: Serialize + for<'de> Deserialize<'de>>(
         &self,
         path: &str,
         query: &[(&str, String)],
         name: &str,
         watch: &dyn Watch,
     ) -> Result<T, DirectoryError> {
-        let url = format!("{}{path}", self.url);
-        let answered = self.web.read(&url, query, ANSWER_MAX_BYTES).await;
-        let reason = match answered {
-            Ok((StatusCode::OK, bytes)) => match serde_json::from_slice::<T>(&bytes) {
+        let reason = match self.fresh(path, query, ANSWER_MAX_BYTES).await {
+            Ok(bytes) => match serde_json::from_slice::<T>(&bytes) {
                 Ok(answer) => {
                     self.state.keep(&self.url, name, &answer, now());
                     return Ok(answer);
                 }
                 Err(error) => format!("its answer is not to be read: {error}"),
             },
-            Ok((status, text)) => {
-                let text = plain(&text);
-                let url = self.url.clone();
-                match status {
-                    StatusCode::NOT_FOUND => return Err(DirectoryError::Unknown { url, text }),
-                    StatusCode::GONE => return Err(DirectoryError::Retracted { url, text }),
-                    StatusCode::BAD_REQUEST => return Err(DirectoryError::Refused { url, text }),
-                    _other => format!("{status}: {text}"),
-                }
-            }
-            Err(error) => runtime::chain(&error),
+            Err(DirectoryError::Down { reason, .. }) => reason,
+            Err(
+                error @ (DirectoryError::Unknown { .. }
+                | DirectoryError::Retracted { .. }
+                | DirectoryError::Refused { .. }),
+            ) => return Err(error),
         };
         let Some(kept) = self.state.kept::<T>(&self.url, name) else {
             return Err(DirectoryError::Down {
@@ -246,22 +239,55 @@ impl Directory {
         });
         Ok(kept.document)
     }
+
+    /// Asks for what no earlier answer stands in for.
+    ///
+    /// # Errors
+    /// [`DirectoryError`].
+    pub(crate) async fn fresh(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        max_bytes: usize,
+    ) -> Result<Vec<u8>, DirectoryError> {
+        let (asked, url) = (format!("{}{path}", self.url), self.url.clone());
+        match self.web.read(&asked, query, max_bytes).await {
+            Ok((StatusCode::OK, bytes)) => Ok(bytes),
+            Ok((status, text)) => {
+                let text = plain(&text);
+                Err(match status {
+                    StatusCode::NOT_FOUND => DirectoryError::Unknown { url, text },
+                    StatusCode::GONE => DirectoryError::Retracted { url, text },
+                    StatusCode::BAD_REQUEST => DirectoryError::Refused { url, text },
+                    _other => DirectoryError::Down {
+                        url,
+                        reason: format!("{status}: {text}"),
+                    },
+                })
+            }
+            Err(error) => Err(DirectoryError::Down {
+                url,
+                reason: runtime::chain(&error),
+            }),
+        }
+    }
 }
 
-/// The mirrors of each level by what is known of their speed.
-fn by_speed(sources: Vec<Source>, speed: impl Fn(&Source) -> Option<f64>) -> Vec<Source> {
-    let mut ranked = Vec::with_capacity(sources.len());
-    for level in [
+/// What is of each level, the nearest first, by what is known of its speed.
+pub(crate) fn by_level<T: Clone>(
+    all: Vec<T>,
+    level: impl Fn(&T) -> Level,
+    speed: impl Fn(&T) -> Option<f64>,
+) -> Vec<T> {
+    let mut ranked = Vec::with_capacity(all.len());
+    for here in [
         Level::Country,
         Level::Continent,
         Level::World,
         Level::Universe,
     ] {
-        let here: Vec<&Source> = sources
-            .iter()
-            .filter(|source| source.level() == level)
-            .collect();
-        let speeds: Vec<Option<f64>> = here.iter().map(|source| speed(source)).collect();
+        let here: Vec<&T> = all.iter().filter(|one| level(one) == here).collect();
+        let speeds: Vec<Option<f64>> = here.iter().map(|one| speed(one)).collect();
         let order = mirrorlog_core::client::speed::rank(&speeds);
         ranked.extend(order.into_iter().map(|index| here[index].clone()));
     }

@@ -22,6 +22,8 @@
 //! | `session` | one channel's sources in one run: climbs them, remembers who failed |
 //! | `pin` | a verified build; `pages`: its manifest, as far as it was read |
 //! | `part` | a file that is coming; `transfer`: how it comes; `tail`: its end, from other mirrors |
+//! | `candidates` | the mirrors to choose from; `probe`: how fast one is |
+//! | `suites` | which suites a build has; `replace`: a file of the system, its older content kept |
 //! | `feedback` | what was seen of mirrors, told to the directory when the user wants it |
 //! | `fetch` | one file of the build, from whoever has it |
 //! | `get` | paths of one build into a folder, with waiting and planning anew |
@@ -31,6 +33,7 @@
 #![warn(missing_docs)]
 
 pub mod apt;
+mod candidates;
 mod closure;
 mod directory;
 mod feedback;
@@ -40,9 +43,12 @@ mod options;
 mod pages;
 mod part;
 mod pin;
+mod probe;
+mod replace;
 mod session;
 mod source;
 mod state;
+mod suites;
 mod tail;
 mod transfer;
 mod universe;
@@ -55,6 +61,7 @@ use mirrorlog_core::client::speed::{self, Judged, Transfer};
 use mirrorlog_core::id::{Build, ChannelId};
 use runtime::boot::now;
 
+pub use candidates::{Candidate, Candidates, Carried, Excluded};
 pub use closure::DependError;
 pub use directory::DirectoryError;
 pub use feedback::Sample;
@@ -62,7 +69,10 @@ pub use fetch::Fetched;
 pub use get::{Delivered, GetError, Got, Job, Needs, Plan, get, plan};
 pub use options::{ExpiredHeads, Options, OptionsError, Proxy, Trust};
 pub use pin::{FindError, PinError, Pinned, WantedFile};
+pub use probe::{Measured, Outcome};
+pub use replace::{Change, Keep, ReplaceError};
 pub use session::Stop;
+pub use suites::SuitesError;
 pub use watch::{Event, Quiet, Watch};
 
 use directory::Directory;

@@ -234,7 +234,7 @@ impl Coming<'_> {
 }
 
 /// A cache in between says so: by its age (RFC 9111), or by a header that caches are wont to write.
-fn from_cache(answer: &Response) -> bool {
+pub(crate) fn from_cache(answer: &Response) -> bool {
     let text = |name: &str| {
         answer
             .headers()

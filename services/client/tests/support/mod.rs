@@ -18,11 +18,13 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use client::{Client, Options, Trust};
 use futures::StreamExt as _;
+use mirrorlog_core::client::speed::PROBE_BYTES;
 use mirrorlog_core::id::{Build, ChannelId, Digest, Lane};
 use mirrorlog_core::layout::Layout;
 use mirrorlog_core::manifest::memory::MemoryPages;
 use mirrorlog_core::manifest::{Builder, Entry, FileEntry, Mode};
 use mirrorlog_core::path::EntryPath;
+use mirrorlog_core::probe::Probe;
 use mirrorlog_core::sign::{KeyNumber, SecretKey};
 use mirrorlog_core::statement::{Head, Notice, Snapshot, Statement};
 use mirrorlog_core::time::{Mtime, Timestamp};
@@ -50,6 +52,8 @@ pub enum Manner {
     Cached,
     /// Answers 500.
     Broken,
+    /// Has a cache in front that answers a probe with what it gave for the first nonce.
+    StaleProbes,
 }
 
 /// What a mirror holds and does.
@@ -61,6 +65,8 @@ pub struct Mirror {
     pub manner: Manner,
     /// Paths below `/@/` that were asked for, queries apart.
     pub asked: Vec<String>,
+    /// Nonces of probes.
+    pub nonces: Vec<String>,
     /// Bytes of `Range` headers, as they came.
     pub ranges: Vec<String>,
 }
@@ -98,6 +104,8 @@ pub struct Directory {
     pub wanted: Option<u64>,
     /// Id and tier, from near to far.
     pub listed: Vec<(String, String)>,
+    /// Mirrors that are not offered, and why not.
+    pub excluded: Vec<(String, String)>,
     /// Bodies of feedback.
     pub told: Vec<String>,
     urls: BTreeMap<String, String>,
@@ -300,16 +308,28 @@ async fn direct(State(directory): State<Arc<Mutex<Directory>>>, request: Request
     let Some(wanted) = directory.wanted else {
         return (StatusCode::SERVICE_UNAVAILABLE, "starting: not yet\n").into_response();
     };
+    if path == "/v1/channels" {
+        let channel =
+            json!({ "channel": CHANNEL, "mount": "/noble", "layout": "debian", "build": wanted });
+        return json!({ "channels": [channel] }).to_string().into_response();
+    }
     let query = request.uri().query().unwrap_or_default();
     let asked = query
         .split('&')
         .find_map(|one| one.strip_prefix("build=")?.parse::<u64>().ok());
-    let mirrors = directory
-        .listed
+    let mirrors = directory.listed.iter().map(|(id, tier)| {
+        let (pool, url) = (&id[..2], &directory.urls[id]);
+        json!({ "id": id, "url": url, "tier": tier, "pool": pool, "country": pool.to_uppercase() })
+    });
+    let excluded = directory
+        .excluded
         .iter()
-        .map(|(id, tier)| json!({ "id": id, "url": directory.urls[id], "tier": tier }));
-    let answer =
-        json!({ "build": asked.unwrap_or(wanted), "mirrors": mirrors.collect::<Vec<_>>() });
+        .map(|(id, reason)| json!({ "id": id, "reason": reason }));
+    let answer = json!({
+        "build": asked.unwrap_or(wanted),
+        "mirrors": mirrors.collect::<Vec<_>>(),
+        "excluded": excluded.collect::<Vec<_>>(),
+    });
     answer.to_string().into_response()
 }
 
@@ -328,6 +348,10 @@ async fn answer(State((archive, mirror)): State<Held>, request: Request) -> Resp
     let newest = mirror.builds.last().copied();
     let refused = |status, word: &str| (status, format!("{word}: no\n")).into_response();
     match words.as_slice() {
+        ["probe", nonce] => {
+            mirror.nonces.push((*nonce).to_owned());
+            probe(&mirror, nonce)
+        }
         ["page", digest] => {
             let bytes = archive.pages.bytes(&digest.parse().unwrap());
             bytes.map_or_else(
@@ -361,6 +385,43 @@ async fn answer(State((archive, mirror)): State<Held>, request: Request) -> Resp
         }
         _other => refused(StatusCode::NOT_FOUND, "unknown-path"),
     }
+}
+
+/// As many bytes as clients ask for.
+fn probe(mirror: &Mirror, nonce: &str) -> Response {
+    let stale = mirror.manner == Manner::StaleProbes;
+    let nonce = if stale { &mirror.nonces[0] } else { nonce };
+    let mut bytes = Probe::new(nonce.as_bytes()).unwrap().part(0, PROBE_BYTES);
+    match mirror.manner {
+        Manner::Cached => ([("age", "30")], bytes).into_response(),
+        Manner::Broken => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Manner::BreaksAfter(after) => {
+            bytes.truncate(after);
+            bytes.into_response()
+        }
+        Manner::StallsAfter(after) => {
+            bytes.truncate(after);
+            let first = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(bytes))]);
+            Body::from_stream(first.chain(futures::stream::pending())).into_response()
+        }
+        Manner::Slow(bytes_per_s) => slowly(&bytes, bytes_per_s).into_response(),
+        Manner::Good | Manner::Lost(_) | Manner::Corrupt | Manner::StaleProbes => {
+            bytes.into_response()
+        }
+    }
+}
+
+/// A twentieth of a second's worth at a time.
+fn slowly(content: &[u8], bytes_per_s: usize) -> Body {
+    let parts: Vec<Bytes> = content
+        .chunks(bytes_per_s / 20)
+        .map(Bytes::copy_from_slice)
+        .collect();
+    let parts = futures::stream::iter(parts).then(|part| async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Ok::<_, std::io::Error>(part)
+    });
+    Body::from_stream(parts)
 }
 
 fn file(manner: &Manner, published: &Published, path: &str, range: Option<&str>) -> Response {
@@ -409,21 +470,14 @@ fn file(manner: &Manner, published: &Published, path: &str, range: Option<&str>)
             sized(response).body(Body::from_stream(parts)).unwrap()
         }
         Manner::Slow(bytes_per_s) => {
-            let parts: Vec<Bytes> = content
-                .chunks(bytes_per_s / 20)
-                .map(Bytes::copy_from_slice)
-                .collect();
-            let parts = futures::stream::iter(parts).then(|part| async {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                Ok::<_, std::io::Error>(part)
-            });
-            sized(response).body(Body::from_stream(parts)).unwrap()
+            let body = slowly(&content, *bytes_per_s);
+            sized(response).body(body).unwrap()
         }
         Manner::Cached => response
             .header("age", "30")
             .body(Body::from(content))
             .unwrap(),
-        Manner::Good | Manner::Corrupt | Manner::Lost(_) => {
+        Manner::Good | Manner::Corrupt | Manner::Lost(_) | Manner::StaleProbes => {
             response.body(Body::from(content)).unwrap()
         }
     }
