@@ -1,10 +1,14 @@
 //! The command line.
 
+mod select;
+
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use mirrorlog_core::id::{Build, ChannelId, Lane, MirrorId};
 use mirrorlog_core::layout::Layout;
+
+pub(crate) use select::SelectArgs;
 
 /// Heading of the options that every command takes.
 const EVERYWHERE: &str = "Options of every command";
@@ -81,6 +85,8 @@ To install it: ln -s $(command -v mirrorlog) /usr/lib/apt/methods/mirrorlog
 A source:      deb mirrorlog://mirrors.example.org/ubuntu noble main
 Settings:      Acquire::mirrorlog::Key \"/etc/apt/archive.pub\"; Country, Timeout, Wait, Feedback, Proxy beside it")]
     AptMethod,
+    /// Choose a mirror and write it into apt's sources, or say it for pkg_add
+    Select(SelectArgs),
     /// Publish a tree as a channel's next build
     Publish(PublishArgs),
     /// Take builds back

@@ -10,20 +10,30 @@ use crate::failure::{ABSENT, AGAIN, CONFIG, CREATE, DATA, DOWN, Failure, IO, OrE
 
 /// What a client's arguments say; the caller changes the rest.
 pub(crate) fn options(args: &ClientArgs) -> Result<Options, Failure> {
+    if args.key.is_empty() {
+        let text = "no key given: use --key FILE or MIRRORLOG_KEY with the archive's public key (archive.pub), \
+                    which its operators publish";
+        return Err(Failure::text(CONFIG, text));
+    }
+    options_for_lists(args)
+}
+
+/// The same for commands whose result others verify: without a key, statements are not verified.
+pub(crate) fn options_for_lists(args: &ClientArgs) -> Result<Options, Failure> {
     let directory = args.directory.as_deref().ok_or_else(|| {
         Failure::text(
             CONFIG,
             "no directory given: use --directory URL or MIRRORLOG_DIRECTORY",
         )
     })?;
-    if args.key.is_empty() {
-        let text = "no key given: use --key FILE or MIRRORLOG_KEY with the archive's public key (archive.pub), \
-                    which its operators publish";
-        return Err(Failure::text(CONFIG, text));
-    }
     let keys = args.key.iter().map(|file| runtime::key::read_public(file));
     let keys: Vec<_> = keys.collect::<Result<_, _>>().or_exit(CONFIG)?;
-    let mut options = Options::new(directory, Trust::keys(keys));
+    let trust = if keys.is_empty() {
+        Trust::Unverified
+    } else {
+        Trust::keys(keys)
+    };
+    let mut options = Options::new(directory, trust);
     options.country = args.country;
     options.feedback = args.feedback;
     options.state = args.state.clone().or_else(state_dir);
@@ -60,16 +70,25 @@ pub(crate) fn failed(error: GetError) -> Failure {
     Failure::new(code, error.into())
 }
 
+/// What the directory says, with its code.
+pub(crate) fn directory_failed(error: DirectoryError) -> Failure {
+    Failure::new(directory_code(&error), error.into())
+}
+
+fn directory_code(error: &DirectoryError) -> u8 {
+    match error {
+        DirectoryError::Down { .. } => DOWN,
+        DirectoryError::Unknown { .. } => ABSENT,
+        DirectoryError::Refused { .. } => CONFIG,
+        DirectoryError::Retracted { .. } => DATA,
+    }
+}
+
 fn pin_code(error: &PinError) -> u8 {
     match error {
-        PinError::Directory(DirectoryError::Down { .. }) => DOWN,
-        PinError::Directory(DirectoryError::Unknown { .. }) | PinError::UnknownBuild { .. } => {
-            ABSENT
-        }
-        PinError::Directory(DirectoryError::Refused { .. }) => CONFIG,
-        PinError::Directory(DirectoryError::Retracted { .. })
-        | PinError::Expired { .. }
-        | PinError::Fork { .. } => DATA,
+        PinError::Directory(error) => directory_code(error),
+        PinError::UnknownBuild { .. } => ABSENT,
+        PinError::Expired { .. } | PinError::Fork { .. } => DATA,
         PinError::Stop { source, .. } => stop_code(source),
     }
 }

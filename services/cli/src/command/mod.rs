@@ -13,6 +13,7 @@ mod order;
 mod progress;
 mod publish;
 mod retract;
+mod select;
 mod serve;
 mod status;
 
@@ -73,6 +74,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
         // It gives up rights before threads are started, so `main` has seen to it.
         Command::AptMethod => Ok(0),
         Command::Get(get) => get::run(get, output).await,
+        Command::Select(select) => select::run(select, output).await,
         Command::Publish(publish) => publish::run(&need(config)?, publish, output).await,
         Command::Retract(retract) => retract::run(&need(config)?, retract, output).await,
         Command::Log(log) => change::log(&need(config)?, &log, output).await,

@@ -1,0 +1,256 @@
+//! apt's sources, and the lists that they name.
+
+use std::path::{Path, PathBuf};
+
+use client::{Candidate, Carried, Change, Client, FindError, GetError, Keep, SuitesError, Watch};
+use mirrorlog_core::client::sources::{self, Form, Kept, MARK, Suite};
+
+use super::super::client::{directory_failed, failed};
+use super::written::{Draft, Piece, file_of, not_replaced};
+use crate::args::SelectArgs;
+use crate::failure::{ABSENT, CONFIG, Failure, IO, OrExit as _};
+
+/// Where the list of a channel goes: not into a folder of which apt reads every file.
+pub(super) fn list_file(file: &Path, channel: &Carried) -> PathBuf {
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let read_whole = folder.extension().is_some_and(|ending| ending == "d");
+    let folder = folder.parent().filter(|_| read_whole).unwrap_or(folder);
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    folder.join(format!("{stem}-{}.mirrors", channel.id))
+}
+
+/// True for a path that apt's methods write as it is: on others, such as those with a `+`, apt 2.6 waits for ever.
+pub(super) fn is_plain(path: &Path) -> bool {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-_./".contains(b);
+    path.as_os_str().as_encoded_bytes().iter().all(plain)
+}
+
+/// What is needed for apt's files.
+pub(super) struct Apt<'a> {
+    pub(super) client: &'a Client,
+    pub(super) args: &'a SelectArgs,
+    pub(super) channels: &'a [Carried],
+    pub(super) chosen: &'a Candidate,
+    pub(super) watch: &'a dyn Watch,
+}
+
+impl Apt<'_> {
+    pub(super) async fn draft(&self) -> Result<Draft, Failure> {
+        let file = file_of(self.args);
+        let old =
+            Change::new(&file, |old| old.unwrap_or_default().to_owned()).map_err(not_replaced)?;
+        let mut kept = Kept::read(old.new_text());
+        if let Some(keyring) = &self.args.signed_by {
+            kept.signed_by = Some(signed_by(keyring)?);
+        }
+        let mut lists = Vec::new();
+        if self.args.form == Form::MirrorFile {
+            for channel in self.channels {
+                lists.push(self.list(channel, &file).await?);
+            }
+        }
+        let suites = self.suites(&kept).await?;
+        let placed = suites
+            .into_iter()
+            .map(|(channel, suite)| (self.uri(channel, &file), suite));
+        let stanzas = sources::stanzas(placed);
+        let text = sources::deb822(&stanzas, &self.remarks(), &kept);
+        let change = Change::new(&file, |_| text.clone()).map_err(not_replaced)?;
+        let mut hints = Vec::new();
+        if kept.signed_by.is_none() {
+            hints.push(
+                "no key is named: apt trusts any of its own keys here; --signed-by FILE names one"
+                    .to_owned(),
+            );
+        }
+        let sources = Piece {
+            change,
+            keep: Keep::Old,
+        };
+        let pieces = lists.into_iter().chain([sources]).collect();
+        Ok(Draft {
+            pieces,
+            text,
+            hints,
+        })
+    }
+
+    /// The suites to write, each with its channel.
+    async fn suites(&self, kept: &Kept) -> Result<Vec<(&Carried, Suite)>, Failure> {
+        let Self {
+            client,
+            args,
+            channels,
+            watch,
+            ..
+        } = *self;
+        let mut found: Vec<(&Carried, Suite)> = Vec::new();
+        // Nothing has to be looked up where everything is said.
+        if args.suites.is_empty() || args.components.is_empty() || channels.len() > 1 {
+            for channel in channels {
+                let pinned = client.pin(&channel.id, None, watch).await;
+                let pinned = pinned.map_err(|error| failed(GetError::Pin(error)))?;
+                let suites = pinned.suites(watch).await.map_err(not_found)?;
+                found.extend(suites.into_iter().map(|suite| (channel, suite)));
+            }
+        }
+        let known: Vec<Suite> = found.iter().map(|(_, suite)| suite.clone()).collect();
+        let codename = codename();
+        let picked = sources::pick(
+            &known,
+            &args.suites,
+            &args.components,
+            kept,
+            codename.as_deref(),
+        );
+        let names = || {
+            known
+                .iter()
+                .map(|suite| suite.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        if picked.is_empty() {
+            let text = format!(
+                "{} has no suite that names its components: say --suite and --component",
+                channels[0].id
+            );
+            return Err(Failure::text(ABSENT, text));
+        }
+        if let Some(unknown) = picked.iter().find(|suite| suite.components.is_empty()) {
+            let (unknown, channel) = (&unknown.name, &channels[0].id);
+            let text = format!(
+                "{channel} has no suite {unknown}, but {}; --component takes it nevertheless",
+                names()
+            );
+            return Err(Failure::text(ABSENT, text));
+        }
+        let channel_of = |suite: &Suite| {
+            found
+                .iter()
+                .find(|(_, one)| one.name == suite.name)
+                .map(|(channel, _)| *channel)
+        };
+        Ok(picked
+            .into_iter()
+            .map(|suite| (channel_of(&suite).unwrap_or(&channels[0]), suite))
+            .collect())
+    }
+
+    fn uri(&self, channel: &Carried, file: &Path) -> String {
+        let directory = self.directory();
+        match self.args.form {
+            Form::Plain => self.chosen.live(&channel.mount),
+            Form::MirrorFile => format!("mirror+file:{}", list_file(file, channel).display()),
+            Form::MirrorHttp => {
+                let country = self.args.client.country.map(|country| country.to_string());
+                sources::list_uri(directory, &channel.id, country.as_deref())
+            }
+            Form::Mirrorlog => sources::method_uri(directory, &channel.mount),
+        }
+    }
+
+    fn directory(&self) -> &str {
+        self.args
+            .client
+            .directory
+            .as_deref()
+            .unwrap_or_default()
+            .trim_end_matches('/')
+    }
+
+    /// What stands above it for people. The same in each run, so that a file that says the same is not written anew.
+    fn remarks(&self) -> Vec<String> {
+        vec![match self.args.form {
+            Form::Plain => match self.chosen.country {
+                Some(country) => format!("The mirror {} in {country}.", self.chosen.id),
+                None => format!("The mirror {}.", self.chosen.id),
+            },
+            Form::MirrorFile => format!(
+                "The list is refreshed by `{}`, which a timer should run.",
+                self.refresh()
+            ),
+            Form::MirrorHttp => "apt asks the directory for the mirrors in every run.".to_owned(),
+            Form::Mirrorlog => {
+                "The mirrorlog method asks the directory for the mirrors in every run.".to_owned()
+            }
+        }]
+    }
+
+    fn refresh(&self) -> String {
+        let channel = self
+            .args
+            .channel
+            .as_ref()
+            .map_or_else(String::new, |channel| format!(" {channel}"));
+        let file = match &self.args.sources {
+            Some(_) => format!(" --sources {}", file_of(self.args).display()),
+            None => String::new(),
+        };
+        let country = self.args.client.country;
+        let country = country.map_or_else(String::new, |country| format!(" --country {country}"));
+        let directory = self.directory();
+        format!(
+            "mirrorlog select{channel} --as mirror+file --auto --apply --directory {directory}{country}{file}"
+        )
+    }
+
+    /// The list of a channel in a file.
+    async fn list(&self, channel: &Carried, file: &Path) -> Result<Piece, Failure> {
+        let list = self
+            .client
+            .apt_list(&channel.id)
+            .await
+            .map_err(directory_failed)?;
+        let live = self.chosen.live(&channel.mount);
+        let remarks = [format!("{}, {} first.", channel.id, self.chosen.id)];
+        let text = sources::list_with_first(&list, &self.chosen.url, &live, &remarks);
+        let mut keep = Keep::Nothing;
+        let change = Change::new(&list_file(file, channel), |old| {
+            // One of ours can be made again.
+            if old.is_some_and(|old| !old.starts_with(MARK)) {
+                keep = Keep::Old;
+            }
+            text
+        });
+        let change = change.map_err(not_replaced)?;
+        Ok(Piece { change, keep })
+    }
+}
+
+/// The field for a keyring.
+fn signed_by(keyring: &Path) -> Result<String, Failure> {
+    let path = std::path::absolute(keyring).or_exit(CONFIG)?;
+    let text = path.display().to_string();
+    if !path.is_file() {
+        return Err(Failure::text(
+            CONFIG,
+            format!("there is no keyring {text}: give --signed-by a file"),
+        ));
+    }
+    if !sources::is_word(&text) {
+        return Err(Failure::text(
+            CONFIG,
+            format!("apt takes no blanks in the path of a keyring: {text:?}"),
+        ));
+    }
+    Ok(format!("Signed-By: {text}\n"))
+}
+
+/// The release of this system, by os-release(5).
+fn codename() -> Option<String> {
+    let text = std::fs::read_to_string("/etc/os-release").ok()?;
+    let name = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+    let name = name.trim_matches(['"', '\'']);
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+fn not_found(error: SuitesError) -> Failure {
+    match error {
+        SuitesError::Find(error) => failed(GetError::Find(error)),
+        SuitesError::Release { source, .. } => failed(GetError::Find(FindError::Stop(source))),
+        SuitesError::Scratch(_) => Failure::new(IO, error.into()),
+    }
+}
