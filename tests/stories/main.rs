@@ -19,6 +19,7 @@ mod outage;
 mod priority;
 mod publishing;
 mod retract;
+mod select;
 mod telemetry;
 mod two_publishers;
 mod verify_replay;

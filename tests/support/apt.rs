@@ -74,6 +74,19 @@ impl Apt {
         self.root.join(name)
     }
 
+    /// An apt that reads what lies in [`Apt::parts`].
+    pub fn with_parts(repo: &DebianRepo, name: &str) -> Self {
+        let apt = Self::new(repo, name, "http://nowhere.invalid", "nothing");
+        std::fs::write(apt.root.join("etc/sources.list"), "").unwrap();
+        std::fs::create_dir_all(apt.parts()).unwrap();
+        apt
+    }
+
+    /// Folder of sources files.
+    pub fn parts(&self) -> PathBuf {
+        self.root.join("etc/sources.list.d")
+    }
+
     /// `apt-get update`; a warning fails the test too, for everything must be there at once.
     pub fn update(&self) {
         let output = self.get(&["update"]).output().unwrap();
@@ -126,12 +139,16 @@ impl Apt {
     /// `apt-get` with these words, to be changed and run.
     pub fn get(&self, words: &[&str]) -> Command {
         let at = |name: &str| self.root.join(name).display().to_string();
+        let parts = match self.parts().is_dir() {
+            true => at("etc/sources.list.d"),
+            false => "/dev/null".to_owned(),
+        };
         let options = [
             format!("Dir::Etc={}", at("etc")),
             format!("Dir::State={}", at("state")),
             format!("Dir::State::status={}", at("status")),
             format!("Dir::Cache={}", at("cache")),
-            "Dir::Etc::sourceparts=/dev/null".to_owned(),
+            format!("Dir::Etc::sourceparts={parts}"),
             "APT::Architecture=amd64".to_owned(),
             "APT::Sandbox::User=root".to_owned(),
             "Acquire::Languages=none".to_owned(),

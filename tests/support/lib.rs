@@ -17,6 +17,7 @@ mod network;
 mod nginx;
 mod openbsd;
 mod process;
+mod terminal;
 mod tree;
 mod wait;
 
@@ -28,5 +29,6 @@ pub use network::{Ended, Network, Setup};
 pub use nginx::Nginx;
 pub use openbsd::OpenBsdRepo;
 pub use process::{binary, run, tool, use_binary};
+pub use terminal::Terminal;
 pub use tree::{Tree, noise, sha256};
 pub use wait::{until, until_within};
