@@ -317,6 +317,9 @@ async fn direct(State(directory): State<Arc<Mutex<Directory>>>, request: Request
     let asked = query
         .split('&')
         .find_map(|one| one.strip_prefix("build=")?.parse::<u64>().ok());
+    if asked > Some(wanted) {
+        return (StatusCode::NOT_FOUND, "unknown-build: not known here\n").into_response();
+    }
     let mirrors = directory.listed.iter().map(|(id, tier)| {
         let (pool, url) = (&id[..2], &directory.urls[id]);
         json!({ "id": id, "url": url, "tier": tier, "pool": pool, "country": pool.to_uppercase() })
