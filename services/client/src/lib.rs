@@ -67,7 +67,7 @@ pub use directory::DirectoryError;
 pub use feedback::Sample;
 pub use fetch::Fetched;
 pub use get::{Delivered, GetError, Got, Job, Needs, Plan, get, plan};
-pub use options::{ExpiredHeads, Options, OptionsError, Proxy, Trust};
+pub use options::{ExpiredHeads, Options, OptionsError, Proxy, ProxyOf, Trust};
 pub use pin::{FindError, PinError, Pinned, WantedFile};
 pub use probe::{Measured, Outcome};
 pub use replace::{Change, Keep, ReplaceError};

@@ -41,7 +41,10 @@ pub enum ExpiredHeads {
 
 /// Says for each URL through which proxy it is asked for; none: directly.
 #[derive(Clone)]
-pub struct Proxy(pub Arc<dyn Fn(&Url) -> Option<Url> + Send + Sync>);
+pub struct Proxy(pub Arc<ProxyOf>);
+
+/// Gives the proxy for a URL.
+pub type ProxyOf = dyn Fn(&Url) -> Option<Url> + Send + Sync;
 
 impl Proxy {
     /// What `http_proxy`, `https_proxy` and `no_proxy` say, in small letters or capitals.

@@ -229,14 +229,13 @@ async fn snapshot_of(session: &Session, quest: Quest<'_>, build: Build) -> Resul
     let Inner { web, options, .. } = &*session.inner;
     let attempt = |_, source: Source| async move {
         let signed = source.snapshot(web, &session.channel, build).await?;
-        match open(&signed, &options.trust)? {
-            Statement::Snapshot(snapshot)
-                if snapshot.channel == session.channel && snapshot.build == build =>
-            {
-                Ok(snapshot)
-            }
-            _other => Err(Trouble::Answer(Answer::Corrupt)),
+        let Statement::Snapshot(snapshot) = open(&signed, &options.trust)? else {
+            return Err(Trouble::Answer(Answer::Corrupt));
+        };
+        if snapshot.channel != session.channel || snapshot.build != build {
+            return Err(Trouble::Answer(Answer::Corrupt));
         }
+        Ok(snapshot)
     };
     Ok(session.climb(quest, attempt).await?.found)
 }
@@ -302,10 +301,13 @@ async fn head(session: &Session, quest: Quest<'_>, least: Option<Build>) -> Resu
 }
 
 fn head_of(signed: &[u8], trust: &Trust, channel: &ChannelId) -> Result<Head, Answer> {
-    match open(signed, trust)? {
-        Statement::Head(head) if head.channel == *channel => Ok(head),
-        _other => Err(Answer::Corrupt),
+    let Statement::Head(head) = open(signed, trust)? else {
+        return Err(Answer::Corrupt);
+    };
+    if head.channel != *channel {
+        return Err(Answer::Corrupt);
     }
+    Ok(head)
 }
 
 /// Verifies a statement, then reads it. What does not verify is as bad as a damaged file.

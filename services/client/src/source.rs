@@ -105,7 +105,7 @@ impl Reach {
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
     Mirror(Arc<Mirror>),
-    Universe(Universe),
+    Universe(Arc<Universe>),
 }
 
 /// A mirror.
@@ -132,7 +132,8 @@ impl Source {
         if reach.proxy.0(&url).is_some() {
             return None;
         }
-        Universe::new(fetch, reach.connect, reach.stall).map(Self::Universe)
+        let universe = Universe::new(fetch, reach.connect, reach.stall)?;
+        Some(Self::Universe(Arc::new(universe)))
     }
 
     /// How people call it.

@@ -153,7 +153,7 @@ impl Site {
         // A package of an index that apt got earlier.
         if question.sha256.is_some() {
             for id in ids {
-                if self.from_older(question, id, path, watch).await? {
+                if self.search_older(question, id, path, watch).await? {
                     return Ok(());
                 }
             }
@@ -283,7 +283,7 @@ impl Site {
     }
 
     /// Looks for a digest at this path in builds before the pinned one.
-    async fn from_older(
+    async fn search_older(
         &self,
         question: &Question<'_>,
         id: &ChannelId,

@@ -217,7 +217,7 @@ impl Sites {
     fn options(&self, directory: &str) -> Options {
         let mut options = Options::new(directory, self.trust.clone());
         options.country = self.country;
-        options.state = self.settings.state().filter(|dir| writable(dir));
+        options.state = self.settings.state().filter(writable);
         options.stall = self.settings.timeout();
         options.connect = options.connect.min(options.stall);
         options.feedback = self.settings.feedback();
