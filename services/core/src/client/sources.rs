@@ -50,12 +50,13 @@ pub fn list_uri(directory: &str, channel: &ChannelId, country: Option<&str>) -> 
     format!("mirror+{directory}/mirrors.txt?channel={channel}{country}")
 }
 
-/// The URI of the `mirrorlog` method. The directory's scheme is not in it: the method asks over HTTP.
+/// The URI of the `mirrorlog` method, which is another one for a directory behind TLS.
 pub fn method_uri(directory: &str, mount: &Mount) -> String {
-    let rest = directory
-        .split_once("://")
-        .map_or(directory, |(_, rest)| rest);
-    format!("mirrorlog://{rest}{mount}/")
+    match directory.split_once("://") {
+        Some(("https", rest)) => format!("mirrorlog+https://{rest}{mount}/"),
+        Some((_, rest)) => format!("mirrorlog://{rest}{mount}/"),
+        None => format!("mirrorlog://{directory}{mount}/"),
+    }
 }
 
 /// A suite of a tree, with its components, as its Release says.

@@ -50,6 +50,10 @@ fn each_form_has_its_uri() {
         "mirrorlog://mirrors.example.org:8080/ubuntu/"
     );
     assert_eq!(
+        method_uri("https://mirrors.example.org", &mount),
+        "mirrorlog+https://mirrors.example.org/ubuntu/"
+    );
+    assert_eq!(
         Form::ALL.map(Form::as_str),
         ["plain", "mirror+file", "mirror+http", "mirrorlog"]
     );
