@@ -102,7 +102,7 @@ fn apt_updates_and_installs_by_the_method() {
     ));
     let refused = apt.try_get(&["update"]);
     assert!(
-        said(&refused).contains("other bytes than signed"),
+        said(&refused).contains("is none that is trusted"),
         "{}",
         said(&refused)
     );

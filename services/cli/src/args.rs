@@ -268,7 +268,7 @@ pub(crate) struct GetArgs {
     /// Paths in the build: files, or folders with all that is below them
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<std::ffi::OsString>,
-    /// Folder for the files, each by its last component; made when absent
+    /// Folder for the files, each by its last component; made when absent. Files of these names in it are replaced
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     pub(crate) output: PathBuf,
     /// Say what would be fetched, from whom, and what feedback waits; fetch nothing

@@ -11,7 +11,7 @@ use runtime::boot::now;
 use serde::{Deserialize, Serialize};
 
 use crate::options::Options;
-use crate::source::{Reach, Source, Web};
+use crate::source::{Reach, Source, Web, WebError};
 use crate::state::State;
 use crate::watch::{Event, Watch};
 
@@ -27,7 +27,7 @@ const REFUSAL_MAX: usize = 300;
 pub enum DirectoryError {
     /// No answer, and no earlier one is kept.
     #[error(
-        "the directory {url} does not answer ({reason}), and no list of its is kept from before; is it running?"
+        "the directory {url} does not answer ({reason}), and no earlier list is here; is it running?"
     )]
     Down {
         /// Its URL.
@@ -47,6 +47,14 @@ pub enum DirectoryError {
     #[error("the directory {url} says: {text}")]
     Retracted {
         /// Its URL.
+        url: String,
+        /// What it says.
+        text: String,
+    },
+    /// Whoever answers there is something else.
+    #[error("{url} is no directory: it answers {text:?}; is that a mirror's URL?")]
+    Other {
+        /// The URL.
         url: String,
         /// What it says.
         text: String,
@@ -156,6 +164,11 @@ impl Directory {
         ];
         query.extend(build.map(|build| ("build", build.to_string())));
         query.extend(self.country.map(|country| ("country", country.to_string())));
+        // An answer about a build that was named must not stand in for one about the wanted one.
+        if build.is_some() {
+            let answer = self.fresh("/v1/mirrors", &query, ANSWER_MAX_BYTES).await?;
+            return Ok(self.list(self.parsed(&answer)?));
+        }
         let name = format!("mirrors-{channel}");
         let answer: MirrorsAnswer = self.ask("/v1/mirrors", &query, &name, watch).await?;
         Ok(self.list(answer))
@@ -174,6 +187,13 @@ impl Directory {
             })
         });
         Ok(known.collect())
+    }
+
+    fn parsed<T: for<'de> Deserialize<'de>>(&self, answer: &[u8]) -> Result<T, DirectoryError> {
+        serde_json::from_slice(answer).map_err(|error| DirectoryError::Down {
+            url: self.url.clone(),
+            reason: format!("its answer is not to be read: {error}"),
+        })
     }
 
     /// What is not of the expected form is left out: one bad line costs no other.
@@ -210,17 +230,16 @@ impl Directory {
         name: &str,
         watch: &dyn Watch,
     ) -> Result<T, DirectoryError> {
-        let reason = match self.fresh(path, query, ANSWER_MAX_BYTES).await {
-            Ok(bytes) => match serde_json::from_slice::<T>(&bytes) {
-                Ok(answer) => {
-                    self.state.keep(&self.url, name, &answer, now());
-                    return Ok(answer);
-                }
-                Err(error) => format!("its answer is not to be read: {error}"),
-            },
+        let fresh = self.fresh(path, query, ANSWER_MAX_BYTES).await;
+        let reason = match fresh.and_then(|bytes| self.parsed::<T>(&bytes)) {
+            Ok(answer) => {
+                self.state.keep(&self.url, name, &answer, now());
+                return Ok(answer);
+            }
             Err(DirectoryError::Down { reason, .. }) => reason,
             Err(
                 error @ (DirectoryError::Unknown { .. }
+                | DirectoryError::Other { .. }
                 | DirectoryError::Retracted { .. }
                 | DirectoryError::Refused { .. }),
             ) => return Err(error),
@@ -256,6 +275,9 @@ impl Directory {
             Ok((status, text)) => {
                 let text = plain(&text);
                 Err(match status {
+                    StatusCode::NOT_FOUND if !is_of_channels(&text) => {
+                        DirectoryError::Other { url, text }
+                    }
                     StatusCode::NOT_FOUND => DirectoryError::Unknown { url, text },
                     StatusCode::GONE => DirectoryError::Retracted { url, text },
                     StatusCode::BAD_REQUEST => DirectoryError::Refused { url, text },
@@ -267,7 +289,7 @@ impl Directory {
             }
             Err(error) => Err(DirectoryError::Down {
                 url,
-                reason: runtime::chain(&error),
+                reason: short(&error),
             }),
         }
     }
@@ -292,6 +314,22 @@ pub(crate) fn by_level<T: Clone>(
         ranked.extend(order.into_iter().map(|index| here[index].clone()));
     }
     ranked
+}
+
+/// True for what a directory says of channels and builds that it does not know.
+fn is_of_channels(text: &str) -> bool {
+    ["unknown-channel", "unknown-build"]
+        .iter()
+        .any(|word| text.starts_with(word))
+}
+
+/// What it is, and the innermost cause: the way in between is the library's.
+fn short(error: &WebError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    match causes.last() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
 }
 
 /// Text of somebody else's on one line, without orders to a terminal.

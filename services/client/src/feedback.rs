@@ -96,7 +96,7 @@ impl Feedback {
         let kept = self.0.state.read(QUEUE);
         let kept = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let mut queued: Vec<Sample> = kept.unwrap_or_default();
-        queued.extend(self.fresh().iter().cloned());
+        queued.extend(worth_telling(&self.fresh()));
         queued
     }
 
@@ -145,4 +145,22 @@ impl Feedback {
     fn fresh(&self) -> std::sync::MutexGuard<'_, Vec<Sample>> {
         self.0.fresh.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Each failure of a mirror once; and none to be reached where nobody was: then it is this machine that has no network.
+fn worth_telling(fresh: &[Sample]) -> Vec<Sample> {
+    let is_silence = |sample: &Sample| ["connection", "timeout"].contains(&sample.outcome.as_str());
+    let somebody_answered = fresh.iter().any(|sample| !is_silence(sample));
+    let mut worth: Vec<Sample> = Vec::new();
+    for sample in fresh
+        .iter()
+        .filter(|sample| somebody_answered || !is_silence(sample))
+    {
+        let same =
+            |other: &Sample| other.mirror == sample.mirror && other.outcome == sample.outcome;
+        if sample.outcome == "ok" || !worth.iter().any(same) {
+            worth.push(sample.clone());
+        }
+    }
+    worth
 }

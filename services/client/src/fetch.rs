@@ -1,10 +1,11 @@
 //! One file of a pinned build, from whoever has it.
 
-use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use mirrorlog_core::client::climb::{Answer, SourceIndex};
 use mirrorlog_core::client::speed::Transfer;
+use mirrorlog_core::id::Digest;
 
 use crate::part::Part;
 use crate::pin::{Pinned, WantedFile, shown};
@@ -12,6 +13,15 @@ use crate::session::{Climbed, LocalFault, Stop};
 use crate::source::Source;
 use crate::transfer::Coming;
 use crate::watch::{Event, Watch};
+
+/// Whether a file has to be on disk before it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// A power cut leaves no empty file under a good name.
+    Synced,
+    /// Whoever asked for it sees to that.
+    Left,
+}
 
 /// How a file came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,7 +46,9 @@ impl Pinned {
         watch: &dyn Watch,
     ) -> Result<Fetched, Stop> {
         let part = part_path(to, file);
-        let fetched = self.fetch_part(file, &part, watch).await?;
+        let fetched = self
+            .fetch_part(file, &part, Durability::Synced, watch)
+            .await?;
         let path = to.to_owned();
         std::fs::rename(&part, to).map_err(|source| LocalFault { path, source })?;
         Ok(fetched)
@@ -47,6 +59,7 @@ impl Pinned {
         &self,
         file: &WantedFile,
         part: &Path,
+        durability: Durability,
         watch: &dyn Watch,
     ) -> Result<Fetched, Stop> {
         let shown = shown(file.path.as_bytes());
@@ -91,7 +104,11 @@ impl Pinned {
             source: index,
             asked,
         } = climbed;
-        for liar in part.into_inner().liars().unwrap_or_default() {
+        let mut part = part.into_inner();
+        if durability == Durability::Synced {
+            part.finish(&file.entry)?;
+        }
+        for liar in part.liars().unwrap_or_default() {
             self.session.blame(liar, self.build(), Answer::Corrupt);
         }
         self.measured(index, &transfer);
@@ -118,10 +135,11 @@ impl Pinned {
     }
 }
 
-/// Beside its place, named by its content: what another build left there is another file.
+/// Beside its place, named by name and content: what another build left there is another file. No longer than any name.
 pub(crate) fn part_path(file: &Path, wanted: &WantedFile) -> PathBuf {
-    let mut name = OsString::from(".");
-    name.push(file.file_name().unwrap_or_default());
-    name.push(format!(".part-{}", &wanted.entry.digest.to_hex()[..16]));
-    file.with_file_name(name)
+    let name = file.file_name().unwrap_or_default().as_bytes();
+    let both = [name, wanted.entry.digest.as_bytes()].concat();
+    let mut hex = Digest::of(&both).to_hex();
+    hex.truncate(16);
+    file.with_file_name(format!(".mirrorlog-{hex}.part"))
 }

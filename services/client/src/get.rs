@@ -1,20 +1,21 @@
 //! Paths of one build into a folder. Nothing is put there before all of it is here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use mirrorlog_core::client::climb::{Level, Wish};
+use mirrorlog_core::client::climb::Level;
 use mirrorlog_core::id::{Build, ChannelId};
 use mirrorlog_core::layout::Layout;
 
 use crate::Client;
 use crate::closure::{self, DependError, PACKAGES_MAX, Shelf};
-use crate::fetch::{Fetched, part_path};
-use crate::pin::{self, FindError, Found, PinError, Pinned, WantedFile, shown};
+use crate::fetch::{Durability, Fetched, part_path};
+use crate::part::digest_of;
+use crate::pin::{self, Aim, FindError, Found, PinError, Pinned, WantedFile, shown};
 use crate::session::Stop;
 use crate::watch::{Event, Watch};
 
@@ -158,15 +159,10 @@ struct Task {
 /// [`GetError`]. What has come stays beside its place as `.NAME.part-…`; the next run goes on with it.
 pub async fn get(client: &Client, job: &Job, watch: &dyn Watch) -> Result<Got, GetError> {
     let begun = Instant::now();
-    let mut aim = job.build;
-    let wish = if job.build.is_some() {
-        Wish::Named
-    } else {
-        Wish::Newest
-    };
+    let mut aim = job.build.map_or(Aim::Wanted, Aim::Named);
     let mut replans = 0;
     loop {
-        let (error, build) = match attempt(client, job, aim, wish, watch).await {
+        let (error, build) = match attempt(client, job, aim, watch).await {
             Ok(got) => return Ok(got),
             Err(error) => match stop_of(&error) {
                 Some((Stop::Replan(to), Some(from))) if replans < REPLANS_MAX => {
@@ -177,7 +173,7 @@ pub async fn get(client: &Client, job: &Job, watch: &dyn Watch) -> Result<Got, G
                         to,
                     });
                     replans += 1;
-                    aim = Some(to);
+                    aim = Aim::Newer { from, to };
                     continue;
                 }
                 Some((Stop::Wait, build)) => {
@@ -207,12 +203,8 @@ pub async fn get(client: &Client, job: &Job, watch: &dyn Watch) -> Result<Got, G
 /// # Errors
 /// [`GetError`].
 pub async fn plan(client: &Client, job: &Job, watch: &dyn Watch) -> Result<Plan, GetError> {
-    let wish = if job.build.is_some() {
-        Wish::Named
-    } else {
-        Wish::Newest
-    };
-    let pinned = pin::pin(&client.0, &job.channel, job.build, wish, watch).await?;
+    let aim = job.build.map_or(Aim::Wanted, Aim::Named);
+    let pinned = pin::pin(&client.0, &job.channel, aim, watch).await?;
     let tasks = tasks(&pinned, job, watch).await?;
     Ok(Plan {
         build: pinned.build(),
@@ -256,14 +248,8 @@ async fn wait(channel: &ChannelId, build: Option<Build>, whole: Duration, watch:
     }
 }
 
-async fn attempt(
-    client: &Client,
-    job: &Job,
-    aim: Option<Build>,
-    wish: Wish,
-    watch: &dyn Watch,
-) -> Result<Got, GetError> {
-    let pinned = pin::pin(&client.0, &job.channel, aim, wish, watch).await?;
+async fn attempt(client: &Client, job: &Job, aim: Aim, watch: &dyn Watch) -> Result<Got, GetError> {
+    let pinned = pin::pin(&client.0, &job.channel, aim, watch).await?;
     let tasks = tasks(&pinned, job, watch).await?;
     let (done, tasks) = fetch_all(&pinned, job, tasks, watch).await?;
     let notices = notices(&pinned, &tasks);
@@ -281,7 +267,7 @@ async fn attempt(
     ) in tasks.into_iter().zip(done)
     {
         let file = job.into.join(name);
-        put(&part, &file)?;
+        put(&part, &file, &wanted)?;
         let path = shown(wanted.path.as_bytes());
         files.push(Delivered {
             path,
@@ -325,6 +311,10 @@ async fn fetch_all(
         }
         done.extend(fetched);
         all.append(&mut wave);
+        if !next.is_empty() {
+            let places: Vec<&Task> = all.iter().chain(&next).collect();
+            check_places(&places, &job.into)?;
+        }
         if all.len() + next.len() > PACKAGES_MAX && brings {
             return Err(GetError::Depend(DependError::TooMany));
         }
@@ -390,20 +380,41 @@ async fn tasks(pinned: &Pinned, job: &Job, watch: &dyn Watch) -> Result<Vec<Task
             }
         }
     }
-    let mut names: BTreeMap<&Path, &WantedFile> = BTreeMap::new();
-    for task in &tasks {
-        if let Some(other) = names.insert(&task.name, &task.file)
-            && other.path != task.file.path
-        {
-            return Err(GetError::SameName {
-                first: shown(other.path.as_bytes()),
-                second: shown(task.file.path.as_bytes()),
-                name: task.name.display().to_string(),
-            });
+    // A path that is named twice comes once.
+    let mut seen = BTreeSet::new();
+    tasks.retain(|task| seen.insert((task.name.clone(), task.file.path.clone())));
+    check_places(&tasks.iter().collect::<Vec<_>>(), &job.into)?;
+    Ok(tasks)
+}
+
+/// No two files have one place, none has its place where another one needs a folder, and none where a folder is.
+fn check_places(tasks: &[&Task], into: &Path) -> Result<(), GetError> {
+    let mut places: BTreeMap<&Path, &WantedFile> = BTreeMap::new();
+    for task in tasks {
+        if let Some(other) = places.insert(&task.name, &task.file) {
+            return Err(same_name(other, task));
         }
     }
-    tasks.dedup_by(|a, b| a.name == b.name);
-    Ok(tasks)
+    for task in tasks {
+        let above = task.name.ancestors().skip(1);
+        if let Some(other) = above.filter_map(|folder| places.get(folder)).next() {
+            return Err(same_name(other, task));
+        }
+        let path = into.join(&task.name);
+        if path.is_dir() {
+            let source = std::io::Error::from(std::io::ErrorKind::IsADirectory);
+            return Err(GetError::Write { path, source });
+        }
+    }
+    Ok(())
+}
+
+fn same_name(other: &WantedFile, task: &Task) -> GetError {
+    GetError::SameName {
+        first: shown(other.path.as_bytes()),
+        second: shown(task.file.path.as_bytes()),
+        name: task.name.display().to_string(),
+    }
 }
 
 /// A look-up that stopped says at which build it did.
@@ -450,8 +461,20 @@ async fn fetch_task(
             source,
         })?;
     }
+    if is_here(&file, &task.file) {
+        let had_bytes = task.file.entry.size_bytes;
+        return Ok((
+            file,
+            Fetched {
+                had_bytes,
+                ..Fetched::default()
+            },
+        ));
+    }
     let part = part_path(&file, &task.file);
-    let fetched = pinned.fetch_part(&task.file, &part, watch).await;
+    let fetched = pinned
+        .fetch_part(&task.file, &part, Durability::Synced, watch)
+        .await;
     let fetched = fetched.map_err(|source| GetError::Stop {
         path: shown(task.file.path.as_bytes()),
         channel: pinned.channel().clone(),
@@ -461,9 +484,23 @@ async fn fetch_task(
     Ok((part, fetched))
 }
 
-fn put(part: &Path, file: &Path) -> Result<(), GetError> {
-    std::fs::rename(part, file).map_err(|source| GetError::Write {
-        path: file.to_owned(),
-        source,
-    })
+/// Another run for the same file may have put it there in between.
+fn put(part: &Path, file: &Path, wanted: &WantedFile) -> Result<(), GetError> {
+    match std::fs::rename(part, file) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_here(file, wanted) => {
+            Ok(())
+        }
+        renamed => renamed.map_err(|source| GetError::Write {
+            path: file.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// True when the very content is there; what else is there is only looked at.
+fn is_here(file: &Path, wanted: &WantedFile) -> bool {
+    let same_size = file
+        .symlink_metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.len() == wanted.entry.size_bytes);
+    same_size && digest_of(file).is_ok_and(|digest| digest == wanted.entry.digest)
 }

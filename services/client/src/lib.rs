@@ -56,7 +56,6 @@ mod watch;
 
 use std::sync::Arc;
 
-use mirrorlog_core::client::climb::Wish;
 use mirrorlog_core::client::speed::{self, Judged, Transfer};
 use mirrorlog_core::id::{Build, ChannelId};
 use runtime::boot::now;
@@ -77,6 +76,7 @@ pub use watch::{Event, Quiet, Watch};
 
 use directory::Directory;
 use feedback::Feedback;
+use pin::Aim;
 use source::Web;
 use state::State;
 
@@ -157,21 +157,17 @@ impl Client {
         build: Option<Build>,
         watch: &dyn Watch,
     ) -> Result<Pinned, PinError> {
-        let wish = if build.is_some() {
-            Wish::Named
-        } else {
-            Wish::Newest
-        };
-        pin::pin(&self.0, channel, build, wish, watch).await
+        let aim = build.map_or(Aim::Wanted, Aim::Named);
+        pin::pin(&self.0, channel, aim, watch).await
     }
 
-    /// Pins this build or a newer one: for when an older one was found to be gone.
-    pub(crate) async fn pin_at_least(
+    /// Pins a newer build than one that was found to be gone; a source spoke of `to`.
+    pub(crate) async fn pin_newer(
         &self,
         channel: &ChannelId,
-        build: Build,
+        (from, to): (Build, Build),
         watch: &dyn Watch,
     ) -> Result<Pinned, PinError> {
-        pin::pin(&self.0, channel, Some(build), Wish::Newest, watch).await
+        pin::pin(&self.0, channel, Aim::Newer { from, to }, watch).await
     }
 }

@@ -1,11 +1,16 @@
 //! A file that is coming: what is here of it, and who gave what.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use mirrorlog_core::client::climb::SourceIndex;
 use mirrorlog_core::id::Digest;
+use mirrorlog_core::manifest::{FileEntry, Mode};
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::session::LocalFault;
@@ -51,13 +56,14 @@ impl Part {
     }
 
     fn try_open(path: &Path, size_bytes: u64) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
+        let mut file = open_own(path)?;
+        // Two runs that write at the same time would each believe in bytes of the other.
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+            Errno::WOULDBLOCK => {
+                io::Error::new(io::ErrorKind::ResourceBusy, "another run is fetching it")
+            }
+            other => other.into(),
+        })?;
         let (mut at, mut hasher) = (0, Sha256::new());
         if file.metadata()?.len() <= size_bytes {
             let mut buffer = vec![0; READ_BYTES];
@@ -170,6 +176,22 @@ impl Part {
         Ok(liars)
     }
 
+    /// Gives it the mode and date that the build says, and waits until all of it is on disk.
+    pub(crate) fn finish(&self, entry: &FileEntry) -> Result<(), LocalFault> {
+        let mode = match entry.mode {
+            Mode::Plain => 0o644,
+            Mode::Executable => 0o755,
+        };
+        let seconds = u64::try_from(entry.mtime.as_seconds()).unwrap_or(0);
+        let date = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        let finished = self
+            .file
+            .set_permissions(Permissions::from_mode(mode))
+            .and_then(|()| date.map_or(Ok(()), |date| self.file.set_modified(date)))
+            .and_then(|()| self.file.sync_all());
+        finished.map_err(|source| self.fault(source))
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -219,6 +241,47 @@ impl Part {
     }
 }
 
+/// The digest of somebody's file, which is only read.
+pub(crate) fn digest_of(path: &Path) -> io::Result<Digest> {
+    let mut file = File::open(path)?;
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; READ_BYTES]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(Digest::from_bytes(hasher.finalize().into())),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+}
+
+/// Opens a file of this user's alone, which nobody put there for us to write through.
+fn open_own(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let open = |new: bool| {
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .write(true)
+            .create(true)
+            .create_new(new)
+            .truncate(false);
+        options.custom_flags(flags).mode(0o644).open(path)
+    };
+    if let Ok(file) = open(false) {
+        let meta = file.metadata()?;
+        let own = meta.is_file()
+            && meta.uid() == rustix::process::geteuid().as_raw()
+            && meta.nlink() == 1;
+        if own {
+            return Ok(file);
+        }
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    open(true)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -232,12 +295,17 @@ mod tests {
     fn a_part_goes_on_where_it_was_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("part");
-        open(&path).write(b"hello ").unwrap();
+        let mut first = open(&path);
+        first.write(b"hello ").unwrap();
+        let busy = Part::open(&path, 100).err().unwrap();
+        assert_eq!(busy.source.kind(), io::ErrorKind::ResourceBusy);
+        drop(first);
         let mut part = open(&path);
         assert_eq!(part.at(), 6);
         part.write(b"world").unwrap();
         assert_eq!(part.digest(), Digest::of(b"hello world"));
         assert_eq!(std::fs::read(&path).unwrap(), b"hello world");
+        drop(part);
         assert_eq!(
             Part::open(&path, 10).unwrap().at(),
             0,

@@ -8,10 +8,11 @@ use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::limits::CLOCK_SKEW_MS;
 use mirrorlog_core::manifest::{self, Entry, FileEntry, ManifestError};
 use mirrorlog_core::path::EntryPath;
+use mirrorlog_core::sign::SignatureError;
 use mirrorlog_core::statement::{Head, Snapshot, Statement};
 use mirrorlog_core::tree::{Place, Scope, Tree};
 use runtime::boot::now;
-use wire::Signed;
+use wire::{OpenError, Signed};
 
 use crate::Inner;
 use crate::directory::{DirectoryError, List};
@@ -48,6 +49,16 @@ pub enum PinError {
     Expired {
         /// Of which channel.
         channel: ChannelId,
+    },
+    /// Whoever signs is not trusted.
+    #[error(
+        "the statements of {channel} are signed by key {signer}, which is none that is trusted: is it the archive's key that was given?"
+    )]
+    Key {
+        /// Of which channel.
+        channel: ChannelId,
+        /// The key's number.
+        signer: String,
     },
     /// One number, two roots.
     #[error("build {build} of {channel} was signed with two roots: tell the archive's operators")]
@@ -137,41 +148,89 @@ pub struct Pinned {
     pages: Cache,
 }
 
+/// Which build is to be pinned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Aim {
+    /// The one that a person named.
+    Named(Build),
+    /// The one that is wanted.
+    Wanted,
+    /// A newer one than `from`, which was found to be gone; a source spoke of `to`.
+    Newer { from: Build, to: Build },
+}
+
+impl Aim {
+    fn named(self) -> Option<Build> {
+        match self {
+            Self::Named(build) => Some(build),
+            Self::Wanted | Self::Newer { .. } => None,
+        }
+    }
+}
+
 /// Pins a build.
 pub(crate) async fn pin(
     inner: &Arc<Inner>,
     channel: &ChannelId,
-    build: Option<Build>,
-    wish: Wish,
+    aim: Aim,
     watch: &dyn Watch,
 ) -> Result<Pinned, PinError> {
-    let named = build.filter(|_| wish == Wish::Named);
-    let list = list(inner, channel, named, watch).await?;
+    let list = list(inner, channel, aim.named(), watch).await?;
     let session = Session::new(Arc::clone(inner), channel.clone(), list.sources);
-    let aim = build.max(list.build).filter(|_| named.is_none()).or(named);
-    let stop = |source| PinError::Stop {
-        channel: channel.clone(),
-        build: aim,
-        source,
+    // What the directory knows: a head of an older build is behind.
+    let known = match aim.named() {
+        Some(build) => Some(build).filter(|build| list.build >= Some(*build)),
+        None => list.build,
     };
-    let quest = |what| Quest {
-        build: aim.unwrap_or(Build::FIRST),
+    let stop = |build: Option<Build>| {
+        let channel = channel.clone();
+        move |source| PinError::Stop {
+            channel,
+            build,
+            source,
+        }
+    };
+    let wish = if aim.named().is_some() {
+        Wish::Named
+    } else {
+        Wish::Newest
+    };
+    let quest = |what, build: Option<Build>, wish| Quest {
+        build: build.unwrap_or(Build::FIRST),
         wish,
         what,
         watch,
     };
-
-    // Both at once, unless the build may not exist.
-    let known = aim.filter(|aim| list.build >= Some(*aim) || wish == Wish::Newest);
+    // Both at once, unless another build may be the one.
+    let floor = inner.state.newest_build(inner.directory.url(), channel);
+    let likely = known.filter(|known| {
+        matches!(aim, Aim::Named(_) | Aim::Wanted)
+            && Some(*known) >= floor.filter(|_| aim.named().is_none())
+    });
     let early = async {
-        match known {
-            Some(build) => Some(snapshot_of(&session, quest("the snapshot"), build).await),
+        match likely {
+            Some(build) => {
+                Some(snapshot_of(&session, quest("the snapshot", likely, wish), build).await)
+            }
             None => None,
         }
     };
-    let (head, early) = futures::join!(head(&session, quest("the head"), known), early);
+    let (head, early) =
+        futures::join!(head(&session, quest("the head", known, wish), known), early);
     let head = head?;
-    let build = aim.unwrap_or(head.build);
+    let build = match aim {
+        Aim::Named(build) => build,
+        // What the archive has not signed is nobody's to wish for; what was here before is not gone back from, unless
+        // the archive itself went back.
+        Aim::Wanted => list
+            .build
+            .max(floor.filter(|floor| *floor <= head.build))
+            .unwrap_or(head.build),
+        Aim::Newer { to, .. } => list
+            .build
+            .max(Some(to.min(head.build)))
+            .unwrap_or(head.build),
+    };
     if build > head.build {
         let (channel, newest) = (channel.clone(), head.build);
         return Err(PinError::UnknownBuild {
@@ -180,22 +239,32 @@ pub(crate) async fn pin(
             newest,
         });
     }
-    let snapshot = match early {
+    let wish = match aim {
+        // A source that spoke of a newer build had nothing to speak of: it is only somebody without this one.
+        Aim::Newer { from, .. } if build <= from => Wish::Named,
+        Aim::Named(_) | Aim::Wanted | Aim::Newer { .. } => wish,
+    };
+    let snapshot = match early.filter(|_| likely == Some(build)) {
         Some(snapshot) => snapshot,
-        None => snapshot_of(&session, quest("the snapshot"), build).await,
+        None => snapshot_of(&session, quest("the snapshot", Some(build), wish), build).await,
     };
     let snapshot = match snapshot {
         // Whoever took a build back has published what replaces it.
         Err(Stop::GaveUp(Verdict::Retracted)) if wish == Wish::Newest && head.build > build => {
-            return Err(stop(Stop::Replan(head.build)));
+            return Err(stop(Some(build))(Stop::Replan(head.build)));
         }
-        snapshot => snapshot.map_err(stop)?,
+        snapshot => snapshot.map_err(stop(Some(build)))?,
     };
     if build == head.build && snapshot.root != head.root {
         return Err(PinError::Fork {
             channel: channel.clone(),
             build,
         });
+    }
+    if aim.named().is_none() {
+        inner
+            .state
+            .keep_newest_build(inner.directory.url(), channel, build);
     }
     watch.tell(Event::Pinned { channel, build });
     Ok(Pinned {
@@ -216,7 +285,10 @@ async fn list(
     let listed = match inner.directory.mirrors(channel, named, watch).await {
         Ok(list) if list.has_mirrors() || named.is_none() => return Ok(list),
         // Whether there is such a build says the signed head.
-        Err(DirectoryError::Unknown { .. }) if named.is_some() => None,
+        // And its last list has mirrors, when it is away.
+        Err(DirectoryError::Unknown { .. } | DirectoryError::Down { .. }) if named.is_some() => {
+            None
+        }
         list => Some(list?),
     };
     let usual = inner.directory.mirrors(channel, None, watch).await?;
@@ -229,7 +301,7 @@ async fn snapshot_of(session: &Session, quest: Quest<'_>, build: Build) -> Resul
     let Inner { web, options, .. } = &*session.inner;
     let attempt = |_, source: Source| async move {
         let signed = source.snapshot(web, &session.channel, build).await?;
-        let Statement::Snapshot(snapshot) = open(&signed, &options.trust)? else {
+        let Statement::Snapshot(snapshot) = open(&signed, &options.trust, session)? else {
             return Err(Trouble::Answer(Answer::Corrupt));
         };
         if snapshot.channel != session.channel || snapshot.build != build {
@@ -251,7 +323,7 @@ async fn head(session: &Session, quest: Quest<'_>, least: Option<Build>) -> Resu
         ..
     } = &*session.inner;
     let kept = state.head(directory.url(), &session.channel);
-    let kept = kept.and_then(|signed| head_of(&signed, &options.trust, &session.channel).ok());
+    let kept = kept.and_then(|signed| head_of(&signed, &options.trust, session).ok());
     let counts = |head: &Head| {
         options.expired == ExpiredHeads::Accept || now().ms_since(head.expires) <= CLOCK_SKEW_MS
     };
@@ -259,7 +331,7 @@ async fn head(session: &Session, quest: Quest<'_>, least: Option<Build>) -> Resu
     let (kept_head, expired_seen, counts) = (&kept, &expired, &counts);
     let attempt = |_, source: Source| async move {
         let signed = source.head(web, &session.channel).await?;
-        let head = head_of(&signed, &options.trust, &session.channel)?;
+        let head = head_of(&signed, &options.trust, session)?;
         // One that was seen before was newer: this source is behind, or holds something back.
         if kept_head
             .as_ref()
@@ -289,6 +361,13 @@ async fn head(session: &Session, quest: Quest<'_>, least: Option<Build>) -> Resu
         Err(_) if expired.load(Ordering::Relaxed) => Err(PinError::Expired {
             channel: session.channel.clone(),
         }),
+        Err(Stop::GaveUp(Verdict::Corrupt)) if session.stranger().is_some() => {
+            let (channel, signer) = (
+                session.channel.clone(),
+                session.stranger().unwrap_or_default(),
+            );
+            Err(PinError::Key { channel, signer })
+        }
         Err(source) => {
             let (channel, build) = (session.channel.clone(), least);
             Err(PinError::Stop {
@@ -300,21 +379,26 @@ async fn head(session: &Session, quest: Quest<'_>, least: Option<Build>) -> Resu
     }
 }
 
-fn head_of(signed: &[u8], trust: &Trust, channel: &ChannelId) -> Result<Head, Answer> {
-    let Statement::Head(head) = open(signed, trust)? else {
+fn head_of(signed: &[u8], trust: &Trust, session: &Session) -> Result<Head, Answer> {
+    let Statement::Head(head) = open(signed, trust, session)? else {
         return Err(Answer::Corrupt);
     };
-    if head.channel != *channel {
+    if head.channel != session.channel {
         return Err(Answer::Corrupt);
     }
     Ok(head)
 }
 
 /// Verifies a statement, then reads it. What does not verify is as bad as a damaged file.
-fn open(signed: &[u8], trust: &Trust) -> Result<Statement, Answer> {
+fn open(signed: &[u8], trust: &Trust, session: &Session) -> Result<Statement, Answer> {
     let signed = Signed::from_signify(signed).map_err(|_| Answer::Corrupt)?;
     match trust {
-        Trust::Keys(keys) => signed.open(keys).map_err(|_| Answer::Corrupt),
+        Trust::Keys(keys) => signed.open(keys).map_err(|error| {
+            if let OpenError::Signature(SignatureError::UnknownKey(stranger)) = error {
+                session.signed_by(stranger);
+            }
+            Answer::Corrupt
+        }),
         Trust::Unverified => {
             wire::statement::decode(&signed.statement).map_err(|_| Answer::Corrupt)
         }

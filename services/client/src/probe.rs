@@ -108,15 +108,15 @@ impl Client {
         let web = &self.0.web;
         // 1. It is there and carries the channel. The probe goes over the same connection.
         let url = format!("{}/@/{channel}", candidate.url);
-        match timeout(web.stall * 3, web.read(&url, &[], WORDS_MAX_BYTES)).await {
-            Err(_too_slow) => return Err(Answer::Stalled.into()),
-            Ok(Err(WebError::Http(error))) => return Err(broken(&error).into()),
-            Ok(Err(WebError::TooLarge(_))) => return Err(Answer::Refused.into()),
-            Ok(Ok((status, _))) if !status.is_success() => {
+        match web.read(&url, &[], WORDS_MAX_BYTES).await {
+            Err(WebError::Slow) => return Err(Answer::Stalled.into()),
+            Err(WebError::Http(error)) => return Err(broken(&error).into()),
+            Err(WebError::TooLarge(_)) => return Err(Answer::Refused.into()),
+            Ok((status, _)) if !status.is_success() => {
                 let reason = format!("says {} when asked for {channel}", status.as_u16());
                 return Err(Trouble::Source(Answer::Refused, reason));
             }
-            Ok(Ok(_)) => {}
+            Ok(_) => {}
         }
         if candidate.known.is_some() {
             return Ok(None);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mirrorlog_core::client::climb::{self, Answer, Climb, Level, SourceIndex, Step, Verdict, Wish};
 use mirrorlog_core::id::{Build, ChannelId};
+use mirrorlog_core::sign::KeyNumber;
 
 use crate::Inner;
 use crate::source::Source;
@@ -76,6 +77,8 @@ pub(crate) struct Session {
     pub(crate) channel: ChannelId,
     sources: Vec<Source>,
     failed: Mutex<Vec<bool>>,
+    /// The number of a key that signed a statement and is not trusted.
+    stranger: Mutex<Option<KeyNumber>>,
 }
 
 /// What is looked for.
@@ -103,6 +106,7 @@ impl Session {
             channel,
             sources,
             failed,
+            stranger: Mutex::default(),
         }
     }
 
@@ -118,6 +122,7 @@ impl Session {
             match step {
                 Step::Ask(index) => {
                     let source = self.source(index);
+                    tracing::debug!(source = source.name(), what = quest.what, "asking");
                     match attempt(index, source.clone()).await {
                         Ok(found) => {
                             return Ok(Climbed {
@@ -130,6 +135,7 @@ impl Session {
                         Err(Trouble::Answer(answer)) => {
                             self.blame(index, quest.build, answer);
                             let (source, what) = (source.name(), quest.what);
+                            tracing::debug!(source, what, ?answer, "left");
                             quest.watch.tell(Event::Left {
                                 source,
                                 what,
@@ -158,6 +164,17 @@ impl Session {
         if let Some(mirror) = self.source(index).mirror_id() {
             self.inner.feedback.failed(mirror, build, answer);
         }
+    }
+
+    /// Remembers whose signature was not accepted.
+    pub(crate) fn signed_by(&self, stranger: KeyNumber) {
+        *self.stranger.lock().unwrap_or_else(PoisonError::into_inner) = Some(stranger);
+    }
+
+    /// The number of a key that signed and is not trusted.
+    pub(crate) fn stranger(&self) -> Option<String> {
+        let stranger = *self.stranger.lock().unwrap_or_else(PoisonError::into_inner);
+        stranger.map(|number| number.to_string())
     }
 
     /// Who is asked, in this order: name and level.

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::options::{Options, OptionsError, Proxy};
+use crate::session::Trouble;
 use crate::universe::Universe;
 
 /// Connections kept to one host.
@@ -45,8 +46,18 @@ impl Web {
         &self.client
     }
 
-    /// Status and body of a small answer.
+    /// Status and body of a small answer. Each read has its own limit; all of them together have one too.
     pub(crate) async fn read(
+        &self,
+        url: &str,
+        query: &[(&str, String)],
+        max_bytes: usize,
+    ) -> Result<(StatusCode, Vec<u8>), WebError> {
+        let asked = timeout(self.stall * 3, self.read_slowly(url, query, max_bytes)).await;
+        asked.unwrap_or(Err(WebError::Slow))
+    }
+
+    async fn read_slowly(
         &self,
         url: &str,
         query: &[(&str, String)],
@@ -55,7 +66,7 @@ impl Web {
         let ask = || self.client.get(url).query(query).send();
         // A connection that was kept may have been closed meanwhile.
         let answer = match ask().await {
-            Err(error) if error.is_request() && !error.is_connect() => ask().await?,
+            Err(error) if is_stale(&error) => ask().await?,
             answer => answer?,
         };
         let status = answer.status();
@@ -71,6 +82,8 @@ pub(crate) enum WebError {
     Http(#[from] reqwest::Error),
     #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
+    #[error("the answer did not come to its end in time")]
+    Slow,
 }
 
 async fn body(mut answer: Response, max_bytes: usize) -> Result<Vec<u8>, WebError> {
@@ -199,7 +212,7 @@ impl Source {
         web: &Web,
         channel: &ChannelId,
         digest: &Digest,
-    ) -> Result<Vec<u8>, Answer> {
+    ) -> Result<Vec<u8>, Trouble> {
         let bytes = match self {
             Self::Mirror(mirror) => {
                 let path = format!("/@/page/{digest}");
@@ -210,7 +223,7 @@ impl Source {
         if Digest::of(&bytes) == *digest {
             Ok(bytes)
         } else {
-            Err(Answer::Corrupt)
+            Err(Answer::Corrupt.into())
         }
     }
 }
@@ -244,17 +257,12 @@ impl Mirror {
         channel: &ChannelId,
     ) -> Result<Vec<u8>, Answer> {
         let url = format!("{}{path}", self.url);
-        // Each read has its own limit; all of them together must end too.
-        let asked = timeout(
-            web.stall * 3,
-            web.read(&url, &[], max_bytes.max(WORDS_MAX_BYTES)),
-        );
-        match asked.await {
-            Err(_too_slow) => Err(Answer::Stalled),
-            Ok(Err(WebError::Http(error))) => Err(broken(&error)),
-            Ok(Err(WebError::TooLarge(_))) => Err(Answer::Corrupt),
-            Ok(Ok((StatusCode::OK, bytes))) => Ok(bytes),
-            Ok(Ok((status, bytes))) => Err(self.refusal(web, status, &bytes, channel).await),
+        match web.read(&url, &[], max_bytes.max(WORDS_MAX_BYTES)).await {
+            Err(WebError::Slow) => Err(Answer::Stalled),
+            Err(WebError::Http(error)) => Err(broken(&error)),
+            Err(WebError::TooLarge(_)) => Err(Answer::Corrupt),
+            Ok((StatusCode::OK, bytes)) => Ok(bytes),
+            Ok((status, bytes)) => Err(self.refusal(web, status, &bytes, channel).await),
         }
     }
 
@@ -275,7 +283,7 @@ impl Mirror {
             request.send()
         };
         let answer = match ask().await {
-            Err(error) if error.is_request() && !error.is_connect() => ask().await,
+            Err(error) if is_stale(&error) => ask().await,
             answer => answer,
         };
         let answer = answer.map_err(|error| broken(&error))?;
@@ -324,12 +332,16 @@ impl Mirror {
     /// What the mirror says of a channel.
     async fn state(&self, web: &Web, channel: &ChannelId) -> Option<Value> {
         let url = format!("{}/@/{channel}", self.url);
-        let asked = timeout(web.stall, web.read(&url, &[], WORDS_MAX_BYTES)).await;
-        let (status, bytes) = asked.ok()?.ok()?;
+        let (status, bytes) = web.read(&url, &[], WORDS_MAX_BYTES).await.ok()?;
         status
             .is_success()
             .then(|| serde_json::from_slice(&bytes).ok())?
     }
+}
+
+/// True when a connection that was kept turned out to be closed: then one more try is no second question.
+fn is_stale(error: &reqwest::Error) -> bool {
+    error.is_request() && !error.is_connect() && !error.is_timeout()
 }
 
 /// The digest that an answer names, where its tag is one of ours.

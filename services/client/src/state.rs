@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mirrorlog_core::client::speed::Known;
-use mirrorlog_core::id::{ChannelId, Digest};
+use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +84,22 @@ impl State {
     /// Keeps a verified head.
     pub(crate) fn keep_head(&self, directory: &str, channel: &ChannelId, signed: &[u8]) {
         self.write(&head_name(directory, channel), signed);
+    }
+
+    /// The newest build of a channel that was ever pinned because it was wanted.
+    pub(crate) fn newest_build(&self, directory: &str, channel: &ChannelId) -> Option<Build> {
+        let bytes = self.read(&build_name(directory, channel))?;
+        std::str::from_utf8(&bytes).ok()?.trim().parse().ok()
+    }
+
+    /// Keeps the build that was pinned last.
+    pub(crate) fn keep_newest_build(&self, directory: &str, channel: &ChannelId, build: Build) {
+        if self.newest_build(directory, channel) != Some(build) {
+            self.write(
+                &build_name(directory, channel),
+                format!("{build}\n").as_bytes(),
+            );
+        }
     }
 
     /// What is known of a mirror's speed.
@@ -163,6 +179,10 @@ fn list_name(directory: &str, name: &str) -> String {
 
 fn head_name(directory: &str, channel: &ChannelId) -> String {
     format!("head-{channel}-{}", short(directory))
+}
+
+fn build_name(directory: &str, channel: &ChannelId) -> String {
+    format!("build-{channel}-{}", short(directory))
 }
 
 fn short(text: &str) -> String {

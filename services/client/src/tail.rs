@@ -4,7 +4,7 @@
 //! an interrupted run leaves is the front and nothing else. Memory does not grow with the file.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use crate::part::Part;
 use crate::pin::{Pinned, WantedFile};
 use crate::session::{LocalFault, Trouble};
 use crate::source::{Source, broken, named_digest};
+use crate::transfer::{Pace, given_range};
 
 /// Files with less than this to come are brought by one mirror, in bytes.
 pub(crate) const PARALLEL_ABOVE_BYTES: u64 = 16 << 20;
@@ -32,6 +33,8 @@ const HELPERS_MAX: usize = 3;
 const LOOK: Duration = Duration::from_secs(1);
 /// Nobody else is asked for what comes within this time anyway.
 const SOON_S: f64 = 3.0;
+/// How long the front waits for a block that is on its way, before it fetches that itself.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// A helper that raises the whole speed by less than this is the last one.
 const HELPS: f64 = 1.1;
 
@@ -58,6 +61,7 @@ enum Slot {
 
 /// The blocks of one file.
 pub(crate) struct Tail {
+    /// The folder.
     path: PathBuf,
     file: File,
     size_bytes: u64,
@@ -74,16 +78,9 @@ pub(crate) struct Tail {
 impl Tail {
     /// Makes the file for blocks beside `part`.
     pub(crate) fn new(part: &Part, size_bytes: u64) -> Result<Self, LocalFault> {
-        let mut path = part.path().to_owned().into_os_string();
-        path.push(".tail");
-        let path = PathBuf::from(path);
-        let mut options = OpenOptions::new();
-        let file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path);
+        let path = part.path().parent().unwrap_or(Path::new(".")).to_owned();
+        // Without a name: nothing stays behind, and nobody can be there first.
+        let file = tempfile::tempfile_in(&path);
         let file = file.map_err(|source| LocalFault {
             path: path.clone(),
             source,
@@ -118,7 +115,12 @@ impl Tail {
             self.front.store(part.at(), Ordering::Relaxed);
             match self.slot(part.at()) {
                 Slot::Free { .. } => return Ok(()),
-                Slot::Coming => changed.await,
+                // Whoever brings it has been at it all the time that the front needed to come here.
+                Slot::Coming => {
+                    if tokio::time::timeout(PATIENCE, changed).await.is_err() {
+                        self.blocks().remove(&part.at());
+                    }
+                }
                 Slot::Here { until, source } => {
                     part.give(source);
                     self.copy(part, until)?;
@@ -172,25 +174,38 @@ impl Tail {
     async fn bring(&self, pinned: &Pinned, file: &WantedFile, helper: SourceIndex) {
         while let Some((from, to)) = self.take() {
             let brought = self.block(pinned, file, helper, from, to).await;
-            let answer = match brought {
-                Ok(()) => None,
-                Err(Trouble::Answer(answer)) => Some(answer),
-                Err(Trouble::Local(fault)) => {
-                    tracing::debug!(error = runtime::chain(&fault), "a block cannot be kept");
-                    Some(Answer::Refused)
+            let ended = {
+                let mut blocks = self.blocks();
+                // The front may have taken it over.
+                let mine = blocks.get(&from) == Some(&Block::Coming);
+                match (&brought, mine) {
+                    (Ok(()), true) => {
+                        blocks.insert(from, Block::Here(helper));
+                        false
+                    }
+                    // Too slow to be of use.
+                    (Ok(()), false) => true,
+                    // The front fills the gap.
+                    (Err(_), _) => {
+                        if mine {
+                            blocks.remove(&from);
+                        }
+                        true
+                    }
                 }
             };
-            {
-                let mut blocks = self.blocks();
-                match answer {
-                    None => blocks.insert(from, Block::Here(helper)),
-                    // The front fills the gap.
-                    Some(_) => blocks.remove(&from),
-                };
-            }
             self.changed.notify_waiters();
-            if let Some(answer) = answer {
-                pinned.session.blame(helper, pinned.build(), answer);
+            match brought {
+                Err(Trouble::Answer(answer)) => {
+                    pinned.session.blame(helper, pinned.build(), answer)
+                }
+                // Not the mirror's doing.
+                Err(Trouble::Local(fault)) => {
+                    tracing::debug!(error = runtime::chain(&fault), "a block cannot be kept");
+                }
+                Ok(()) => {}
+            }
+            if ended {
                 return;
             }
         }
@@ -212,13 +227,11 @@ impl Tail {
         let what = (pinned.channel(), pinned.build(), path.as_str());
         let mut answer = mirror.open(web, what, Some((from, Some(to)))).await?;
         let other = named_digest(&answer).is_some_and(|digest| digest != file.entry.digest);
-        if other
-            || answer.status() != reqwest::StatusCode::PARTIAL_CONTENT
-            || answer.content_length() != Some(to - from)
-        {
+        if other || given_range(&answer, self.size_bytes) != Some((from, to)) {
             return Err(Answer::Corrupt.into());
         }
         let mut at = from;
+        let mut pace = Pace::new();
         while at < to {
             let chunk = match tokio::time::timeout(web.stall, answer.chunk()).await {
                 Err(_nothing_came) => return Err(Answer::Stalled.into()),
@@ -233,6 +246,9 @@ impl Tail {
             written.map_err(|source| self.fault(source))?;
             at += chunk.len() as u64;
             self.came(chunk.len() as u64);
+            if at < to && pace.is_too_slow(chunk.len() as u64, web.stall) {
+                return Err(Answer::Stalled.into());
+            }
         }
         Ok(())
     }
@@ -292,15 +308,6 @@ impl Tail {
     }
 }
 
-impl Drop for Tail {
-    fn drop(&mut self) {
-        let path: &Path = &self.path;
-        if let Err(error) = std::fs::remove_file(path) {
-            tracing::debug!(%error, path = %path.display(), "blocks of a file stay behind");
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -333,11 +340,10 @@ mod tests {
         tail.blocks().remove(&(16 * MIB));
         tail.drain(&mut part).await.unwrap();
         assert_eq!((part.at(), tail.limit(16 * MIB)), (16 * MIB, 20 * MIB));
-        drop(tail);
         assert_eq!(
             std::fs::read_dir(dir.path()).unwrap().count(),
             1,
-            "nothing but the part stays"
+            "nothing but the part has a name"
         );
     }
 }

@@ -11,7 +11,7 @@ use reqwest::{Response, StatusCode};
 
 use crate::part::Part;
 use crate::pin::{Pinned, WantedFile, shown};
-use crate::session::{LocalFault, Trouble};
+use crate::session::Trouble;
 use crate::source::{Mirror, Source, broken, named_digest};
 use crate::tail::{PARALLEL_ABOVE_BYTES, Tail};
 use crate::watch::{Event, Watch};
@@ -75,20 +75,21 @@ impl Coming<'_> {
         match self.pinned.session.source(self.index) {
             Source::Universe(universe) => {
                 let stall = self.pinned.session.inner.web.stall;
-                let beside = part.path().parent().unwrap_or(Path::new("."));
-                let dir = tempfile::tempdir_in(beside);
-                let dir = dir.map_err(|source| LocalFault {
-                    path: beside.to_owned(),
-                    source,
-                })?;
+                // Under one name, so that the next run goes on with it.
+                let mut dir = part.path().as_os_str().to_owned();
+                dir.push(".archive");
+                let dir = Path::new(&dir);
                 let reached = |bytes| self.reached(bytes);
                 let digest = self.file.entry.digest;
                 let blob = universe
-                    .blob(digest, size_bytes, dir.path(), stall, reached)
+                    .blob(digest, size_bytes, dir, stall, reached)
                     .await?;
                 part.restart()?;
                 part.give(self.index);
                 part.append(&blob)?;
+                if let Err(error) = std::fs::remove_dir_all(dir) {
+                    tracing::debug!(%error, dir = %dir.display(), "stays behind");
+                }
             }
             Source::Mirror(mirror) => {
                 let large = size_bytes - part.at() >= PARALLEL_ABOVE_BYTES;
@@ -188,49 +189,60 @@ impl Coming<'_> {
         Ok(())
     }
 
-    /// Compares what the answer says of itself before a byte is taken.
+    /// Compares what the answer says of itself before a byte is taken, or given up.
     fn check(&self, answer: &Response, part: &mut Part) -> Result<(), Trouble> {
         let entry = &self.file.entry;
         // 1. It names another content.
         if named_digest(answer).is_some_and(|digest| digest != entry.digest) {
             return Err(Answer::Corrupt.into());
         }
-        // 2. It begins elsewhere than asked: a server without ranges gives all of it.
-        let asked = part.at();
-        match (asked, answer.status()) {
-            (0, StatusCode::OK) => {}
-            (_, StatusCode::OK) => {
-                part.restart()?;
-                part.give(self.index);
-            }
-            (_, StatusCode::PARTIAL_CONTENT) => {
-                let range = answer
-                    .headers()
-                    .get(CONTENT_RANGE)
-                    .and_then(|range| range.to_str().ok());
-                let expected = format!(
-                    "bytes {asked}-{}/{}",
-                    entry.size_bytes - 1,
-                    entry.size_bytes
-                );
-                if range != Some(&expected) {
+        match answer.status() {
+            // 2. All of it, as a server without ranges gives it too; of another length it is something else.
+            StatusCode::OK => {
+                if answer
+                    .content_length()
+                    .is_some_and(|length| length != entry.size_bytes)
+                {
                     return Err(Answer::Corrupt.into());
                 }
+                if part.at() > 0 {
+                    part.restart()?;
+                    part.give(self.index);
+                }
+                Ok(())
             }
-            _other => return Err(Answer::Refused.into()),
+            // 3. From there on; it may end early.
+            StatusCode::PARTIAL_CONTENT => match given_range(answer, entry.size_bytes) {
+                Some((from, _)) if from == part.at() => Ok(()),
+                Some(_) | None => Err(Answer::Corrupt.into()),
+            },
+            _other => Err(Answer::Refused.into()),
         }
-        // 3. It has another length.
-        let length = answer.content_length().map(|length| length + part.at());
-        if length.is_some_and(|length| length != entry.size_bytes) {
-            return Err(Answer::Corrupt.into());
-        }
-        Ok(())
     }
 
     fn reached(&self, bytes: u64) {
         let path = shown(self.file.path.as_bytes());
         self.watch.tell(Event::Reached { path: &path, bytes });
     }
+}
+
+/// The bytes that a partial answer brings, when they are of a file of that size (RFC 9110, 14.4): from, and the end.
+pub(crate) fn given_range(answer: &Response, size_bytes: u64) -> Option<(u64, u64)> {
+    if answer.status() != StatusCode::PARTIAL_CONTENT {
+        return None;
+    }
+    let range = answer.headers().get(CONTENT_RANGE)?.to_str().ok()?;
+    let (bounds, whole) = range.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = bounds.split_once('-')?;
+    let (from, end) = (
+        first.parse::<u64>().ok()?,
+        last.parse::<u64>().ok()?.checked_add(1)?,
+    );
+    let fits = from < end && end <= size_bytes && (whole == "*" || whole.parse() == Ok(size_bytes));
+    let long = answer
+        .content_length()
+        .is_none_or(|length| length == end - from);
+    (fits && long).then_some((from, end))
 }
 
 /// A cache in between says so: by its age (RFC 9111), or by a header that caches are wont to write.
@@ -247,20 +259,20 @@ pub(crate) fn from_cache(answer: &Response) -> bool {
 }
 
 /// Whether enough comes.
-struct Pace {
+pub(crate) struct Pace {
     since: Instant,
     bytes: u64,
 }
 
 impl Pace {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             since: Instant::now(),
             bytes: 0,
         }
     }
 
-    fn is_too_slow(&mut self, bytes: u64, over: std::time::Duration) -> bool {
+    pub(crate) fn is_too_slow(&mut self, bytes: u64, over: std::time::Duration) -> bool {
         self.bytes += bytes;
         if self.since.elapsed() < over {
             return false;

@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::future::Future;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fetcher::client::{FetchOptions, Kind, Source as Fetch, Wanted, fetch_all};
+use crate::session::{LocalFault, Trouble};
+use fetcher::client::{FetchError, FetchOptions, Kind, Source as Fetch, Wanted, fetch_all};
 use futures::TryStreamExt as _;
 use mirrorlog_core::client::climb::Answer;
 use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::limits::PAGE_MAX_BYTES;
-use runtime::store::Store;
+use runtime::store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use wire::v1::journal_client::JournalClient;
@@ -93,9 +95,13 @@ impl Universe {
         signify(first.ok_or(Answer::Older)?)
     }
 
-    pub(crate) async fn page(&self, digest: &Digest) -> Result<Vec<u8>, Answer> {
-        let dir = tempfile::tempdir().map_err(|_| Answer::Refused)?;
-        let store = Store::open(dir.path()).map_err(|_| Answer::Refused)?;
+    pub(crate) async fn page(&self, digest: &Digest) -> Result<Vec<u8>, Trouble> {
+        let temporary = std::env::temp_dir();
+        let dir = tempfile::tempdir().map_err(|source| LocalFault {
+            path: temporary,
+            source,
+        })?;
+        let store = Store::open(dir.path()).map_err(|error| local(dir.path(), error))?;
         let wanted = Wanted {
             digest: *digest,
             size_bytes: PAGE_MAX_BYTES as u64,
@@ -103,7 +109,8 @@ impl Universe {
         };
         self.fetch(wanted, &store, self.stall, |_| {}).await?;
         let read = store.read(digest, PAGE_MAX_BYTES);
-        read.ok().flatten().ok_or(Answer::Refused)
+        let read = read.map_err(|error| local(dir.path(), error))?;
+        Ok(read.ok_or(Answer::Refused)?)
     }
 
     /// Fetches a file's content into a store below `dir`, and gives the file there; its digest was checked.
@@ -114,8 +121,8 @@ impl Universe {
         dir: &Path,
         stall: Duration,
         reached: impl Fn(u64),
-    ) -> Result<std::path::PathBuf, Answer> {
-        let store = Store::open(dir).map_err(|_| Answer::Refused)?;
+    ) -> Result<PathBuf, Trouble> {
+        let store = Store::open(dir).map_err(|error| local(dir, error))?;
         let wanted = Wanted {
             digest,
             size_bytes,
@@ -131,7 +138,7 @@ impl Universe {
         store: &Store,
         stall: Duration,
         reached: impl Fn(u64),
-    ) -> Result<(), Answer> {
+    ) -> Result<(), Trouble> {
         let cancel = CancellationToken::new();
         let _ended = cancel.clone().drop_guard();
         let options = FetchOptions {
@@ -144,17 +151,15 @@ impl Universe {
         let fetch = fetch_all(&sources, [wanted], store, &options);
         let received = || progress.received_bytes();
         match moving(fetch, stall, received, reached).await {
-            None => Err(if received() == 0 {
-                Answer::Unreachable
-            } else {
-                Answer::Stalled
-            }),
+            None if received() == 0 => Err(Answer::Unreachable.into()),
+            None => Err(Answer::Stalled.into()),
+            Some(Err(FetchError::Store(error))) => Err(local(store.dir(), error)),
             Some(Err(error)) => {
                 tracing::debug!(error = runtime::chain(&error), "the archive gives nothing");
-                Err(Answer::Refused)
+                Err(Answer::Refused.into())
             }
             Some(Ok(fetched)) if fetched.is_whole() => Ok(()),
-            Some(Ok(_)) => Err(Answer::Missing),
+            Some(Ok(_)) => Err(Answer::Missing.into()),
         }
     }
 }
@@ -180,6 +185,12 @@ async fn moving<T>(
             Err(_) => {}
         }
     }
+}
+
+/// The own disk's doing.
+fn local(path: &Path, error: StoreError) -> Trouble {
+    let (path, source) = (path.to_owned(), io::Error::other(error));
+    LocalFault { path, source }.into()
 }
 
 fn said(status: &tonic::Status) -> Answer {

@@ -5,6 +5,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 use client::apt::{MethodError, begin};
+use rustix::fs::OFlags;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
@@ -24,7 +25,8 @@ pub(crate) fn is_called(mut args: impl Iterator<Item = std::ffi::OsString>) -> b
         .file_name()
         .and_then(OsStr::to_str)
         .unwrap_or_default();
-    args.next().is_none() && folder == Some(OsStr::new("methods")) && name.starts_with("mirrorlog")
+    let among_methods = folder == Some(OsStr::new("methods")) && name.starts_with("mirrorlog");
+    args.next().is_none() && (among_methods || name.starts_with("mirrorlog+"))
 }
 
 /// Serves apt until it closes the input. Starts threads only after rights that are not needed are given up.
@@ -43,10 +45,9 @@ pub(crate) fn run() -> Result<u8, Failure> {
         .user()
         .filter(|_| rustix::process::geteuid().is_root())
     {
-        let (uid, gid) = ids(user)?;
+        let (uid, gid) = ids(user).inspect_err(|failure| method.fail(&failure.to_string()))?;
         if let Some(state) = state {
-            // Whoever cannot keep a state goes on without one.
-            std::os::unix::fs::chown(state, Some(uid.as_raw()), Some(gid.as_raw())).ok();
+            give(&state, uid, gid);
         }
         // This thread is the only one, so it is the whole process.
         set_thread_groups(&[gid]).or_exit(IO)?;
@@ -71,6 +72,18 @@ pub(crate) fn run() -> Result<u8, Failure> {
         method.run().await.map_err(failed)
     })?;
     Ok(0)
+}
+
+/// Gives a folder of root's to the user; a link that leads elsewhere, and what is somebody else's, stays as it is.
+/// Whoever cannot keep a state goes on without one.
+fn give(dir: &Path, uid: Uid, gid: Gid) {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(folder) = rustix::fs::open(dir, flags, rustix::fs::Mode::empty()) else {
+        return;
+    };
+    if rustix::fs::fstat(&folder).is_ok_and(|stat| stat.st_uid == 0) {
+        rustix::fs::fchown(&folder, Some(uid), Some(gid)).ok();
+    }
 }
 
 fn failed(error: MethodError) -> Failure {

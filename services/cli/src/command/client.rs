@@ -79,6 +79,7 @@ fn directory_code(error: &DirectoryError) -> u8 {
     match error {
         DirectoryError::Down { .. } => DOWN,
         DirectoryError::Unknown { .. } => ABSENT,
+        DirectoryError::Other { .. } => CONFIG,
         DirectoryError::Refused { .. } => CONFIG,
         DirectoryError::Retracted { .. } => DATA,
     }
@@ -88,7 +89,7 @@ fn pin_code(error: &PinError) -> u8 {
     match error {
         PinError::Directory(error) => directory_code(error),
         PinError::UnknownBuild { .. } => ABSENT,
-        PinError::Expired { .. } | PinError::Fork { .. } => DATA,
+        PinError::Key { .. } | PinError::Expired { .. } | PinError::Fork { .. } => DATA,
         PinError::Stop { source, .. } => stop_code(source),
     }
 }
@@ -108,6 +109,7 @@ fn stop_code(stop: &Stop) -> u8 {
         Stop::GaveUp(Verdict::Nobody | Verdict::Unreachable) => DOWN,
         Stop::GaveUp(Verdict::Corrupt | Verdict::Retracted) => DATA,
         Stop::GaveUp(Verdict::Collected) => ABSENT,
+        Stop::Local(fault) if fault.source.kind() == std::io::ErrorKind::ResourceBusy => AGAIN,
         Stop::Local(_) => IO,
     }
 }

@@ -1,6 +1,6 @@
 //! `get`: files of one build.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +15,8 @@ use crate::args::GetArgs;
 use crate::failure::{CREATE, Failure, USAGE, make_dir};
 use crate::output::{BAD, BOLD, Output, bytes, count, plain};
 
+/// As shells count: 128 and SIGINT.
+const INTERRUPTED: u8 = 130;
 /// Bars shown at a time; the total counts the rest.
 const BARS_MAX: usize = 8;
 /// Seconds between two lines about a wait where there is no terminal.
@@ -52,7 +54,14 @@ pub(crate) async fn run(args: GetArgs, output: &Output) -> Result<u8, Failure> {
         code: CREATE,
         ..failure
     })?;
-    let got = client::get(&client, &job, &screen).await;
+    let got = tokio::select! {
+        got = client::get(&client, &job, &screen) => got,
+        Ok(()) = tokio::signal::ctrl_c() => {
+            screen.end();
+            output.note("interrupted: the same command goes on where it stopped");
+            return Ok(INTERRUPTED);
+        }
+    };
     screen.end();
     client.tell_feedback().await;
     let got = got.map_err(failed)?;
@@ -92,13 +101,36 @@ fn tell(job: &Job, got: &Got, output: &Output) {
         .map(|file| file.wanted.entry.size_bytes)
         .sum();
     output.note(&format!(
-        "{BOLD}{}{BOLD:#} of build {} of {}: {}, verified, in {}",
+        "{BOLD}{}{BOLD:#} of build {} of {}: {}, verified, in {}{}",
         count(got.files.len() as u64, "file"),
         got.build,
         job.channel,
         bytes(whole),
-        job.into.display()
+        job.into.display(),
+        from(got)
     ));
+}
+
+/// Who gave it, and what was here already.
+fn from(got: &Got) -> String {
+    let files = got.files.iter();
+    let sources: BTreeSet<&str> = files
+        .filter_map(|file| file.fetched.source.as_deref())
+        .collect();
+    let here = got
+        .files
+        .iter()
+        .filter(|file| file.fetched.source.is_none());
+    let here = here.count();
+    let mut text = String::new();
+    if !sources.is_empty() {
+        let names: Vec<String> = sources.into_iter().map(plain).collect();
+        text.push_str(&format!(", from {}", names.join(", ")));
+    }
+    if here > 0 {
+        text.push_str(&format!("; {here} here already"));
+    }
+    text
 }
 
 async fn dry_run(
@@ -180,6 +212,8 @@ struct Shown {
     files: BTreeMap<String, ProgressBar>,
     waiting: Option<ProgressBar>,
     last_line_left_s: Option<u64>,
+    /// Sources of which it was told that they fail: once is enough.
+    failing: BTreeSet<(String, String)>,
 }
 
 impl Screen {
@@ -205,6 +239,12 @@ impl Screen {
         *shown = Shown::default();
     }
 
+    /// True when people know already that a source fails in this way.
+    fn is_told(&self, source: &str, answer: Answer) -> bool {
+        let said = (source.to_owned(), answer.describe());
+        answer.blames_source() && !self.shown().failing.insert(said)
+    }
+
     /// A line that stays, above the bars.
     fn line(&self, text: &str) {
         self.bars.suspend(|| self.output.note(text));
@@ -216,8 +256,7 @@ impl Screen {
             return;
         }
         let bar = self.bars.add(ProgressBar::new(size_bytes));
-        let template =
-            "{msg:40!} [{bar:20}] {bytes:>10} of {total_bytes:>10} {bytes_per_sec:>11} {eta:>4}";
+        let template = "{msg:22!} [{bar:12}] {decimal_bytes:>9} of {decimal_total_bytes:>9} {decimal_bytes_per_sec:>10} {eta:>3}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
@@ -267,10 +306,11 @@ impl Watch for Screen {
                 span(age)
             )),
             Event::Pinned { .. } => {}
+            Event::Left { source, answer, .. } if self.is_told(source, answer) => {}
             Event::Left { source, what, answer } => {
                 let style = if answer == Answer::Corrupt { BAD } else { anstyle::Style::new() };
                 self.line(&format!(
-                    "{style}{}{style:#} {}: {}; asking the next one",
+                    "{style}{}{style:#} {} (asked for {}); asking the next one",
                     plain(source),
                     answer.describe(),
                     plain(what)

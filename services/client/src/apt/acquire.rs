@@ -1,16 +1,17 @@
 //! One question of apt's.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use mirrorlog_core::client::climb::{Answer, Verdict};
 use mirrorlog_core::id::{ChannelId, Digest};
 use mirrorlog_core::time::Mtime;
-use sha2::{Digest as _, Sha256, Sha512};
+use sha2::{Digest as _, Sha512};
 use tokio::sync::Mutex;
 
 use super::message::Message;
@@ -18,6 +19,8 @@ use super::mounts::Wanted;
 use super::run::Replies;
 use crate::Client;
 use crate::directory::{Channel, DirectoryError};
+use crate::fetch::Durability;
+use crate::part::digest_of;
 use crate::pin::{FindError, PinError, Pinned, WantedFile};
 use crate::session::Stop;
 use crate::watch::{Event, Watch};
@@ -25,12 +28,21 @@ use crate::watch::{Event, Watch};
 /// Builds before the pinned one in which a package is looked for.
 const OLDER_BUILDS_MAX: usize = 16;
 
+/// A failure of the directory or of all mirrors counts for the next questions too, for this long.
+const FAILURE_LASTS: Duration = Duration::from_secs(5);
+
+/// The last second of the year 9999.
+const DATE_MAX_S: u64 = 253_402_300_799;
+
 /// One directory in this run of apt.
 pub(super) struct Site {
     client: Client,
     wait: Duration,
     channels: Mutex<Option<Arc<Vec<Channel>>>>,
     pins: Mutex<Vec<(ChannelId, Arc<Pin>)>>,
+    older: Mutex<Vec<(ChannelId, Arc<Vec<Pinned>>)>>,
+    /// What failed a moment ago, by channel; the list of channels without a name.
+    failed: std::sync::Mutex<BTreeMap<String, (Instant, Failure)>>,
 }
 
 /// A channel's build in this run.
@@ -51,6 +63,7 @@ struct Question<'a> {
 }
 
 /// What apt is told when it does not get it.
+#[derive(Clone)]
 pub(super) struct Failure {
     message: String,
     reason: &'static str,
@@ -94,6 +107,8 @@ impl Site {
             wait,
             channels: Mutex::default(),
             pins: Mutex::default(),
+            older: Mutex::default(),
+            failed: std::sync::Mutex::default(),
         }
     }
 
@@ -264,7 +279,7 @@ impl Site {
         }
         watch.replies.send(&start);
         pinned
-            .fetch_part(file, &question.to, watch)
+            .fetch_part(file, &question.to, Durability::Left, watch)
             .await
             .map_err(miss)?;
         let mut done = question.done(file, &date);
@@ -290,21 +305,12 @@ impl Site {
         path: &[u8],
         watch: &Told<'_>,
     ) -> Result<bool, Unanswered> {
-        let pin = self.pin(id, watch).await?;
-        let retained = pin.pinned.retained().await;
-        let older = retained
-            .into_iter()
-            .rev()
-            .filter(|build| *build != pin.pinned.build());
-        for build in older.take(OLDER_BUILDS_MAX) {
-            let Ok(pinned) = self.client.pin(id, Some(build), watch).await else {
-                continue;
-            };
+        for pinned in self.older(id, watch).await?.iter() {
             let file = pinned.file(path, watch).await.ok();
             let Some(file) = file.filter(|file| Some(file.entry.digest) == question.sha256) else {
                 continue;
             };
-            return match self.transfer(question, &pinned, &file, watch).await {
+            return match self.transfer(question, pinned, &file, watch).await {
                 Ok(()) => Ok(true),
                 Err(Miss::Other(unanswered)) => Err(unanswered),
                 Err(Miss::Absent(_) | Miss::Gone(_)) => continue,
@@ -313,22 +319,50 @@ impl Site {
         Ok(false)
     }
 
+    /// Builds before the pinned one that mirrors hold, the newest first; looked for once a run.
+    async fn older(
+        &self,
+        id: &ChannelId,
+        watch: &Told<'_>,
+    ) -> Result<Arc<Vec<Pinned>>, Unanswered> {
+        let pin = self.pin(id, watch).await?;
+        let mut known = self.older.lock().await;
+        if let Some((_, older)) = known.iter().find(|(channel, _)| channel == id) {
+            return Ok(Arc::clone(older));
+        }
+        let retained = pin.pinned.retained().await;
+        let before = retained
+            .into_iter()
+            .rev()
+            .filter(|build| *build < pin.pinned.build());
+        let mut older = Vec::new();
+        for build in before.take(OLDER_BUILDS_MAX) {
+            older.extend(self.client.pin(id, Some(build), watch).await);
+        }
+        let older = Arc::new(older);
+        known.push((id.clone(), Arc::clone(&older)));
+        Ok(older)
+    }
+
     /// The channel's build of this run; the first question decides.
     async fn pin(&self, id: &ChannelId, watch: &Told<'_>) -> Result<Arc<Pin>, Unanswered> {
         let mut pins = self.pins.lock().await;
         if let Some((_, pin)) = pins.iter().find(|(channel, _)| channel == id) {
             return Ok(Arc::clone(pin));
         }
+        self.lately(id.as_str()).map_err(Unanswered::Failed)?;
         let mut asked = self.client.pin(id, None, watch).await;
         if let Err(PinError::Stop {
-            source: Stop::Replan(build),
+            source: Stop::Replan(to),
+            build: Some(from),
             ..
         }) = &asked
         {
-            asked = self.client.pin_at_least(id, *build, watch).await;
+            asked = self.client.pin_newer(id, (*from, *to), watch).await;
         }
+        let pinned = asked.map_err(|error| self.remember(id.as_str(), unpinned(error)))?;
         let pin = Arc::new(Pin {
-            pinned: asked.map_err(unpinned)?,
+            pinned,
             named: AtomicBool::new(false),
         });
         pins.push((id.clone(), Arc::clone(&pin)));
@@ -340,10 +374,39 @@ impl Site {
         if let Some(known) = &*channels {
             return Ok(Arc::clone(known));
         }
+        self.lately("")?;
         let asked = self.client.0.directory.channels(watch).await;
-        let known = Arc::new(asked.map_err(|error| directory(&error))?);
+        let known = asked.map_err(|error| {
+            let failure = directory(&error);
+            self.failed()
+                .insert(String::new(), (Instant::now(), failure.clone()));
+            failure
+        });
+        let known = Arc::new(known?);
         *channels = Some(Arc::clone(&known));
         Ok(known)
+    }
+
+    /// Fails as the same question did a moment ago: apt asks for many files, and each would wait anew.
+    fn lately(&self, what: &str) -> Result<(), Failure> {
+        match self.failed().get(what) {
+            Some((at, failure)) if at.elapsed() < FAILURE_LASTS => Err(failure.clone()),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn remember(&self, what: &str, unanswered: Unanswered) -> Unanswered {
+        if let Unanswered::Failed(failure) = &unanswered {
+            self.failed()
+                .insert(what.to_owned(), (Instant::now(), failure.clone()));
+        }
+        unanswered
+    }
+
+    fn failed(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Instant, Failure)>> {
+        self.failed
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Tells apt once a second that it waits.
@@ -408,7 +471,7 @@ impl<'a> Question<'a> {
             .and_then(Path::parent)
             .zip(self.to.file_name());
         let kept = kept.map(|(folder, name)| folder.join(name));
-        match kept.map(|kept| sha256(&kept)) {
+        match kept.map(|kept| digest_of(&kept)) {
             Some(Ok(digest)) => digest == file.entry.digest,
             Some(Err(_)) | None => true,
         }
@@ -461,9 +524,10 @@ fn unpinned(error: PinError) -> Unanswered {
             source: Stop::Wait, ..
         } => Unanswered::Wait(Failure::passing(text, "NotYet")),
         PinError::Stop { .. } => Unanswered::Failed(Failure::passing(text, "ConnectionFailed")),
-        PinError::UnknownBuild { .. } | PinError::Expired { .. } | PinError::Fork { .. } => {
-            Unanswered::Failed(Failure::lasting(text, "BadStatement"))
-        }
+        PinError::Key { .. }
+        | PinError::UnknownBuild { .. }
+        | PinError::Expired { .. }
+        | PinError::Fork { .. } => Unanswered::Failed(Failure::lasting(text, "BadStatement")),
     }
 }
 
@@ -471,6 +535,7 @@ fn directory(error: &DirectoryError) -> Failure {
     match error {
         DirectoryError::Down { .. } => Failure::passing(error.to_string(), "ConnectionFailed"),
         DirectoryError::Unknown { .. }
+        | DirectoryError::Other { .. }
         | DirectoryError::Retracted { .. }
         | DirectoryError::Refused { .. } => Failure::lasting(error.to_string(), "HttpError404"),
     }
@@ -494,8 +559,15 @@ fn mounts(channels: &[Channel]) -> String {
 }
 
 fn http_date(mtime: Mtime) -> String {
-    let seconds = u64::try_from(mtime.as_seconds()).unwrap_or(0);
-    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+    httpdate::fmt_http_date(time(mtime))
+}
+
+/// Within what HTTP can write.
+fn time(mtime: Mtime) -> SystemTime {
+    let seconds = u64::try_from(mtime.as_seconds())
+        .unwrap_or(0)
+        .min(DATE_MAX_S);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
 fn mtime(text: &str) -> Option<Mtime> {
@@ -505,17 +577,10 @@ fn mtime(text: &str) -> Option<Mtime> {
 }
 
 fn stamp(path: &Path, mtime: Mtime) -> io::Result<()> {
-    let seconds = u64::try_from(mtime.as_seconds()).unwrap_or(0);
     File::options()
         .write(true)
         .open(path)?
-        .set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
-}
-
-fn sha256(path: &Path) -> io::Result<Digest> {
-    let mut hasher = Sha256::new();
-    each_part(path, |part| hasher.update(part))?;
-    Ok(Digest::from_bytes(hasher.finalize().into()))
+        .set_modified(time(mtime))
 }
 
 fn sha512(path: &Path) -> io::Result<String> {

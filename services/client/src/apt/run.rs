@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mirrorlog_core::directory::place::Country;
 use runtime::key::KeyError;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use super::acquire::{Failure, Site};
 use super::message::Message;
@@ -41,15 +42,28 @@ pub enum MethodError {
 
 /// Where messages to apt go, each whole.
 #[derive(Clone)]
-pub(super) struct Replies(Arc<Mutex<Box<dyn Write + Send>>>);
+pub(super) struct Replies {
+    out: Arc<Mutex<Box<dyn Write + Send>>>,
+    /// apt no longer listens.
+    gone: CancellationToken,
+}
 
 impl Replies {
+    fn new(out: Box<dyn Write + Send>) -> Self {
+        Self {
+            out: Arc::new(Mutex::new(out)),
+            gone: CancellationToken::new(),
+        }
+    }
+
     pub(super) fn send(&self, message: &Message) {
-        let mut out = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // When apt is gone, its next question does not come either.
-        out.write_all(message.to_text().as_bytes())
-            .and_then(|()| out.flush())
-            .ok();
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = out
+            .write_all(message.to_text().as_bytes())
+            .and_then(|()| out.flush());
+        if sent.is_err() {
+            self.gone.cancel();
+        }
     }
 }
 
@@ -71,7 +85,7 @@ pub fn begin<R: BufRead + Send + 'static>(
     mut input: R,
     output: Box<dyn Write + Send>,
 ) -> Result<Option<Method<R>>, MethodError> {
-    let replies = Replies(Arc::new(Mutex::new(output)));
+    let replies = Replies::new(output);
     let can = Message::new(100, "Capabilities").with("Version", "1.2");
     let can = can.with("Single-Instance", "true").with("Pipeline", "true");
     replies.send(
@@ -124,6 +138,12 @@ fn settle(settings: &Settings) -> Result<(Trust, Option<Country>), MethodError> 
 }
 
 impl<R: BufRead + Send + 'static> Method<R> {
+    /// Tells apt that nothing will come of it, and why.
+    pub fn fail(&self, text: &str) {
+        self.replies
+            .send(&Message::new(401, "General Failure").with("Message", text));
+    }
+
     /// apt's configuration.
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -150,27 +170,72 @@ impl<R: BufRead + Send + 'static> Method<R> {
             known: Mutex::default(),
         });
         let slots = Arc::new(Semaphore::new(AT_ONCE));
-        let mut tasks = JoinSet::new();
-        while let Some(question) = questions.recv().await {
-            while tasks.try_join_next().is_some() {}
-            let (sites, replies) = (Arc::clone(&sites), replies.clone());
-            // In order of asking, and no more than some at a time.
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-                break;
-            };
-            tasks.spawn(async move {
-                let _slot = slot;
-                if let Err(failure) = sites.answer(&question, &replies).await {
-                    let uri = question.get("URI").unwrap_or_default();
-                    replies.send(&failure.to_message(uri));
+        let mut running = Running {
+            tasks: JoinSet::new(),
+            uris: BTreeMap::new(),
+            replies: replies.clone(),
+        };
+        let answer = async {
+            while let Some(question) = questions.recv().await {
+                while let Some(ended) = running.tasks.try_join_next_with_id() {
+                    running.ended(ended);
                 }
-            });
+                // In order of asking, and no more than some at a time.
+                let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+                    break;
+                };
+                running.start(Arc::clone(&sites), question, slot);
+            }
+            while let Some(ended) = running.tasks.join_next_with_id().await {
+                running.ended(ended);
+            }
+        };
+        tokio::select! {
+            () = answer => {}
+            // Whoever asked is gone: the next one must find nobody else at its files.
+            () = replies.gone.cancelled() => return Ok(()),
         }
-        while tasks.join_next().await.is_some() {}
         sites.end().await;
         match reader.join() {
             Ok(ended) => Ok(ended?),
             Err(_panicked) => Err(io::Error::other("the reader of apt's messages stopped").into()),
+        }
+    }
+}
+
+/// Questions that are being answered.
+struct Running {
+    tasks: JoinSet<()>,
+    uris: BTreeMap<tokio::task::Id, String>,
+    replies: Replies,
+}
+
+impl Running {
+    fn start(&mut self, sites: Arc<Sites>, question: Message, slot: OwnedSemaphorePermit) {
+        let (uri, replies) = (
+            question.get("URI").unwrap_or_default().to_owned(),
+            self.replies.clone(),
+        );
+        let asked = uri.clone();
+        let task = self.tasks.spawn(async move {
+            let _slot = slot;
+            if let Err(failure) = sites.answer(&question, &replies).await {
+                replies.send(&failure.to_message(&asked));
+            }
+        });
+        self.uris.insert(task.id(), uri);
+    }
+
+    /// apt waits for an answer to each question, whatever became of ours.
+    fn ended(&mut self, ended: Result<(tokio::task::Id, ()), JoinError>) {
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+        let uri = self.uris.remove(&id).unwrap_or_default();
+        if ended.is_err() {
+            let failure = Failure::lasting(
+                "the method failed at this; see its standard error",
+                "Internal",
+            );
+            self.replies.send(&failure.to_message(&uri));
         }
     }
 }

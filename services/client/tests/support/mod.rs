@@ -46,6 +46,10 @@ pub enum Manner {
     StallsAfter(usize),
     /// Closes the connection after this much.
     BreaksAfter(usize),
+    /// Answers 200 with a page of its own, as a hotel's network does.
+    Portal,
+    /// Sends a byte now and then, less often than anybody would call it stalled.
+    Drips,
     /// Sends so many bytes a second.
     Slow(usize),
     /// Says that a cache gave it.
@@ -63,6 +67,8 @@ pub struct Mirror {
     /// Builds of which it says that they were taken back.
     pub retracted: BTreeSet<u64>,
     pub manner: Manner,
+    /// The build that it says it has, whatever it has.
+    pub claims: Option<u64>,
     /// Paths below `/@/` that were asked for, queries apart.
     pub asked: Vec<String>,
     /// Nonces of probes.
@@ -362,6 +368,9 @@ async fn answer(State((archive, mirror)): State<Held>, request: Request) -> Resp
                 IntoResponse::into_response,
             )
         }
+        [_] if mirror.claims.is_some() => json!({ "staged": mirror.claims })
+            .to_string()
+            .into_response(),
         [_] => json!({ "live": newest, "staged": newest })
             .to_string()
             .into_response(),
@@ -375,7 +384,10 @@ async fn answer(State((archive, mirror)): State<Held>, request: Request) -> Resp
                 return refused(StatusCode::GONE, "retracted");
             }
             if !mirror.builds.contains(&build) {
-                return match newest.is_some_and(|newest| newest > build) {
+                return match newest
+                    .max(mirror.claims)
+                    .is_some_and(|newest| newest > build)
+                {
                     true => refused(StatusCode::GONE, "collected"),
                     false => refused(StatusCode::NOT_FOUND, "unknown-build"),
                 };
@@ -408,9 +420,12 @@ fn probe(mirror: &Mirror, nonce: &str) -> Response {
             Body::from_stream(first.chain(futures::stream::pending())).into_response()
         }
         Manner::Slow(bytes_per_s) => slowly(&bytes, bytes_per_s).into_response(),
-        Manner::Good | Manner::Lost(_) | Manner::Corrupt | Manner::StaleProbes => {
-            bytes.into_response()
-        }
+        Manner::Good
+        | Manner::Lost(_)
+        | Manner::Corrupt
+        | Manner::Portal
+        | Manner::Drips
+        | Manner::StaleProbes => bytes.into_response(),
     }
 }
 
@@ -452,6 +467,15 @@ fn file(manner: &Manner, published: &Published, path: &str, range: Option<&str>)
     match manner {
         Manner::Lost(paths) if paths.contains(path) => {
             (StatusCode::SERVICE_UNAVAILABLE, "lost: no\n").into_response()
+        }
+        Manner::Portal => "<html>please log in</html>".into_response(),
+        Manner::Drips => {
+            let bytes: Vec<Bytes> = content.chunks(1).map(Bytes::copy_from_slice).collect();
+            let bytes = futures::stream::iter(bytes).then(|byte| async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Ok::<_, std::io::Error>(byte)
+            });
+            sized(response).body(Body::from_stream(bytes)).unwrap()
         }
         Manner::Broken => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Manner::StallsAfter(after) => {

@@ -206,8 +206,8 @@ impl Climb {
             self.asked += 1;
             return Step::Ask(source);
         }
-        // A build that was taken back does not come, however long one waits.
-        if self.older && self.worst < Verdict::Retracted {
+        // That a build was taken back, or is no longer held, is said by one source of another's build, and unsigned.
+        if self.older {
             return Step::Wait;
         }
         Step::GiveUp(self.worst)
