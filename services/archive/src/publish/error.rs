@@ -50,7 +50,9 @@ pub enum PublishError {
         faults: Faults,
     },
     /// The archive has another layout for the channel than was asked for.
-    #[error("channel {channel} has layout {declared}, not {asked}: leave --layout out")]
+    #[error(
+        "channel {channel} has layout {declared}, not {asked}: publish the tree to a channel of its own, or leave --layout out and have it checked as {declared}"
+    )]
     LayoutDiffers {
         /// The channel.
         channel: String,
