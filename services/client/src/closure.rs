@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use mirrorlog_core::manifest::{self, Listed};
-use mirrorlog_core::openbsd::{Depend, PackageName, resolve};
+use mirrorlog_core::openbsd::{Depend, PackageName, beside, package, resolve};
 use mirrorlog_core::path::EntryPath;
 use runtime::package::{PackageError, read_packing_list};
 
@@ -15,7 +15,6 @@ use crate::watch::Watch;
 
 /// Packages of one closure; stops dependencies without end.
 pub(crate) const PACKAGES_MAX: usize = 20_000;
-const ENDING: &[u8] = b".tgz";
 
 /// Why a dependency is not found.
 #[derive(Debug, thiserror::Error)]
@@ -74,9 +73,9 @@ impl Shelf {
         let Some(folder) = package_folder(path) else {
             return Ok(Vec::new());
         };
-        let package = shown(path.name());
+        let name = shown(path.name());
         let read = |source| DependError::Package {
-            package: package.clone(),
+            package: name.clone(),
             source,
         };
         let opened = std::fs::File::open(file).map_err(|error| read(PackageError::Read(error)))?;
@@ -87,7 +86,7 @@ impl Shelf {
                 self.find(pinned, folder, depend, watch)
                     .await?
                     .ok_or_else(|| DependError::Unmet {
-                        package: package.clone(),
+                        package: name.clone(),
                         spec: depend.spec.to_string(),
                         build: pinned.build(),
                     })?,
@@ -103,16 +102,17 @@ impl Shelf {
         depend: &Depend,
         watch: &dyn Watch,
     ) -> Result<Option<Vec<u8>>, Trouble> {
-        let beside = release_folder(folder);
-        for folder in [Some(folder.to_vec()), beside].into_iter().flatten() {
+        for folder in [Some(folder.to_vec()), beside(folder)]
+            .into_iter()
+            .flatten()
+        {
             let names = self.names(pinned, &folder, watch).await?;
             if let Some(name) = resolve(depend, names) {
                 let mut path = folder;
                 if !path.is_empty() {
                     path.push(b'/');
                 }
-                path.extend_from_slice(name.to_string().as_bytes());
-                path.extend_from_slice(ENDING);
+                path.extend_from_slice(name.file_name().as_bytes());
                 return Ok(Some(path));
             }
         }
@@ -138,26 +138,15 @@ impl Shelf {
 
 /// The folder of a package, by its name.
 fn package_folder(path: &EntryPath) -> Option<&[u8]> {
-    let name = std::str::from_utf8(path.name().strip_suffix(ENDING)?).ok()?;
-    name.parse::<PackageName>().ok()?;
+    package(path.name())?;
     let all = path.as_bytes();
     let folder = &all[..all.len() - path.name().len()];
     Some(folder.strip_suffix(b"/").unwrap_or(folder))
 }
 
-/// The release's packages beside those of `packages-stable`, which need them.
-fn release_folder(folder: &[u8]) -> Option<Vec<u8>> {
-    let text = std::str::from_utf8(folder).ok()?;
-    let (before, arch) = text.rsplit_once('/')?;
-    let before = before
-        .strip_suffix("packages-stable")
-        .filter(|before| before.is_empty() || before.ends_with('/'))?;
-    Some(format!("{before}packages/{arch}").into_bytes())
-}
-
 impl Pinned {
     /// The packages of one folder.
-    async fn packages_in(
+    pub(crate) async fn packages_in(
         &self,
         folder: &[u8],
         watch: &dyn Watch,
@@ -165,12 +154,8 @@ impl Pinned {
         self.read(watch, |pages, root| {
             let mut names = BTreeSet::new();
             for listed in manifest::list(pages, root, folder) {
-                if let Listed::Entry(name, _) = listed?
-                    && let Some(name) = name.strip_suffix(ENDING)
-                    && let Ok(name) = std::str::from_utf8(name)
-                    && let Ok(name) = name.parse()
-                {
-                    names.insert(name);
+                if let Listed::Entry(name, _) = listed? {
+                    names.extend(package(&name));
                 }
             }
             Ok(names)
@@ -185,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packages_have_folders_and_stable_ones_lean_on_the_release() {
+    fn packages_have_folders_and_patches_are_none() {
         let folder = |path: &str| {
             package_folder(&EntryPath::new(path.as_bytes()).unwrap()).map(<[u8]>::to_vec)
         };
@@ -198,16 +183,8 @@ mod tests {
             (folder("a/SHA256"), folder("a/noversion.tgz")),
             (None, None)
         );
-        assert_eq!(
-            release_folder(b"7.6/packages-stable/amd64").unwrap(),
-            b"7.6/packages/amd64"
-        );
-        assert_eq!(
-            (
-                release_folder(b"7.6/packages/amd64"),
-                release_folder(b"my-packages-stable/x")
-            ),
-            (None, None)
-        );
+        // Nothing is needed by them, and they have no packing list that could be read.
+        assert_eq!(folder("7.8/syspatch/syspatch78-001_expat.tgz"), None);
+        assert_eq!(folder("7.8/amd64/site78-1.tgz"), None);
     }
 }

@@ -25,7 +25,7 @@ pub(super) use detect::is_openbsd;
 use std::collections::BTreeMap;
 
 use mirrorlog_core::manifest::Entry;
-use mirrorlog_core::openbsd::PackageName;
+use mirrorlog_core::openbsd::{beside, package};
 
 use super::{Check, Extent, Rules};
 use crate::publish::{Fault, Faults, PublishError, Rule, View};
@@ -74,17 +74,6 @@ pub(super) fn validate(
     Ok(())
 }
 
-/// The package that a file of this name holds. Patches of the base system and an operator's own sets, such as
-/// `syspatch78-001_expat.tgz` and `site78-1.tgz`, are called alike and are none.
-fn package(file_name: &[u8]) -> Option<PackageName> {
-    let is_set = |stem: &str| {
-        let release = stem.strip_prefix("syspatch").or(stem.strip_prefix("site"));
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        release.is_some_and(is_number)
-    };
-    PackageName::of_file(file_name).filter(|name| !is_set(name.stem()))
-}
-
 /// All folders with entries of their own.
 fn outlines(view: &View<'_>) -> Result<BTreeMap<Vec<u8>, Outline>, PublishError> {
     let mut outlines: BTreeMap<Vec<u8>, Outline> = BTreeMap::new();
@@ -125,17 +114,6 @@ fn differs(check: &Check<'_>, folder: &[u8], outline: Outline) -> bool {
         touched.any(|path| folder.is_empty() || path.is_below(folder))
     };
     outline.has_links || within(folder) || beside.is_some_and(|beside| within(&beside))
-}
-
-/// The folder whose packages count too: `7.8/packages/amd64` for `7.8/packages-stable/amd64`.
-fn beside(folder: &[u8]) -> Option<Vec<u8>> {
-    let (above, architecture) = split(folder);
-    let release = match split(above) {
-        (b"", b"packages-stable") => &b""[..],
-        (release, b"packages-stable") => &above[..=release.len()],
-        (_, _other) => return None,
-    };
-    Some([release, b"packages/", architecture].concat())
 }
 
 #[cfg(test)]

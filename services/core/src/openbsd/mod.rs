@@ -8,6 +8,7 @@
 //! | `version` | [`Version`], and which of two is newer |
 //! | `spec` | [`Spec`]: `python->=3.10,<3.11`, `vim-*-!gtk3`, `a-*\|b-*` |
 //! | `packing_list` | [`PackingList`]: what `+CONTENTS` says; [`Depend`]: one `@depend` of it |
+//! | `place` | [`package`]: which files are packages; [`beside`]: which folder counts too |
 //! | `checksums` | [`checksums`]: the lines of `SHA256` |
 //! | `index` | [`listed_names`]: the names in `index.txt` |
 
@@ -15,6 +16,7 @@ mod checksums;
 mod index;
 mod name;
 mod packing_list;
+mod place;
 mod spec;
 mod version;
 
@@ -27,6 +29,7 @@ pub use name::{PACKAGE_NAME_MAX_BYTES, PackageName, PackageNameError};
 pub use packing_list::{
     DEPENDS_MAX, Depend, DependError, PackingLines, PackingList, PackingListError,
 };
+pub use place::{beside, package};
 pub use spec::{SPEC_MAX_BYTES, Spec, SpecError};
 pub use version::{Version, VersionError};
 

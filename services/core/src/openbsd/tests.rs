@@ -67,6 +67,39 @@ fn names_have_a_stem_a_version_and_flavors() {
 }
 
 #[test]
+fn sets_and_patches_are_no_packages() {
+    assert_eq!(package(b"quirks-7.14.tgz"), Some(name("quirks-7.14")));
+    assert_eq!(package(b"site-tools-1.tgz"), Some(name("site-tools-1")));
+    for file in [
+        "syspatch78-001_expat.tgz",
+        "site78-1.tgz",
+        "base78.tgz",
+        "SHA256",
+    ] {
+        assert_eq!(package(file.as_bytes()), None, "{file}");
+    }
+}
+
+#[test]
+fn stable_packages_lean_on_the_release() {
+    let of = |folder: &str| beside(folder.as_bytes()).map(|path| String::from_utf8(path).unwrap());
+    assert_eq!(
+        of("7.8/packages-stable/amd64").unwrap(),
+        "7.8/packages/amd64"
+    );
+    assert_eq!(of("packages-stable/amd64").unwrap(), "packages/amd64");
+    for other in [
+        "7.8/packages/amd64",
+        "my-packages-stable/x",
+        "packages-stable",
+        "amd64",
+        "",
+    ] {
+        assert_eq!(of(other), None, "{other}");
+    }
+}
+
+#[test]
 fn versions_go_by_age() {
     let rising = [
         "0.9",

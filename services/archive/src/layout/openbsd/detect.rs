@@ -5,9 +5,10 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use mirrorlog_core::openbsd::package;
 use runtime::package::read_packing_list;
 
-use super::{Outline, package};
+use super::Outline;
 
 /// `pub/OpenBSD/7.8/packages/amd64` is five deep.
 const MAX_DEPTH: usize = 5;

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use mirrorlog_core::manifest::{self, Listed};
-use mirrorlog_core::openbsd::{Checksum, PackageName, checksums, listed_names};
+use mirrorlog_core::openbsd::{Checksum, PackageName, beside, checksums, listed_names, package};
 use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::sign::TrustedKeys;
 
 use super::super::Check;
-use super::{INDEX, Outline, SHA256, SHA256_SIG, beside, package, packages, signed};
+use super::{INDEX, Outline, SHA256, SHA256_SIG, packages, signed};
 use crate::publish::{Fault, Faults, PublishError, Rule, View, manifest_error};
 
 /// A folder's own names.

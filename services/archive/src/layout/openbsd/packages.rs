@@ -4,12 +4,11 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use mirrorlog_core::id::Digest;
-use mirrorlog_core::openbsd::{PackageName, PackingList, resolve};
+use mirrorlog_core::openbsd::{PackageName, PackingList, beside, resolve};
 use rayon::prelude::*;
 use runtime::package::{PackageError, read_packing_list};
 
 use super::super::Check;
-use super::beside;
 use super::folder::Folder;
 use crate::publish::{Fault, Faults, PublishError, Rule, View};
 
