@@ -11,6 +11,8 @@ use similar::TextDiff;
 const ENDING: &str = "bak";
 /// Older contents that are kept under numbers.
 const KEPT_MAX: u32 = 10_000;
+/// Symlinks that are followed, as many as Linux does.
+const LINKS_MAX: usize = 40;
 /// Largest file that is replaced, in bytes.
 const FILE_MAX_BYTES: u64 = 1 << 20;
 
@@ -37,6 +39,15 @@ pub enum ReplaceError {
     /// It is no such file as is written here.
     #[error("{} is larger than {FILE_MAX_BYTES} bytes or no text: choose another file", .0.display())]
     Foreign(PathBuf),
+    /// It, or what is kept of it, is not there yet and cannot be made.
+    #[error("cannot create {}", path.display())]
+    Create {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// It, or what is kept of it, cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -61,8 +72,7 @@ impl Change {
         new: impl FnOnce(Option<&str>) -> String,
     ) -> Result<Self, ReplaceError> {
         // Through a symlink, which stays one.
-        let absolute = || std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
-        let file = std::fs::canonicalize(file).unwrap_or_else(|_| absolute());
+        let file = end_of(file);
         let read = |source| ReplaceError::Read {
             path: file.clone(),
             source,
@@ -112,31 +122,41 @@ impl Change {
     /// Gives where it is kept, when something was there.
     ///
     /// # Errors
-    /// [`ReplaceError::Write`], [`ReplaceError::Kept`].
+    /// [`ReplaceError::Create`], [`ReplaceError::Write`], [`ReplaceError::Kept`].
     pub fn apply(&self, keep: Keep) -> Result<Option<PathBuf>, ReplaceError> {
         if self.is_done() {
             return Ok(None);
         }
         let kept = match (&self.old, keep) {
             (Some(old), Keep::Old) => Some(self.keep(old)?),
-            (Some(_), Keep::Nothing) | (None, Keep::Old | Keep::Nothing) => None,
+            (Some(old), Keep::First) if self.kept().symlink_metadata().is_err() => {
+                Some(self.keep(old)?)
+            }
+            (Some(_), Keep::First | Keep::Nothing)
+            | (None, Keep::Old | Keep::First | Keep::Nothing) => None,
         };
         self.write(&self.file, &self.new)?;
         Ok(kept)
     }
 
+    /// Where the older content is kept.
+    fn kept(&self) -> PathBuf {
+        self.beside(&format!(".{ENDING}"))
+    }
+
+    fn beside(&self, ending: &str) -> PathBuf {
+        let mut name = OsString::from(&self.file);
+        name.push(ending);
+        PathBuf::from(name)
+    }
+
     fn keep(&self, old: &str) -> Result<PathBuf, ReplaceError> {
-        let beside = |ending: &str| {
-            let mut name = OsString::from(&self.file);
-            name.push(ending);
-            PathBuf::from(name)
-        };
-        let kept = beside(&format!(".{ENDING}"));
+        let kept = self.kept();
         match std::fs::read(&kept) {
             Ok(same) if same == old.as_bytes() => return Ok(kept),
             Ok(_another) => {
                 let mut numbered =
-                    (1..=KEPT_MAX).map(|number| beside(&format!(".{number}.{ENDING}")));
+                    (1..=KEPT_MAX).map(|number| self.beside(&format!(".{number}.{ENDING}")));
                 let free = numbered.find(|path| path.symlink_metadata().is_err());
                 let free = free.ok_or_else(|| ReplaceError::Kept(self.file.clone()))?;
                 let write = |source| ReplaceError::Write {
@@ -154,6 +174,7 @@ impl Change {
 
     /// Writes a file whole, with the rights of the one that is replaced.
     fn write(&self, path: &Path, text: &str) -> Result<(), ReplaceError> {
+        let is_new = path.symlink_metadata().is_err();
         let written = || {
             let folder = path.parent().unwrap_or(Path::new("/"));
             std::fs::create_dir_all(folder)?;
@@ -171,11 +192,30 @@ impl Change {
             file.persist(path).map_err(|error| error.error)?;
             std::fs::File::open(folder)?.sync_all()
         };
-        written().map_err(|source| ReplaceError::Write {
-            path: path.to_owned(),
-            source,
+        written().map_err(|source| {
+            let path = path.to_owned();
+            if is_new {
+                ReplaceError::Create { path, source }
+            } else {
+                ReplaceError::Write { path, source }
+            }
         })
     }
+}
+
+/// The path behind all symlinks, even where nothing is at their end yet.
+fn end_of(file: &Path) -> PathBuf {
+    let mut path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    for _ in 0..LINKS_MAX {
+        if let Ok(whole) = std::fs::canonicalize(&path) {
+            return whole;
+        }
+        let Ok(target) = std::fs::read_link(&path) else {
+            break;
+        };
+        path = path.parent().unwrap_or(Path::new("/")).join(target);
+    }
+    path
 }
 
 /// What becomes of the content that is replaced.
@@ -183,6 +223,8 @@ impl Change {
 pub enum Keep {
     /// It is kept beside the file.
     Old,
+    /// It is kept unless an older content is kept already.
+    First,
     /// It goes: it can be made again.
     Nothing,
 }
@@ -256,6 +298,45 @@ mod tests {
             "x\n".to_owned()
         });
         assert!(new.unwrap().diff().starts_with("--- /dev/null\n"));
+    }
+
+    #[test]
+    fn a_symlink_to_nothing_stays_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("second", &link).unwrap();
+        std::os::unix::fs::symlink("deep/real", dir.path().join("second")).unwrap();
+        let change = Change::new(&link, |_| "x\n".to_owned()).unwrap();
+        assert_eq!(change.apply(Keep::Old).unwrap(), None);
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        let real = std::fs::read_to_string(dir.path().join("deep/real"));
+        assert_eq!(real.unwrap(), "x\n");
+        // A loop has no end; it is left as it is.
+        let looped = dir.path().join("loop");
+        std::os::unix::fs::symlink("loop", &looped).unwrap();
+        assert!(Change::new(&looped, |_| "x\n".to_owned()).is_err());
+    }
+
+    #[test]
+    fn what_is_kept_once_does_not_pile_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("installurl");
+        for text in ["one\n", "two\n", "three\n", "four\n"] {
+            let change = Change::new(&file, |_| text.to_owned()).unwrap();
+            change.apply(Keep::First).unwrap();
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+        let kept = std::fs::read_to_string(dir.path().join("installurl.bak"));
+        assert_eq!(kept.unwrap(), "one\n");
+    }
+
+    #[test]
+    fn what_cannot_be_made_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let change = Change::new(&dir.path().join("missing/new"), |_| "x\n".to_owned()).unwrap();
+        std::fs::write(dir.path().join("missing"), "in the way").unwrap();
+        let failed = change.apply(Keep::Old).unwrap_err();
+        assert!(matches!(failed, ReplaceError::Create { .. }), "{failed}");
     }
 
     #[test]
