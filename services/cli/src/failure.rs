@@ -46,6 +46,11 @@ impl Failure {
         Self { code, error }
     }
 
+    /// True when something is not permitted.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.error.chain().any(is_denied)
+    }
+
     pub(crate) fn text(code: u8, text: impl Into<String>) -> Self {
         Self {
             code,

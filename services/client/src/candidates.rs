@@ -1,7 +1,7 @@
 //! Which mirrors there are to choose from, and why not the others.
 
 use mirrorlog_core::client::climb::Level;
-use mirrorlog_core::client::sources::is_word;
+use mirrorlog_core::client::sources::is_plain_url;
 use mirrorlog_core::directory::place::Country;
 use mirrorlog_core::id::{Build, ChannelId, MirrorId, Mount, PoolId};
 use mirrorlog_core::layout::Layout;
@@ -140,16 +140,13 @@ impl Client {
         let answer: OfferAnswer = directory.ask("/v1/mirrors", &query, &name, watch).await?;
         let now = now();
         let candidate = |one: &OfferedAnswer| {
-            let url = reqwest::Url::parse(&one.url).ok()?;
-            let usable =
-                ["http", "https"].contains(&url.scheme()) && url.has_host() && is_word(&one.url);
-            let url = one.url.trim_end_matches('/').to_owned();
+            let url = usable(&one.url)?;
             let known = self
                 .0
                 .state
                 .speed(&url)
                 .filter(|known| !known.is_forgotten(now));
-            usable.then_some(Candidate {
+            Some(Candidate {
                 id: one.id.parse().ok()?,
                 country: one
                     .country
@@ -196,5 +193,37 @@ impl Client {
                 .map(|country| ("country", country.to_string())),
         );
         query
+    }
+}
+
+/// A mirror's URL as it is written into files and shells, without a slash at the end. None for what a directory
+/// should not have said: a person pastes it.
+fn usable(text: &str) -> Option<String> {
+    let url = reqwest::Url::parse(text).ok()?;
+    let usable = ["http", "https"].contains(&url.scheme()) && url.has_host() && is_plain_url(text);
+    usable.then(|| text.trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_a_shell_would_run_is_no_mirror() {
+        assert_eq!(
+            usable("https://m1:8443/a/"),
+            Some("https://m1:8443/a".to_owned())
+        );
+        for bad in [
+            "http://m1/$(touch${IFS}x)",
+            "http://m1/;id",
+            "http://m1/?a=b",
+            "http://m1/#a",
+            "http://m1/a b",
+            "file:///etc",
+            "m1",
+        ] {
+            assert_eq!(usable(bad), None, "{bad}");
+        }
     }
 }

@@ -1,6 +1,9 @@
 //! Which suites and components a pinned build has, for apt, and where its releases are, for pkg_add.
 
-use mirrorlog_core::client::sources::{Suite, is_release, is_word};
+use mirrorlog_core::client::sources::{
+    Below, PACKAGE_FOLDERS, Place, Suite, above_release, is_release, is_word,
+};
+use mirrorlog_core::id::Mount;
 use mirrorlog_core::manifest;
 use mirrorlog_core::path::EntryPath;
 
@@ -71,28 +74,48 @@ impl Pinned {
         Ok(suites)
     }
 
-    /// The folder with the releases of OpenBSD: `X` where there is `X/7.8/packages`. None when there is none near the
-    /// root.
+    /// Where the packages of OpenBSD are in the build, which is served at `mount`. None when they are nowhere near
+    /// the top.
     ///
     /// # Errors
-    /// [`FindError`].
-    pub async fn releases(&self, watch: &dyn Watch) -> Result<Option<String>, FindError> {
+    /// [`FindError`]; what could not be looked up is never taken for absent.
+    pub async fn packages_place(
+        &self,
+        mount: &Mount,
+        watch: &dyn Watch,
+    ) -> Result<Option<Place>, FindError> {
+        let at_top = !self.packages_in(b"", watch).await?.is_empty();
+        if let Some((above, below)) = above_release(mount) {
+            let is_so = match below {
+                Below::Release => self.has_packages_folder(b"", watch).await?,
+                Below::Packages => self.has_package_below(watch).await?,
+                Below::Architecture => at_top,
+            };
+            if is_so {
+                return Ok(Some(Place::Releases(above)));
+            }
+        }
+        if let Some(base) = self.releases(watch).await? {
+            let base = below(format!("{mount}").as_bytes(), &base);
+            return Ok(String::from_utf8(base).ok().map(Place::Releases));
+        }
+        Ok(at_top.then_some(Place::Top))
+    }
+
+    /// The folder with the releases: `X` where there is `X/7.8/packages`. None when there is none near the top.
+    async fn releases(&self, watch: &dyn Watch) -> Result<Option<Vec<u8>>, FindError> {
         let mut open = vec![Vec::new()];
         for _ in 0..=DEPTH_MAX {
             let mut deeper = Vec::new();
             for folder in open {
                 let inside = self.folders(&folder, watch).await?;
                 for child in &inside {
-                    let name = child
-                        .rsplit(|byte| *byte == b'/')
-                        .next()
-                        .unwrap_or_default();
-                    let release = std::str::from_utf8(name).is_ok_and(is_release);
-                    let packages = [child, &b"/packages"[..]].concat();
-                    if release && matches!(self.find(&packages, watch).await, Ok(Found::Folder(_)))
-                    {
-                        let text = String::from_utf8(folder).ok();
-                        return Ok(text.filter(|text| text.is_empty() || is_word(text)));
+                    let name = child.rsplit(|byte| *byte == b'/').next();
+                    let name = std::str::from_utf8(name.unwrap_or_default());
+                    if name.is_ok_and(is_release) && self.has_packages_folder(child, watch).await? {
+                        let text = std::str::from_utf8(&folder).ok();
+                        let text = text.filter(|text| text.is_empty() || is_word(text));
+                        return Ok(text.map(|text| text.as_bytes().to_vec()));
                     }
                 }
                 deeper.extend(inside);
@@ -101,6 +124,31 @@ impl Pinned {
             open.truncate(FOLDERS_MAX);
         }
         Ok(None)
+    }
+
+    /// True when a release's folder has one of the folders of packages.
+    async fn has_packages_folder(
+        &self,
+        release: &[u8],
+        watch: &dyn Watch,
+    ) -> Result<bool, FindError> {
+        for name in PACKAGE_FOLDERS {
+            let path = below(release, name.as_bytes());
+            if is_folder(self.find(&path, watch).await)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// True when a folder of the top has packages.
+    async fn has_package_below(&self, watch: &dyn Watch) -> Result<bool, FindError> {
+        for folder in self.folders(b"", watch).await? {
+            if !self.packages_in(&folder, watch).await?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// A folder's Release, or InRelease.
@@ -123,7 +171,7 @@ impl Pinned {
 
     /// The folders in a folder, without reading what is in them.
     async fn folders(&self, folder: &[u8], watch: &dyn Watch) -> Result<Vec<Vec<u8>>, FindError> {
-        let prefix = below(folder);
+        let prefix = within(folder);
         let mut folders: Vec<Vec<u8>> = Vec::new();
         let mut after: Option<EntryPath> = None;
         while folders.len() < FOLDERS_MAX {
@@ -150,8 +198,26 @@ impl Pinned {
     }
 }
 
+/// Whether there is such a folder. What could not be looked up is no answer.
+fn is_folder(found: Result<Found, FindError>) -> Result<bool, FindError> {
+    match found {
+        Ok(Found::Folder(_)) => Ok(true),
+        Ok(Found::File(_)) | Err(FindError::Absent { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The path of a name in a folder; of the folder itself for an empty name.
+fn below(folder: &[u8], name: &[u8]) -> Vec<u8> {
+    if name.is_empty() {
+        folder.to_vec()
+    } else {
+        [&within(folder), name].concat()
+    }
+}
+
 /// A folder, as what is in it begins.
-fn below(folder: &[u8]) -> Vec<u8> {
+fn within(folder: &[u8]) -> Vec<u8> {
     if folder.is_empty() {
         Vec::new()
     } else {
@@ -163,4 +229,36 @@ fn below(folder: &[u8]) -> Vec<u8> {
 fn name_of(folder: &[u8]) -> Option<&str> {
     let name = std::str::from_utf8(folder.strip_prefix(b"dists/")?).ok()?;
     is_word(name).then_some(name)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_looked_up_is_not_absent() {
+        let absent = FindError::Absent {
+            path: "7.8/packages".to_owned(),
+            channel: "bsd".parse().unwrap(),
+            build: mirrorlog_core::id::Build::FIRST,
+        };
+        assert!(!is_folder(Err(absent)).unwrap());
+        assert!(is_folder(Ok(Found::Folder(Vec::new()))).unwrap());
+        let damaged = FindError::Manifest {
+            channel: "bsd".parse().unwrap(),
+            build: mirrorlog_core::id::Build::FIRST,
+        };
+        assert!(matches!(
+            is_folder(Err(damaged)),
+            Err(FindError::Manifest { .. })
+        ));
+    }
+
+    #[test]
+    fn paths_are_put_together() {
+        assert_eq!(below(b"", b"packages"), b"packages");
+        assert_eq!(below(b"7.8", b"packages"), b"7.8/packages");
+        assert_eq!(below(b"/pub", b""), b"/pub");
+    }
 }

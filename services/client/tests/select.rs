@@ -5,6 +5,7 @@ mod support;
 
 use client::{Candidate, Candidates, Client, Excluded, Job, Measured, Outcome, Quiet, get};
 use mirrorlog_core::client::climb::Level;
+use mirrorlog_core::client::sources::Place;
 use mirrorlog_core::id::Build;
 use support::{Manner, World, channel};
 
@@ -249,4 +250,39 @@ async fn suites_are_found_by_looking_into_the_build() {
         "sid: main",
     ];
     assert_eq!(names, expected);
+}
+
+#[tokio::test]
+async fn packages_are_found_by_the_shape_of_mount_and_tree() {
+    let releases = |path: &str| Some(Place::Releases(path.to_owned()));
+    let world = World::new(&FOUR[..1]).await;
+    let trees: [(&[&str], &str, Option<Place>); 9] = [
+        (&["7.8/packages/amd64/a-1.tgz"], "/bsd", releases("/bsd")),
+        (
+            &["pub/OpenBSD/7.8/packages-stable/amd64/a-1.tgz"],
+            "/bsd",
+            releases("/bsd/pub/OpenBSD"),
+        ),
+        (&["packages/amd64/a-1.tgz"], "/pub/7.8", releases("/pub")),
+        (&["amd64/a-1.tgz"], "/pub/7.8/packages", releases("/pub")),
+        (
+            &["a-1.tgz"],
+            "/pub/7.8/packages-stable/amd64",
+            releases("/pub"),
+        ),
+        (&["a-1.tgz"], "/bsd", Some(Place::Top)),
+        // A patch is no package, and neither is one somewhere below.
+        (&["syspatch78-001_x.tgz"], "/bsd", None),
+        (&["x/y/a-1.tgz"], "/bsd", None),
+        // The mount alone does not say that there are packages.
+        (&["README"], "/7.8/packages/amd64", None),
+    ];
+    for (build, (paths, mount, expected)) in (1..).zip(trees) {
+        let files: Vec<(&str, &[u8])> = paths.iter().map(|path| (*path, &b"x"[..])).collect();
+        world.publish(build, &files);
+        let pinned = world.client().pin(&channel(), None, &Quiet).await.unwrap();
+        let mount = mount.parse().unwrap();
+        let found = pinned.packages_place(&mount, &Quiet).await.unwrap();
+        assert_eq!(found, expected, "{paths:?} at {mount}");
+    }
 }

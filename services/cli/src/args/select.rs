@@ -31,7 +31,7 @@ pub(crate) struct SelectArgs {
     /// Try two mirrors that are thought the best and a random one, and take the fastest
     #[arg(long)]
     pub(crate) auto: bool,
-    /// Write the file, and keep what was there as FILE.bak
+    /// Write the file, and keep what was there as FILE.bak, unless it is an earlier one of ours
     #[arg(long)]
     pub(crate) apply: bool,
     /// What is written for apt
@@ -43,7 +43,7 @@ pub(crate) struct SelectArgs {
     /// The keyring that apt verifies with; left out, what the older file says
     #[arg(long, value_name = "FILE")]
     pub(crate) signed_by: Option<PathBuf>,
-    /// A suite; left out, those of the older file, else those of this system's release, else all
+    /// A suite; left out, those of the older file, else those of this system's release, else the only one
     #[arg(long = "suite", value_name = "S")]
     pub(crate) suites: Vec<String>,
     /// A component of each suite; left out, those of the older file, else all

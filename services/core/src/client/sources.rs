@@ -1,7 +1,15 @@
 //! What a package manager is told: apt's sources in deb822 format (sources.list(5)), the mirror list of a file
 //! (apt-transport-mirror(1)), and where pkg_add looks (installurl(5), pkg_add(1)).
 
+mod kept;
+mod pick;
+mod pkg_add;
+
 use std::fmt::Write as _;
+
+pub use kept::Kept;
+pub use pick::{PickError, pick};
+pub use pkg_add::{Below, PACKAGE_FOLDERS, PkgAdd, Place, above_release, installurl, is_release};
 
 use crate::id::{ChannelId, Mount};
 
@@ -94,6 +102,13 @@ pub fn is_word(text: &str) -> bool {
         && !text.starts_with('#')
 }
 
+/// True when a URL has only characters that mean nothing to a shell, to apt and in a field, so neither query nor
+/// fragment.
+pub fn is_plain_url(url: &str) -> bool {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"._~:/%[]@-".contains(&b);
+    !url.is_empty() && url.bytes().all(fits)
+}
+
 /// One stanza's worth: suites with the same components at the same place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stanza {
@@ -152,118 +167,6 @@ pub fn deb822(stanzas: &[Stanza], remarks: &[String], kept: &Kept) -> String {
     text
 }
 
-/// What an older sources file says and a newer one goes on saying.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
-    /// `deb`, or `deb deb-src`.
-    pub types: Option<String>,
-    /// Its suites.
-    pub suites: Vec<String>,
-    /// Its components.
-    pub components: Vec<String>,
-    /// The whole `Architectures` field.
-    pub architectures: Option<String>,
-    /// The whole `Signed-By` field, which may hold a key on lines of its own.
-    pub signed_by: Option<String>,
-}
-
-impl Kept {
-    /// Reads a file in deb822 format. Of fields that differ between stanzas, the first counts.
-    pub fn read(text: &str) -> Self {
-        let mut kept = Self::default();
-        let mut fields: Vec<(String, String)> = Vec::new();
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let goes_on = line.starts_with([' ', '\t']);
-            match (goes_on, line.split_once(':'), fields.last_mut()) {
-                (true, _, Some((_, whole))) => whole.push_str(&format!("{line}\n")),
-                (false, Some((name, _)), _) => {
-                    fields.push((name.trim().to_ascii_lowercase(), format!("{line}\n")));
-                }
-                (true, _, None) | (false, None, _) => {}
-            }
-        }
-        for (name, whole) in fields {
-            let words = whole.split_once(':').map_or("", |(_, words)| words);
-            let words = words.split_whitespace().map(str::to_owned);
-            match name.as_str() {
-                "types" => {
-                    kept.types
-                        .get_or_insert(words.collect::<Vec<_>>().join(" "));
-                }
-                "suites" => kept.suites.extend(words),
-                "components" => kept.components.extend(words),
-                "architectures" => {
-                    kept.architectures.get_or_insert(whole);
-                }
-                "signed-by" => {
-                    kept.signed_by.get_or_insert(whole);
-                }
-                _another => {}
-            }
-        }
-        kept
-    }
-}
-
-/// The suites and components to write: those that are asked for; else those of the older file that are still there;
-/// else those of the system's own release; else all.
-pub fn pick(
-    found: &[Suite],
-    suites: &[String],
-    components: &[String],
-    kept: &Kept,
-    codename: Option<&str>,
-) -> Vec<Suite> {
-    let named = |names: &[String]| -> Vec<Suite> {
-        found
-            .iter()
-            .filter(|suite| names.contains(&suite.name))
-            .cloned()
-            .collect()
-    };
-    let own = |suite: &&Suite| {
-        let rest = codename.and_then(|codename| suite.name.strip_prefix(codename));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '/']))
-            && !suite.name.contains("proposed")
-    };
-    let asked: Vec<Suite> = suites
-        .iter()
-        .map(|name| {
-            let known = found.iter().find(|suite| suite.name == *name).cloned();
-            known.unwrap_or_else(|| Suite {
-                name: name.clone(),
-                components: Vec::new(),
-            })
-        })
-        .collect();
-    let choices = [
-        asked,
-        named(&kept.suites),
-        found.iter().filter(own).cloned().collect(),
-        found.to_vec(),
-    ];
-    let mut picked = choices
-        .into_iter()
-        .find(|choice| !choice.is_empty())
-        .unwrap_or_default();
-    for suite in &mut picked {
-        if !components.is_empty() {
-            suite.components = components.to_vec();
-            continue;
-        }
-        let narrowed: Vec<String> = suite
-            .components
-            .iter()
-            .filter(|one| kept.components.contains(one))
-            .cloned()
-            .collect();
-        if !narrowed.is_empty() {
-            suite.components = narrowed;
-        }
-    }
-    picked
-}
-
 /// The mirror list for a file: what the directory lists, the chosen mirror first, its live tree last.
 ///
 /// `url`: the chosen mirror's; `live`: its live tree. A list that nobody refreshes any more names a build that is
@@ -274,7 +177,10 @@ pub fn list_with_first(list: &str, url: &str, live: &str, remarks: &[String]) ->
             .is_some_and(|rest| rest.starts_with('/'))
     };
     // apt obeys a file: what it would not take from a directory by itself, such as `file:`, is left out.
-    let web = |line: &&str| line.starts_with("http://") || line.starts_with("https://");
+    let web = |line: &&str| {
+        (line.starts_with("http://") || line.starts_with("https://"))
+            && line.chars().all(|c| c == '\t' || !c.is_control())
+    };
     let (chosen, others): (Vec<&str>, Vec<&str>) =
         list.lines().filter(web).partition(|line| is_chosen(line));
     let mut text = format!("{MARK}\n");
@@ -312,55 +218,6 @@ fn at_priority(line: &str, priority: u32) -> String {
 fn keys(line: &str) -> impl Iterator<Item = &str> {
     let keys = line.split_once('\t').map_or("", |(_, keys)| keys);
     keys.split_whitespace()
-}
-
-/// Where pkg_add looks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PkgAdd {
-    /// A line for `/etc/installurl`: pkg_add adds `/%c/packages/%a` itself.
-    InstallUrl(String),
-    /// A value for `PKG_PATH`, where the tree has another shape.
-    PkgPath(String),
-}
-
-impl PkgAdd {
-    /// For a mirror's URL and a mount. `base`: the folder of the build that has releases in it, if there is one; it is
-    /// empty for the build's own root.
-    pub fn at(url: &str, mount: &Mount, base: Option<&str>) -> Self {
-        if let Some(base) = base {
-            let below = if base.is_empty() {
-                String::new()
-            } else {
-                format!("/{base}")
-            };
-            return Self::InstallUrl(format!("{url}{mount}{below}"));
-        }
-        let parts: Vec<&str> = mount.as_str().trim_start_matches('/').split('/').collect();
-        match parts.as_slice() {
-            [above @ .., release, "packages", _arch] if is_release(release) => {
-                let above: String = above.iter().map(|part| format!("/{part}")).collect();
-                Self::InstallUrl(format!("{url}{above}"))
-            }
-            _other => Self::PkgPath(format!("{url}{mount}/")),
-        }
-    }
-
-    /// The line that is written or pasted.
-    pub fn line(&self) -> String {
-        match self {
-            Self::InstallUrl(url) => format!("{url}\n"),
-            Self::PkgPath(path) => format!("export PKG_PATH={path}\n"),
-        }
-    }
-}
-
-/// `snapshots`, or a number such as `7.6`.
-pub fn is_release(word: &str) -> bool {
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    word == "snapshots"
-        || word
-            .split_once('.')
-            .is_some_and(|(major, minor)| number(major) && number(minor))
 }
 
 #[cfg(test)]

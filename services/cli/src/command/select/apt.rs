@@ -2,13 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use client::{Candidate, Carried, Change, Client, FindError, GetError, Keep, SuitesError, Watch};
-use mirrorlog_core::client::sources::{self, Form, Kept, MARK, Suite};
+use client::{Candidate, Carried, Change, Client, FindError, GetError, SuitesError, Watch};
+use mirrorlog_core::client::sources::{self, Form, Kept, Suite};
 
 use super::super::client::{directory_failed, failed};
 use super::written::{Draft, Piece, file_of, not_replaced};
 use crate::args::SelectArgs;
-use crate::failure::{ABSENT, CONFIG, Failure, IO, OrExit as _};
+use crate::failure::{ABSENT, CONFIG, DATA, Failure, IO, OrExit as _};
+use crate::output::plain;
+
+/// Where apt looks for its methods.
+const METHODS: &str = "/usr/lib/apt/methods";
 
 /// Where the list of a channel goes: not into a folder of which apt reads every file.
 pub(super) fn list_file(file: &Path, channel: &Carried) -> PathBuf {
@@ -40,6 +44,7 @@ impl Apt<'_> {
         let old =
             Change::new(&file, |old| old.unwrap_or_default().to_owned()).map_err(not_replaced)?;
         let mut kept = Kept::read(old.new_text());
+        refuse_loss(&file, &kept)?;
         if let Some(keyring) = &self.args.signed_by {
             kept.signed_by = Some(signed_by(keyring)?);
         }
@@ -55,18 +60,18 @@ impl Apt<'_> {
             .map(|(channel, suite)| (self.uri(channel, &file), suite));
         let stanzas = sources::stanzas(placed);
         let text = sources::deb822(&stanzas, &self.remarks(), &kept);
-        let change = Change::new(&file, |_| text.clone()).map_err(not_replaced)?;
+        let sources = Piece::new(&file, |_| text.clone())?;
         let mut hints = Vec::new();
+        if self.args.form == Form::Mirrorlog {
+            let uri = sources::method_uri(self.directory(), &self.channels[0].mount);
+            hints.extend(no_method(&uri, Path::new(METHODS)));
+        }
         if kept.signed_by.is_none() {
             hints.push(
                 "no key is named: apt trusts any of its own keys here; --signed-by FILE names one"
                     .to_owned(),
             );
         }
-        let sources = Piece {
-            change,
-            keep: Keep::Old,
-        };
         let pieces = lists.into_iter().chain([sources]).collect();
         Ok(Draft {
             pieces,
@@ -103,6 +108,8 @@ impl Apt<'_> {
             kept,
             codename.as_deref(),
         );
+        let picked = picked
+            .map_err(|error| Failure::text(ABSENT, format!("{}: {error}", channels[0].id)))?;
         let names = || {
             known
                 .iter()
@@ -110,13 +117,6 @@ impl Apt<'_> {
                 .collect::<Vec<_>>()
                 .join(", ")
         };
-        if picked.is_empty() {
-            let text = format!(
-                "{} has no suite that names its components: say --suite and --component",
-                channels[0].id
-            );
-            return Err(Failure::text(ABSENT, text));
-        }
         if let Some(unknown) = picked.iter().find(|suite| suite.components.is_empty()) {
             let (unknown, channel) = (&unknown.name, &channels[0].id);
             let text = format!(
@@ -205,17 +205,35 @@ impl Apt<'_> {
         let live = self.chosen.live(&channel.mount);
         let remarks = [format!("{}, {} first.", channel.id, self.chosen.id)];
         let text = sources::list_with_first(&list, &self.chosen.url, &live, &remarks);
-        let mut keep = Keep::Nothing;
-        let change = Change::new(&list_file(file, channel), |old| {
-            // One of ours can be made again.
-            if old.is_some_and(|old| !old.starts_with(MARK)) {
-                keep = Keep::Old;
-            }
-            text
-        });
-        let change = change.map_err(not_replaced)?;
-        Ok(Piece { change, keep })
+        Piece::new(&list_file(file, channel), |_| text)
     }
+}
+
+/// What is said where apt has no method in `methods` for sources at `uri`.
+fn no_method(uri: &str, methods: &Path) -> Option<String> {
+    let (name, _) = uri.split_once("://")?;
+    let method = methods.join(name);
+    (!method.exists()).then(|| {
+        let method = method.display();
+        format!(
+            "apt has no method {name} yet: run `ln -s \"$(command -v mirrorlog)\" {method}` as root"
+        )
+    })
+}
+
+/// Refuses to replace a file of somebody else's that says more than the new one would.
+fn refuse_loss(file: &Path, kept: &Kept) -> Result<(), Failure> {
+    if kept.lost.is_empty() {
+        return Ok(());
+    }
+    let lost: Vec<String> = kept.lost.iter().map(|one| plain(one)).collect();
+    let text = format!(
+        "{} was not written by `select`, and what it says would be lost ({}): say --sources with another FILE, and \
+         switch off there what it replaces",
+        file.display(),
+        lost.join(", ")
+    );
+    Err(Failure::text(DATA, text))
 }
 
 /// The field for a keyring.
@@ -252,5 +270,42 @@ fn not_found(error: SuitesError) -> Failure {
         SuitesError::Find(error) => failed(GetError::Find(error)),
         SuitesError::Release { source, .. } => failed(GetError::Find(FindError::Stop(source))),
         SuitesError::Scratch(_) => Failure::new(IO, error.into()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_that_apt_lacks_is_named() {
+        let methods = tempfile::tempdir().unwrap();
+        let hint = |uri: &str| no_method(uri, methods.path());
+        let tls = "mirrorlog+https://m.example.org/debian/";
+        let said = hint(tls).unwrap();
+        let method = methods.path().join("mirrorlog+https");
+        assert!(
+            said.contains(&format!(
+                "ln -s \"$(command -v mirrorlog)\" {}",
+                method.display()
+            )),
+            "{said}"
+        );
+        std::fs::write(&method, "").unwrap();
+        assert_eq!(hint(tls), None);
+        assert!(hint("mirrorlog://m.example.org/debian/").is_some());
+    }
+
+    #[test]
+    fn a_foreign_file_of_several_repositories_is_refused() {
+        let other = "Types: deb-src\nEnabled: no\nURIs: http://a/\n\nTypes: deb\nURIs: http://b/\n";
+        let file = Path::new("/etc/apt/sources.list.d/debian.sources");
+        let refused = refuse_loss(file, &Kept::read(other)).unwrap_err();
+        assert_eq!(refused.code, DATA);
+        for part in ["debian.sources", "2 stanzas", "Enabled: no", "--sources"] {
+            assert!(refused.to_string().contains(part), "{refused}");
+        }
+        assert!(refuse_loss(file, &Kept::read("Types: deb\nURIs: http://b/\n")).is_ok());
     }
 }

@@ -1,17 +1,17 @@
 //! What is written for the package manager, and where.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use client::{Candidate, Carried, Change, Client, GetError, Keep, ReplaceError, Watch};
-use mirrorlog_core::client::sources::{self, Form, PkgAdd};
+use mirrorlog_core::client::sources::{self, Form, MARK, PkgAdd};
 use mirrorlog_core::layout::Layout;
 use serde_json::{Value, json};
 
 use super::super::client::failed;
 use super::apt::{Apt, is_plain, list_file};
 use crate::args::SelectArgs;
-use crate::failure::{DATA, Failure, IO, USAGE};
-use crate::output::{BAD, BOLD, GOOD, Output};
+use crate::failure::{CONFIG, CREATE, DATA, Failure, IO, USAGE};
+use crate::output::{BAD, BOLD, GOOD, Output, plain};
 
 /// Where apt's sources go when nothing else is said.
 const USUAL_FILE: &str = "/etc/apt/sources.list.d/mirrorlog.sources";
@@ -99,36 +99,10 @@ pub(super) async fn draft(
         Layout::OpenBsd => {
             let pinned = client.pin(&channels[0].id, None, watch).await;
             let pinned = pinned.map_err(|error| failed(GetError::Pin(error)))?;
-            let base = pinned.releases(watch).await;
-            let base = base.map_err(|error| failed(GetError::Find(error)))?;
-            let told = PkgAdd::at(&chosen.url, mount, base.as_deref());
-            let text = told.line();
-            let change = args
-                .sources
-                .as_ref()
-                .map(|file| Change::new(file, |_| text.clone()));
-            let change = change.transpose().map_err(not_replaced)?;
-            let hints = match (&change, told) {
-                (None, PkgAdd::InstallUrl(_)) => {
-                    vec!["put this line into /etc/installurl".to_owned()]
-                }
-                (None, PkgAdd::PkgPath(_)) => {
-                    vec!["put this line into your shell, before pkg_add".to_owned()]
-                }
-                (Some(_), PkgAdd::InstallUrl(_) | PkgAdd::PkgPath(_)) => Vec::new(),
-            };
-            let pieces = change
-                .map(|change| Piece {
-                    change,
-                    keep: Keep::Old,
-                })
-                .into_iter()
-                .collect();
-            Ok(Draft {
-                pieces,
-                text,
-                hints,
-            })
+            let place = pinned.packages_place(mount, watch).await;
+            let place = place.map_err(|error| failed(GetError::Find(error)))?;
+            let told = place.map(|place| PkgAdd::at(&chosen.url, mount, &place));
+            for_pkg_add(args, &channels[0], told)
         }
         Layout::Plain => Ok(Draft {
             pieces: Vec::new(),
@@ -136,6 +110,51 @@ pub(super) async fn draft(
             hints: Vec::new(),
         }),
     }
+}
+
+/// What is written or said for pkg_add. `told`: where it looks, when the tree has packages.
+fn for_pkg_add(
+    args: &SelectArgs,
+    channel: &Carried,
+    told: Option<PkgAdd>,
+) -> Result<Draft, Failure> {
+    let id = &channel.id;
+    let Some(told) = told else {
+        let text = format!(
+            "{id} has neither RELEASE/packages/ARCH nor packages at its top: pkg_add cannot be led to it"
+        );
+        return Err(Failure::text(CONFIG, text));
+    };
+    let hint = |text: &str| vec![text.to_owned()];
+    let (pieces, hints) = match (&args.sources, &told) {
+        (None, PkgAdd::InstallUrl(_)) => (Vec::new(), hint("put this line into /etc/installurl")),
+        (None, PkgAdd::PkgPath(_)) => {
+            let text = "put this line into your shell, before pkg_add";
+            (Vec::new(), hint(text))
+        }
+        (Some(file), PkgAdd::InstallUrl(url)) => {
+            let new = |old: Option<&str>| sources::installurl(old.unwrap_or_default(), url);
+            // Only its URL is replaced, and nothing says whose that was.
+            let piece = Piece {
+                keep: Keep::First,
+                ..Piece::new(file, new)?
+            };
+            (vec![piece], Vec::new())
+        }
+        (Some(file), PkgAdd::PkgPath(_)) => {
+            let text = format!(
+                "{id} has no /RELEASE/packages/ARCH, so nothing can be put into {}: leave --sources and --apply out \
+                 to be shown a PKG_PATH",
+                file.display()
+            );
+            return Err(Failure::text(CONFIG, text));
+        }
+    };
+    Ok(Draft {
+        text: told.line(),
+        pieces,
+        hints,
+    })
 }
 
 /// The file for apt, or the one that is named.
@@ -214,19 +233,43 @@ impl Draft {
 }
 
 impl Piece {
+    /// A file that is to say what `new` makes of it. One of ours can be made again, and is not kept.
+    pub(super) fn new(
+        file: &Path,
+        new: impl FnOnce(Option<&str>) -> String,
+    ) -> Result<Self, Failure> {
+        let mut keep = Keep::Old;
+        let change = Change::new(file, |old| {
+            if old.is_some_and(|old| old.starts_with(MARK)) {
+                keep = Keep::Nothing;
+            }
+            new(old)
+        });
+        let change = change.map_err(not_replaced)?;
+        Ok(Self { change, keep })
+    }
+
     fn would_keep(&self) -> &'static str {
         match self.keep {
             Keep::Old if self.change.file().exists() => {
                 ", and keep what is there beside it, as .bak"
             }
-            Keep::Old | Keep::Nothing => "",
+            Keep::First if self.change.file().exists() => {
+                ", and keep what is there beside it, as .bak, if there is none yet"
+            }
+            Keep::Old | Keep::First | Keep::Nothing => "",
         }
     }
 }
 
+/// Without what a terminal would obey; the tabs of a mirror list stay.
+fn without_orders(line: &str) -> String {
+    line.split('\t').map(plain).collect::<Vec<_>>().join("\t")
+}
+
 fn diff(text: &str, output: &Output) {
     for line in text.lines() {
-        let line = line.replace('\u{1b}', "?");
+        let line = without_orders(line);
         let style = match line.as_bytes().first() {
             Some(b'+') => GOOD,
             Some(b'-') => BAD,
@@ -239,15 +282,107 @@ fn diff(text: &str, output: &Output) {
 pub(super) fn not_replaced(error: ReplaceError) -> Failure {
     let code = match &error {
         ReplaceError::Foreign(_) => DATA,
+        ReplaceError::Create { .. } => CREATE,
         ReplaceError::Read { .. } | ReplaceError::Write { .. } | ReplaceError::Kept(_) => IO,
     };
     let failure = Failure::new(code, error.into());
-    if failure.code == code {
+    if !failure.is_denied() {
         return failure;
     }
     let advice = "not permitted: run it as root, or say another file with --sources";
     Failure {
         code: failure.code,
         error: failure.error.context(advice),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn channel() -> Carried {
+        Carried {
+            id: "bsd".parse().unwrap(),
+            mount: mirrorlog_core::id::Mount::new("/bsd").unwrap(),
+            layout: Layout::OpenBsd,
+            newest: None,
+        }
+    }
+
+    fn args(sources: Option<&Path>) -> SelectArgs {
+        use clap::{Args as _, FromArgMatches as _};
+        let command = SelectArgs::augment_args(clap::Command::new("select"));
+        let mut words = vec!["select".to_owned(), "--apply".to_owned()];
+        if let Some(file) = sources {
+            words.push(format!("--sources={}", file.display()));
+        }
+        SelectArgs::from_arg_matches(&command.get_matches_from(words)).unwrap()
+    }
+
+    #[test]
+    fn a_shell_s_words_never_get_into_installurl() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("installurl");
+        std::fs::write(&file, "# near\nhttps://cdn.openbsd.org/pub/OpenBSD\n").unwrap();
+        let path = PkgAdd::PkgPath("http://m/bsd/".to_owned());
+        let refused = for_pkg_add(&args(Some(&file)), &channel(), Some(path.clone())).err();
+        let refused = refused.unwrap();
+        assert_eq!(refused.code, CONFIG);
+        assert!(
+            refused.to_string().contains("/RELEASE/packages/ARCH"),
+            "{refused}"
+        );
+        let shown = for_pkg_add(&args(None), &channel(), Some(path)).unwrap();
+        assert_eq!(shown.text(), "export PKG_PATH='http://m/bsd/'\n");
+        assert_eq!(
+            for_pkg_add(&args(None), &channel(), None)
+                .err()
+                .unwrap()
+                .code,
+            CONFIG
+        );
+        let url = PkgAdd::InstallUrl("http://m/bsd".to_owned());
+        let draft = for_pkg_add(&args(Some(&file)), &channel(), Some(url)).unwrap();
+        draft.apply(&args(Some(&file))).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(&file).unwrap(),
+            "# near\nhttp://m/bsd\n"
+        );
+    }
+
+    #[test]
+    fn only_what_is_not_ours_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("m.sources");
+        let keep = || Piece::new(&file, |_| "new\n".to_owned()).unwrap().keep;
+        std::fs::write(&file, "Types: deb\n").unwrap();
+        assert_eq!(keep(), Keep::Old);
+        std::fs::write(&file, format!("{MARK}\nTypes: deb\n")).unwrap();
+        assert_eq!(keep(), Keep::Nothing);
+    }
+
+    #[test]
+    fn what_cannot_be_created_ends_with_73() {
+        let failed = |source| {
+            let path = "/nowhere/m.sources".into();
+            not_replaced(ReplaceError::Create { path, source })
+        };
+        assert_eq!(failed(io::Error::other("full")).code, CREATE);
+        let denied = failed(io::ErrorKind::PermissionDenied.into());
+        assert_eq!(denied.code, CREATE);
+        assert!(denied.to_string().contains("run it as root"), "{denied}");
+    }
+
+    #[test]
+    fn a_directory_has_no_say_over_the_terminal() {
+        let line = without_orders("+http://m/\u{1b}[2J\u{9b}31m\u{7}\tpriority:1");
+        assert!(
+            line.chars().all(|c| c == '\t' || !c.is_control()),
+            "{line:?}"
+        );
+        assert!(line.ends_with("\tpriority:1"), "{line:?}");
     }
 }

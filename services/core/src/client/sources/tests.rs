@@ -135,6 +135,46 @@ Components: main
 }
 
 #[test]
+fn what_a_foreign_file_would_lose_is_known() {
+    let plain = "Types: deb\nURIs: http://a/\n http://b/\nSuites: bookworm\nComponents: main\nEnabled: yes\n";
+    assert_eq!(Kept::read(plain).lost, [""; 0]);
+    let other = "# one\n\nTypes: deb-src\nEnabled: no\nURIs: http://a/\n \nTypes: deb\nURIs: http://b/\n\
+                 by-hash: no\nTrusted:\n yes\n";
+    let lost = Kept::read(other).lost;
+    assert_eq!(
+        lost,
+        ["2 stanzas", "Enabled: no", "by-hash: no", "Trusted:"]
+    );
+    // Ours is made of what is asked for, again and again.
+    assert_eq!(Kept::read(&format!("{MARK}\n{other}")).lost, [""; 0]);
+}
+
+#[test]
+fn a_url_means_nothing_to_a_shell() {
+    for good in [
+        "http://m1",
+        "https://m.example.org:8443/a%20b/~x",
+        "http://[::1]:80",
+    ] {
+        assert!(is_plain_url(good), "{good}");
+    }
+    for bad in [
+        "",
+        "http://m/$(id)",
+        "http://m/`id`",
+        "http://m/;id",
+        "http://m/a'b",
+        "http://m/a?b",
+        "http://m/a#b",
+        "http://m/a&b",
+        "http://m/a b",
+        "http://m/\u{9b}31m",
+    ] {
+        assert!(!is_plain_url(bad), "{bad}");
+    }
+}
+
+#[test]
 fn the_narrowest_wish_says_which_suites() {
     let found = [
         suite("bookworm", "main contrib"),
@@ -144,27 +184,41 @@ fn the_narrowest_wish_says_which_suites() {
         suite("sid", "main contrib"),
     ];
     let none = Kept::default();
-    let all = pick(&found, &[], &[], &none, None);
-    assert_eq!(all, found);
-    let own = pick(&found, &[], &[], &none, Some("bookworm"));
+    let several = PickError::Several(found.iter().map(|suite| suite.name.clone()).collect());
+    let own = pick(&found, &[], &[], &none, Some("bookworm")).unwrap();
     assert_eq!(
         names(&own),
         ["bookworm: main contrib", "bookworm-updates: main contrib"]
     );
-    assert_eq!(
-        pick(&found, &[], &[], &none, Some("noble")),
-        found,
-        "another system's"
-    );
+    // Releases of other systems are not enabled unasked.
+    for system in [Some("noble"), None] {
+        let refused = pick(&found, &[], &[], &none, system);
+        assert_eq!(refused.as_ref(), Err(&several));
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("bookwormish, sid")
+        );
+    }
+    let only = pick(&found[4..], &[], &[], &none, Some("bookworm"));
+    assert_eq!(names(&only.unwrap()), ["sid: main contrib"]);
+    assert_eq!(pick(&[], &[], &[], &none, None), Err(PickError::None));
     let old = Kept {
         suites: words("sid gone"),
         components: words("main"),
         ..Kept::default()
     };
     assert_eq!(
-        names(&pick(&found, &[], &[], &old, Some("bookworm"))),
+        names(&pick(&found, &[], &[], &old, Some("bookworm")).unwrap()),
         ["sid: main"]
     );
+    let gone = Kept {
+        suites: words("buster"),
+        ..Kept::default()
+    };
+    let refused = pick(&found, &[], &[], &gone, Some("bookworm")).unwrap_err();
+    assert!(matches!(refused, PickError::Gone { .. }), "{refused}");
     let asked = pick(
         &found,
         &words("bookworm new"),
@@ -172,6 +226,7 @@ fn the_narrowest_wish_says_which_suites() {
         &old,
         Some("bookworm"),
     );
+    let asked = asked.unwrap();
     assert_eq!(names(&asked), ["bookworm: main", "new: main"]);
 }
 
@@ -181,7 +236,7 @@ fn the_chosen_mirror_comes_first_in_a_list() {
         http://a/@/noble/3/\tpriority:1 type:index\nhttp://a/noble/\tpriority:1 type:deb\n\
         http://b:80/@/noble/3/\tpriority:2 type:index\nhttp://b:80/noble/\tpriority:2 type:deb\n\
         http://b/@/noble/3/\tpriority:3 type:index\nhttp://b/noble/\tpriority:3 type:deb\n\
-        file:/etc/\tpriority:1\n";
+        file:/etc/\tpriority:1\nhttp://x/\u{9b}31m\tpriority:1\nhttp://x/\u{1b}[2J\tpriority:1\n";
     expect![[r#"
         # Written by `mirrorlog select`
         # b
@@ -208,25 +263,51 @@ fn the_chosen_mirror_comes_first_in_a_list() {
 
 #[test]
 fn pkg_add_is_led_by_the_shape_of_the_mount() {
-    let base =
-        |mount: &str, base| PkgAdd::at("http://m1", &Mount::new(mount).unwrap(), base).line();
-    let at = |mount: &str| base(mount, None);
-    assert_eq!(base("/pub/OpenBSD", Some("")), "http://m1/pub/OpenBSD\n");
+    let above = |mount: &str| above_release(&Mount::new(mount).unwrap());
+    for (mount, path, below) in [
+        (
+            "/pub/OpenBSD/snapshots/packages/amd64",
+            "/pub/OpenBSD",
+            Below::Architecture,
+        ),
+        ("/7.6/packages/arm64", "", Below::Architecture),
+        (
+            "/pub/7.6/packages-stable/arm64",
+            "/pub",
+            Below::Architecture,
+        ),
+        ("/pub/7.6/packages", "/pub", Below::Packages),
+        ("/pub/7.6", "/pub", Below::Release),
+    ] {
+        assert_eq!(above(mount), Some((path.to_owned(), below)), "{mount}");
+    }
+    assert_eq!(above("/openbsd-amd64"), None);
+    assert_eq!(above("/x/7./packages/amd64"), None);
+    let mount = Mount::new("/openbsd-amd64").unwrap();
+    let line = |url, place| PkgAdd::at(url, &mount, &place).line();
     assert_eq!(
-        base("/bsd", Some("pub/OpenBSD")),
-        "http://m1/bsd/pub/OpenBSD\n"
+        line("http://m1", Place::Releases("/pub".to_owned())),
+        "http://m1/pub\n"
     );
     assert_eq!(
-        at("/pub/OpenBSD/snapshots/packages/amd64"),
-        "http://m1/pub/OpenBSD\n"
+        line("http://m1", Place::Top),
+        "export PKG_PATH='http://m1/openbsd-amd64/'\n"
     );
-    assert_eq!(at("/7.6/packages/arm64"), "http://m1\n");
+    // Whatever a URL is, a shell runs nothing of it.
     assert_eq!(
-        at("/openbsd-amd64"),
-        "export PKG_PATH=http://m1/openbsd-amd64/\n"
+        line("http://m1/$(id)'", Place::Top),
+        "export PKG_PATH='http://m1/$(id)'\\''/openbsd-amd64/'\n"
     );
+}
+
+#[test]
+fn the_last_url_of_installurl_is_replaced_and_remarks_stay() {
+    assert_eq!(installurl("", "http://m"), "http://m\n");
+    assert_eq!(installurl("# mine\n", "http://m"), "# mine\nhttp://m\n");
     assert_eq!(
-        at("/x/7./packages/amd64"),
-        "export PKG_PATH=http://m1/x/7./packages/amd64/\n"
+        installurl("# a\nhttp://b\n\nhttp://c # near\n# d", "http://m"),
+        "# a\nhttp://b\n\nhttp://m # near\n# d\n"
     );
+    let once = installurl("# a\nhttp://b\n", "http://m");
+    assert_eq!(installurl(&once, "http://m"), once);
 }
