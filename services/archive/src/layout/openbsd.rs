@@ -1,7 +1,8 @@
 //! The OpenBSD layout: what pkg_add and the installer would find wrong, found before it is published.
 //!
-//! A folder is checked when it has SHA256 or SHA256.sig, or packages and index.txt:
-//! 1. SHA256 parses, each file that it lists is there with that digest, and each package is listed.
+//! A folder is checked when it has SHA256 or SHA256.sig, or packages:
+//! 1. SHA256 is there when packages are, or SHA256.sig. It parses, each file that it lists is there with that
+//!    digest, and each package is listed.
 //! 2. SHA256.sig is a signature of signify's with the same lines behind it. When keys are configured it must
 //!    be there, by one of them.
 //! 3. index.txt names each package, and nothing that is not there. (What ls says of sizes and dates is from
@@ -9,6 +10,9 @@
 //! 4. Each package begins with a packing list that has its file's name, and each `@depend` of it is met by a
 //!    package of the same folder. For `packages-stable/ARCH` those of `packages/ARCH` count too, as pkg_add
 //!    looks into both.
+//!
+//! Files of other archives that are called as packages are make no folder of packages: where there is no list, and the
+//! folder is no `packages*/ARCH`, a packing list has to be in one of them.
 //!
 //! After a change, only folders in which something differs are checked again, and those with symlinks, which
 //! may lead to it. Of their packages only those with other content are read; a package that is new breaks no
@@ -58,20 +62,33 @@ pub(super) fn validate(
     let check = Check::new(rules, tree, view, extent)?;
     let keys = signed::keys(rules)?;
     let outlines = outlines(&check.view)?;
-    let mut folders = outlines
-        .iter()
-        .filter(|(_, outline)| outline.is_checked())
-        .peekable();
-    if folders.peek().is_none() && rules.needs_suites {
-        let expected = "a folder with SHA256, or with packages and index.txt (or --layout plain)";
-        faults.push(Fault::new(b".", Rule::Missing, expected, "none"));
-    }
-    for (path, outline) in folders {
-        if differs(&check, path, *outline) {
+    let mut any = outlines.values().any(|outline| outline.has_lists());
+    for (path, outline) in &outlines {
+        let looked_at = !any || differs(&check, path, *outline)?;
+        if looked_at && is_checked(&check, path, *outline)? {
+            any = true;
             folder::check(&check, keys.as_ref(), path, faults)?;
         }
     }
+    if !any && rules.needs_suites {
+        let expected = "a folder with SHA256, or with packages (or --layout plain)";
+        faults.push(Fault::new(b".", Rule::Missing, expected, "none"));
+    }
     Ok(())
+}
+
+/// True when a folder is to be as OpenBSD's are.
+fn is_checked(check: &Check<'_>, path: &[u8], outline: Outline) -> Result<bool, PublishError> {
+    if outline.has_lists() || !outline.has_packages {
+        return Ok(outline.has_lists());
+    }
+    Ok(is_for_packages(path) || packages::has_any(check, path)?)
+}
+
+/// `…/packages/ARCH`, `…/packages-stable/ARCH` and the like.
+fn is_for_packages(path: &[u8]) -> bool {
+    let (above, _architecture) = split(path);
+    split(above).1.starts_with(b"packages")
 }
 
 /// All folders with entries of their own.
@@ -98,22 +115,29 @@ impl Outline {
         self.has_packages = self.has_packages || package(name).is_some();
     }
 
-    fn is_checked(&self) -> bool {
+    /// True when it lists what it has.
+    fn has_lists(&self) -> bool {
         self.has_sums || (self.has_index && self.has_packages)
     }
 }
 
 /// True when what is said in or of a folder may be other than it was in the base.
-fn differs(check: &Check<'_>, folder: &[u8], outline: Outline) -> bool {
+fn differs(check: &Check<'_>, path: &[u8], outline: Outline) -> Result<bool, PublishError> {
     let Some(since) = &check.since else {
-        return true;
+        return Ok(true);
     };
-    let beside = beside(folder);
     let within = |folder: &[u8]| {
         let mut touched = since.touched.iter();
         touched.any(|path| folder.is_empty() || path.is_below(folder))
     };
-    outline.has_links || within(folder) || beside.is_some_and(|beside| within(&beside))
+    if outline.has_links || within(path) {
+        return Ok(true);
+    }
+    Ok(match beside(path) {
+        // A link may lead to what changed elsewhere.
+        Some(beside) => within(&beside) || folder::real(&check.view, &beside)? != beside,
+        None => false,
+    })
 }
 
 #[cfg(test)]

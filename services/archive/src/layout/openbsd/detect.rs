@@ -72,6 +72,6 @@ impl Seen {
         }
         // Other archives of that name are no packages.
         let is_package = |path| File::open(path).is_ok_and(|file| read_packing_list(file).is_ok());
-        self.outline.is_checked() && self.package.as_ref().is_some_and(is_package)
+        self.outline.has_lists() && self.package.as_ref().is_some_and(is_package)
     }
 }

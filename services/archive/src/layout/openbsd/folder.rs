@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use mirrorlog_core::manifest::{self, Listed};
+use mirrorlog_core::manifest::{self, Entry, Listed};
 use mirrorlog_core::openbsd::{Checksum, PackageName, beside, checksums, listed_names, package};
-use mirrorlog_core::path::EntryPath;
+use mirrorlog_core::path::{EntryPath, Found, Resolved, resolve};
 use mirrorlog_core::sign::TrustedKeys;
 
 use super::super::Check;
@@ -20,8 +20,9 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Lists a folder; one that is not there is empty.
+    /// Lists a folder, behind its symlinks; one that is not there is empty.
     pub(super) fn read(view: &View<'_>, path: &[u8]) -> Result<Self, PublishError> {
+        let path = &real(view, path)?[..];
         let mut folder = Self {
             path: path.to_vec(),
             names: BTreeSet::new(),
@@ -64,6 +65,21 @@ impl Folder {
             String::from_utf8_lossy(&self.path).into_owned()
         }
     }
+}
+
+/// A folder's path without symlinks; as it is when they lead nowhere.
+pub(super) fn real(view: &View<'_>, path: &[u8]) -> Result<Vec<u8>, PublishError> {
+    let resolved = resolve(path, |at| {
+        Ok::<_, PublishError>(match view.get(at)? {
+            Some(Entry::File(_)) => Found::File(()),
+            Some(Entry::Symlink { target }) => Found::Symlink(target),
+            None => Found::Nothing,
+        })
+    })?;
+    Ok(match resolved {
+        Resolved::Folder(real) => real,
+        Resolved::File(()) | Resolved::Refused => path.to_vec(),
+    })
 }
 
 /// Checks one folder.
@@ -114,7 +130,13 @@ fn sums(
     let (list, at, text) = match (&plain, message) {
         (Some(plain), _) => (SHA256, plain_at, plain.as_slice()),
         (None, Some(message)) => (SHA256_SIG, signed_at, message),
-        (None, None) => return Ok(None),
+        (None, None) => {
+            if plain.is_none() && signed.is_none() && folder.outline.has_packages {
+                let expected = "a list of the packages beside it, or SHA256.sig";
+                faults.push(Fault::new(&plain_at, Rule::Missing, expected, "nothing"));
+            }
+            return Ok(None);
+        }
     };
     match checksums(text) {
         Ok(sums) => Ok(Some((list, sums))),

@@ -29,6 +29,18 @@ pub(super) fn check(
     Ok(())
 }
 
+/// True when a folder has a file that is a package, and is not only called as one is.
+pub(super) fn has_any(check: &Check<'_>, path: &[u8]) -> Result<bool, PublishError> {
+    let folder = Folder::read(&check.view, path)?;
+    for name in &folder.packages {
+        let path = folder.at(name.file_name().as_bytes());
+        if matches!(read(check, &path)?, Read::List(_)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// All names that a dependency may resolve to.
 fn within_reach<'f>(
     folder: &'f Folder,
@@ -56,7 +68,7 @@ fn unread<'f>(
         None => None,
     };
     let went = within_reach(&before, more.as_ref()).difference(now).count() > 0;
-    if went || !before.outline.is_checked() {
+    if went || !before.outline.has_lists() {
         return Ok(all.collect());
     }
     let mut unread = Vec::new();

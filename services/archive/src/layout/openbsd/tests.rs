@@ -190,14 +190,12 @@ fn a_good_tree_has_no_fault() {
     let archive = Archive::new();
     assert_eq!(archive.check(), []);
     assert_eq!(archive.check_with(&archive.strict(), Extent::Whole), []);
-    // The signed list alone will do, and so does an index alone.
+    // The signed list alone will do.
     archive.remove(&format!("{PACKAGES}/{SHA256}"));
     let index = archive.names(PACKAGES).join("\n");
     archive.write(&format!("{PACKAGES}/{INDEX}"), index.as_bytes());
     assert_eq!(archive.check(), []);
-    archive.remove(&format!("{PACKAGES}/{SHA256_SIG}"));
-    assert_eq!(archive.check(), []);
-    // A folder that lists nothing is not looked at: source code has such names too.
+    // Source code has such names too.
     archive.write("distfiles/vim-9.1.0.tgz", b"no package");
     assert_eq!(archive.check(), []);
     // Patches of the base system are no packages either.
@@ -367,6 +365,62 @@ fn signatures_are_checked_with_the_configured_keys() {
 }
 
 #[test]
+fn packages_are_not_published_unlisted() {
+    let archive = Archive::new();
+    let base = archive.root();
+    let strict = archive.strict();
+    // Beside a folder that is as it should be.
+    for folder in ["7.8/packages/arm64", "mine/all"] {
+        archive.package(folder, "a-1", &[]);
+        let missing = fault(folder, SHA256, Rule::Missing);
+        let unsigned = fault(folder, SHA256_SIG, Rule::Signature);
+        assert_eq!(archive.check(), [missing.clone()]);
+        assert_eq!(archive.since(&base), [missing.clone()]);
+        let found = archive.check_with(&strict, Extent::Whole);
+        assert_eq!(found, [unsigned.clone(), missing.clone()]);
+        // An index is no list of digests.
+        archive.write(&format!("{folder}/{INDEX}"), b"a-1.tgz\n");
+        assert_eq!(archive.check(), [missing]);
+        archive.lists(folder);
+        archive.remove(&format!("{folder}/{SHA256_SIG}"));
+        assert_eq!(archive.check(), []);
+        assert_eq!(archive.check_with(&strict, Extent::Whole), [unsigned]);
+        archive.lists(folder);
+        assert_eq!(archive.check_with(&strict, Extent::Whole), []);
+    }
+    // In a folder of packages a broken one is no stray file.
+    archive.write("7.8/packages/i386/a-1.tgz", b"no gzip");
+    let expected = [
+        fault("7.8/packages/i386", SHA256, Rule::Missing),
+        fault("7.8/packages/i386", "a-1.tgz", Rule::Malformed),
+    ];
+    assert_eq!(archive.check(), expected);
+}
+
+#[test]
+fn packages_behind_a_linked_folder_count() {
+    let archive = Archive::new();
+    let iconv = "converters/libiconv:libiconv-*:libiconv-1.17";
+    archive.package(STABLE, "gettext-runtime-0.22.5p1", &[iconv]);
+    archive.lists(STABLE);
+    let moved = archive.path("7.8/frozen");
+    std::fs::rename(archive.path("7.8/packages"), moved).unwrap();
+    std::os::unix::fs::symlink("frozen", archive.path("7.8/packages")).unwrap();
+    assert_eq!(archive.check(), []);
+    let base = archive.root();
+    archive.remove("7.8/frozen/amd64/libiconv-1.17.tgz");
+    archive.package("7.8/frozen/amd64", "gettext-runtime-0.22.5", &[]);
+    archive.lists("7.8/frozen/amd64");
+    let expected = [fault(
+        STABLE,
+        "gettext-runtime-0.22.5p1.tgz",
+        Rule::Dependency,
+    )];
+    assert_eq!(archive.check(), expected);
+    assert_eq!(archive.since(&base), expected, "it changed behind the link");
+}
+
+#[test]
 fn a_list_of_many_packages_may_be_signed() {
     let archive = Archive::new();
     let digest = Digest::of(b"x");
@@ -460,7 +514,9 @@ fn what_was_not_checked_before_is_read() {
     let archive = Archive::new();
     let folder = "7.8/packages/arm64";
     archive.package(folder, "a-1", &["x/x:nothing-*:nothing-1"]);
-    assert_eq!(archive.check(), [], "no list, no check");
+    let missing = fault(folder, SHA256, Rule::Missing);
+    let unmet = fault(folder, "a-1.tgz", Rule::Dependency);
+    assert_eq!(archive.check(), [missing, unmet], "no list");
     let base = archive.root();
     archive.lists(folder);
     let expected = [fault(folder, "a-1.tgz", Rule::Dependency)];
