@@ -10,7 +10,7 @@ use mirrorlog_core::openbsd::{Depend, PackageName, beside, package, resolve};
 use mirrorlog_core::path::EntryPath;
 use runtime::package::{PackageError, read_packing_list};
 
-use crate::pin::{FindError, Pinned, shown};
+use crate::pin::{FindError, Found, Pinned, shown};
 use crate::watch::Watch;
 
 /// Packages of one closure; stops dependencies without end.
@@ -145,12 +145,21 @@ fn package_folder(path: &EntryPath) -> Option<&[u8]> {
 }
 
 impl Pinned {
-    /// The packages of one folder.
+    /// The packages of one folder, behind its symlinks.
     pub(crate) async fn packages_in(
         &self,
         folder: &[u8],
         watch: &dyn Watch,
     ) -> Result<BTreeSet<PackageName>, FindError> {
+        let real = match folder {
+            b"" => Vec::new(),
+            folder => match self.find(folder, watch).await {
+                Ok(Found::Folder(real)) => real,
+                Ok(Found::File(_)) | Err(FindError::Absent { .. }) => return Ok(BTreeSet::new()),
+                Err(error) => return Err(error),
+            },
+        };
+        let folder = real.as_slice();
         self.read(watch, |pages, root| {
             let mut names = BTreeSet::new();
             for listed in manifest::list(pages, root, folder) {
