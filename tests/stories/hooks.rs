@@ -378,6 +378,14 @@ fn aptly_publishes_each_change() {
     publish(&["update", "-batch", "-skip-contents", "bookworm"]).ok();
     archive.is_everywhere("smithy", 3, &tree);
     publish(&["update", "-batch", "nosuch"]).code_is(70);
+    let mut blank = archive.with_settings(Command::new(hooks().join("aptly-publish")));
+    blank
+        .env("APTLY_CONFIG", &config)
+        .env("APTLY_PUBLIC", root.join("a public"))
+        .args(["smithy", "drop", "bookworm"]);
+    let refused = archive.network.run_command(&mut blank).code_is(64);
+    assert!(refused.stderr.contains("a blank"), "{}", refused.stderr);
+    assert!(tree.join("dists/bookworm").exists(), "aptly was not asked");
     assert_eq!(archive.builds("smithy"), 3);
 }
 
@@ -437,21 +445,69 @@ fn a_tree_fed_by_rsync_is_published_when_it_is_whole() {
     assert!(!mark.exists());
     archive.is_everywhere("smithy", 4, &upstream);
 
+    // A file becomes a folder, and is a file again.
+    let whole = archive.whole_look("smithy");
+    for (build, inside) in [(5, true), (6, false)] {
+        let path = upstream.join("pool/three");
+        if inside {
+            std::fs::remove_file(&path).unwrap();
+            archive.repo.write_file("pool/three/more", b"more");
+        } else {
+            std::fs::remove_dir_all(&path).unwrap();
+            archive.repo.write_file("pool/three", b"again");
+        }
+        sync(&archive).ok();
+        archive.is_everywhere("smithy", build, &upstream);
+    }
+    assert_eq!(archive.whole_look("smithy"), whole, "only what rsync named");
+
     let index = std::fs::read(upstream.join(PACKAGES)).unwrap();
     remove_index(&upstream);
     let ended = sync(&archive);
-    archive.refused(&ended.code_is(65), "smithy", 4);
+    archive.refused(&ended.code_is(65), "smithy", 6);
     archive.apt_gets("smithy", "anvil", "1.1-1");
     archive.repo.write_file(PACKAGES, &index);
     sync(&archive).ok();
-    archive.is_everywhere("smithy", 5, &upstream);
+    archive.is_everywhere("smithy", 7, &upstream);
     let gone = archive.at("nowhere");
     std::fs::rename(&upstream, &gone).unwrap();
     sync(&archive).code_is(75);
     assert_eq!(
         archive.builds("smithy"),
-        5,
+        7,
         "nothing came of an rsync that failed"
     );
     std::fs::rename(&gone, &upstream).unwrap();
+}
+
+#[test]
+fn a_dry_run_forgets_nothing() {
+    let archive = Archive::of(DebianRepo::bookworm());
+    let tree = archive.repo.tree();
+    let tree_text = tree.to_str().unwrap();
+    archive
+        .hook("mirrorlog-publish", &["smithy", tree_text])
+        .ok();
+    let whole = archive.whole_look("smithy");
+    archive.repo.write_file("pool/one", b"one");
+    archive.write("publish/smithy/1.list", "pool/one\0");
+    let dry = ["smithy", tree_text, "--dry-run"];
+    archive.hook("mirrorlog-publish", &dry).ok();
+    assert_eq!(archive.builds("smithy"), 1);
+    assert!(
+        archive.at("publish/smithy/1.list").exists(),
+        "it counts for the next run"
+    );
+    archive
+        .hook("mirrorlog-publish", &["smithy", tree_text])
+        .ok();
+    archive.is_everywhere("smithy", 2, &tree);
+    assert!(!archive.at("publish/smithy/1.list").exists());
+    assert_eq!(archive.whole_look("smithy"), whole);
+    archive.hook("mirrorlog-publish", &dry).ok();
+    assert_eq!(
+        archive.whole_look("smithy"),
+        whole,
+        "its date is no date of a publish"
+    );
 }
