@@ -20,8 +20,7 @@ mod place;
 mod spec;
 mod version;
 
-use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use checksums::{CHECKSUMS_MAX, Checksum, ChecksumsError, checksums};
 pub use index::listed_names;
@@ -33,21 +32,27 @@ pub use place::{beside, package};
 pub use spec::{SPEC_MAX_BYTES, Spec, SpecError};
 pub use version::{Version, VersionError};
 
-/// The package of a folder that meets a dependency: its default when that is there and fits, else the
-/// newest that fits. Where the spec has alternatives, the first that any package fits decides.
+/// The package of a folder that meets a dependency, as pkg_add chooses: of all that fit, the newest of each stem and
+/// flavors is left; of these the default is taken, else the first by name.
 ///
-/// Of two that are equally new, the one with fewer flavors comes first, as its name does.
+/// pkg_add also compares the ports that packages were built from, which would have to be read out of each one: of two
+/// ports with the same stem and flavors it keeps both. Of two that are equally new the last by name stays.
 pub fn resolve<'n>(depend: &Depend, names: &'n BTreeSet<PackageName>) -> Option<&'n PackageName> {
-    if let Some(default) = names.get(&depend.default)
-        && depend.spec.matches(default)
-    {
-        return Some(default);
+    let fitting: BTreeSet<&PackageName> = depend
+        .spec
+        .alternatives()
+        .flat_map(|pattern| pattern.among(names))
+        .collect();
+    let mut newest: BTreeMap<(&str, BTreeSet<&str>), &PackageName> = BTreeMap::new();
+    for name in fitting {
+        let kind = (name.stem(), name.flavors().collect());
+        let best = newest.entry(kind).or_insert(name);
+        if best.version().compare(name.version()).is_le() {
+            *best = name;
+        }
     }
-    depend.spec.alternatives().find_map(|pattern| {
-        pattern
-            .among(names)
-            .max_by_key(|name| (name.version(), Reverse(*name)))
-    })
+    let left: BTreeSet<&PackageName> = newest.into_values().collect();
+    left.get(&depend.default).or_else(|| left.first()).copied()
 }
 
 #[cfg(test)]

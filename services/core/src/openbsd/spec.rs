@@ -37,7 +37,8 @@ pub enum SpecError {
 /// `stem-versions[-flavors]`.
 ///
 /// Versions are `*`, or bounds with commas between them that all have to hold: `>=3.10,<3.11`. One without an
-/// operator stands for `=`. A bound without a revision `pN` takes any. Flavors are lists with commas between
+/// operator stands for `=`. A bound without a revision `pN` takes any. `2.4.*`, as older ports wrote it, is no version:
+/// pkg_add finds nothing for it. Flavors are lists with commas between
 /// them, of which one has to hold: `gtk3-lua,no_x11`, each flavor there, or with `!` not there.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Spec {
@@ -61,8 +62,6 @@ enum VersionBound {
     Equal(Version),
     AtLeast(Version),
     Above(Version),
-    /// `2.4.*`, as older ports wrote it.
-    Within(Version),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,16 +169,12 @@ impl Pattern {
 impl VersionBound {
     fn new(text: &str) -> Result<Self, VersionError> {
         let (operator, rest) = operator(text);
-        let stripped = rest
-            .strip_suffix('*')
-            .map(|rest| rest.trim_end_matches('.'));
-        let version = Version::new(stripped.unwrap_or(rest))?;
+        let version = Version::new(rest)?;
         Ok(match operator {
             "<" => Self::Below(version),
             "<=" => Self::AtMost(version),
             ">=" => Self::AtLeast(version),
             ">" => Self::Above(version),
-            _equal if stripped.is_some() => Self::Within(version),
             _equal => Self::Equal(version),
         })
     }
@@ -191,7 +186,6 @@ impl VersionBound {
             Self::Equal(bound) => bound.cmp_as_bound(version) == Ordering::Equal,
             Self::AtLeast(bound) => bound.cmp_as_bound(version) != Ordering::Greater,
             Self::Above(bound) => bound.cmp_as_bound(version) == Ordering::Less,
-            Self::Within(bound) => bound.begins(version),
         }
     }
 }

@@ -107,7 +107,6 @@ fn versions_go_by_age() {
         "0.10alpha",
         "0.10alpha2",
         "0.10beta1",
-        "0.10pre1",
         "0.10rc1",
         "0.10rc2",
         "0.10rc2p0",
@@ -129,11 +128,46 @@ fn versions_go_by_age() {
     ];
     for (at, older) in rising.iter().enumerate() {
         for newer in &rising[at + 1..] {
-            assert!(version(older) < version(newer), "{older} < {newer}");
+            let order = version(older).compare(&version(newer));
+            assert_eq!(order, Ordering::Less, "{older} < {newer}");
         }
     }
-    assert_eq!(version("1.01"), version("1.1"));
-    assert_eq!(version("1.0p01"), version("1.0p1"));
+    for (older, newer) in [
+        ("0.10beta9", "0.10pre1"),
+        ("0.10pre1", "0.10pre2"),
+        ("0.10pre2", "0.10"),
+    ] {
+        let order = version(older).compare(&version(newer));
+        assert_eq!(order, Ordering::Less, "{older} < {newer}");
+    }
+    // None is newer, whatever their revisions.
+    for (a, b) in [
+        ("1.01", "1.1"),
+        ("1.01p3", "1.1"),
+        ("1.0p01", "1.0p1"),
+        ("1.0pre1", "1.0rc2"),
+    ] {
+        assert_eq!(version(a).compare(&version(b)), Ordering::Equal, "{a} {b}");
+    }
+    // Parts with more than a number and a letter are texts, on both sides then.
+    for (older, newer) in [
+        ("1.10beta2.1", "1.9"),
+        ("10ab", "9ab"),
+        ("2.10A", "2.9"),
+        ("1.2_1", "1.20_1"),
+    ] {
+        let order = version(older).compare(&version(newer));
+        let texts = if older == "1.2_1" {
+            Ordering::Greater
+        } else {
+            Ordering::Less
+        };
+        assert_eq!(order, texts, "{older} {newer}");
+    }
+    // So the order goes round: texts 10_ < 9, and 9 < 10 as numbers.
+    let [a, b, c] = ["10_", "9", "10"].map(version);
+    let orders = [a.compare(&b), b.compare(&c), c.compare(&a)];
+    assert_eq!(orders, [Ordering::Less; 3]);
     for text in ["", "a", "p1", "1-2", "1 ", "1,2", "1*"] {
         assert!(Version::new(text).is_err(), "{text:?}");
     }
@@ -193,16 +227,6 @@ fn specs_match_as_packages_specs_says() {
             &["p5-Net-DNS-1.0"],
             &["p5-Date-1.0", "p5-Net-1.1"],
         ),
-        (
-            "tcl-8.5.*",
-            &["tcl-8.5.19", "tcl-8.5"],
-            &["tcl-8.6", "tcl-8.50"],
-        ),
-        (
-            "gnupg->=1.4.*",
-            &["gnupg-2.4.5", "gnupg-1.4"],
-            &["gnupg-1.3"],
-        ),
     ] {
         let parsed = Spec::new(spec).unwrap();
         assert_eq!(parsed.to_string(), spec);
@@ -215,25 +239,31 @@ fn specs_match_as_packages_specs_says() {
     }
     let too_long = format!("{}-*", "a".repeat(SPEC_MAX_BYTES));
     for spec in [
-        "", "a", "-*", "a-", "a-b", "a-*|", "|a-*", "a->=", "a->=1,", "a->=1,x", "a-**", "a-*-",
-        "a-*-!", "a-*-x,", "a b-*", "a/b-*", &too_long,
+        "", "a", "-*", "a-", "a-b", "a-*|", "|a-*", "a->=", "a->=1,", "a->=1,x", "a-2.4.*",
+        "a->=2.4*", "a-2*", "a-**", "a-*-", "a-*-!", "a-*-x,", "a b-*", "a/b-*", &too_long,
     ] {
         assert!(Spec::new(spec).is_err(), "{spec:?}");
     }
 }
 
 #[test]
-fn a_dependency_takes_its_default_and_else_the_newest() {
+fn a_dependency_takes_its_default_among_the_newest() {
     let default = depend("devel/gettext,-runtime:gettext-runtime-*:gettext-runtime-0.22.5");
     let all = names(&[
         "gettext-runtime-0.22.5",
-        "gettext-runtime-0.23",
+        "gettext-runtime-0.22.5-static",
         "gettext-tools-0.22.5",
         "quirks-7.14",
     ]);
     assert_eq!(
         resolve(&default, &all),
         Some(&name("gettext-runtime-0.22.5"))
+    );
+    // A newer one of the same stem and flavors takes the default's place.
+    let updated = names(&["gettext-runtime-0.22.5", "gettext-runtime-0.22.5p0"]);
+    assert_eq!(
+        resolve(&default, &updated),
+        Some(&name("gettext-runtime-0.22.5p0"))
     );
     let newer = names(&[
         "gettext-runtime-0.9",
@@ -253,12 +283,12 @@ fn a_dependency_takes_its_default_and_else_the_newest() {
         Some(&name("a-3p1"))
     );
     assert_eq!(resolve(&bounded, &names(&["a-1"])), None);
-    // The first alternative that is there, and the least flavored of the newest.
-    let either = depend("x/x:b-*|a-*:c-1");
-    assert_eq!(
-        resolve(&either, &names(&["a-9", "b-1-x", "b-1", "b-1-a"])),
-        Some(&name("b-1"))
-    );
+    // Alternatives are one choice: the default, else the first by name of what is newest.
+    let either = depend("x/x:b-*|a-*:b-1-x");
+    let all = names(&["a-8", "a-9", "b-1-x", "b-1", "b-1-a"]);
+    assert_eq!(resolve(&either, &all), Some(&name("b-1-x")));
+    let all = names(&["a-8", "a-9", "b-1"]);
+    assert_eq!(resolve(&either, &all), Some(&name("a-9")));
     assert_eq!(
         resolve(&either, &names(&["a-9", "ab-1"])),
         Some(&name("a-9"))
@@ -381,6 +411,11 @@ fn any_name() -> impl Strategy<Value = String> {
         .prop_map(|(stem, version, flavors)| format!("{stem}-{version}{flavors}"))
 }
 
+/// The version and flavors, as they stand in a spec.
+fn rest_of(name: &PackageName) -> &str {
+    &name.as_str()[name.stem().len() + 1..]
+}
+
 fn any_version() -> impl Strategy<Value = String> {
     "[0-9]{1,3}(\\.[0-9]{1,2}[a-c]?){0,3}((rc|alpha|beta|pre|pl)[0-9]?)?(p[0-9])?(v[0-9])?"
 }
@@ -407,13 +442,10 @@ proptest! {
     }
 
     #[test]
-    fn versions_have_one_order(a in any_version(), b in any_version(), c in any_version()) {
-        let [a, b, c] = [&a, &b, &c].map(|text| version(text));
-        prop_assert_eq!(a.cmp(&b), b.cmp(&a).reverse());
-        prop_assert_eq!(a.cmp(&b) == Ordering::Equal, a == b);
-        if a <= b && b <= c {
-            prop_assert!(a <= c);
-        }
+    fn versions_compare_the_same_from_both_sides(a in any_version(), b in any_version()) {
+        let [a, b] = [&a, &b].map(|text| version(text));
+        prop_assert_eq!(a.compare(&b), b.compare(&a).reverse());
+        prop_assert_eq!(a.compare(&a), Ordering::Equal);
     }
 
     #[test]
@@ -426,12 +458,12 @@ proptest! {
         prop_assert_eq!(holds("<"), !holds(">="));
         // With a revision in the bound nothing is left open.
         if a.contains('p') && a.rsplit('p').next().is_some_and(|n| n.starts_with(|c: char| c.is_ascii_digit())) {
-            prop_assert_eq!(holds(">"), version(&b) > version(&a));
+            prop_assert_eq!(holds(">"), version(&b).compare(&version(&a)).is_gt());
         }
     }
 
     #[test]
-    fn what_resolves_is_there_fits_and_has_no_newer(
+    fn what_resolves_is_there_fits_and_has_no_newer_of_its_kind(
         all in prop::collection::btree_set(any_name(), 0..12),
         at in any::<prop::sample::Index>(),
     ) {
@@ -441,9 +473,13 @@ proptest! {
         let wanted = depend(&format!("x/y:{}-*:zz-0", one.stem()));
         let found = resolve(&wanted, &all).unwrap();
         prop_assert!(wanted.spec.matches(found));
-        let newer = all.iter().any(|name| name.stem() == one.stem() && name.version() > found.version());
-        prop_assert!(!newer);
-        let exact = depend(&format!("x/y:{}-*:{one}", one.stem()));
-        prop_assert_eq!(resolve(&exact, &all), Some(one));
+        let kind = all.iter().filter(|name| name.stem() == found.stem() && name.flavors().eq(found.flavors()));
+        let kind: Vec<_> = kind.filter(|name| wanted.spec.matches(name)).collect();
+        // Of three the order may go round.
+        if kind.len() <= 2 {
+            prop_assert!(kind.iter().all(|name| name.version().compare(found.version()).is_le()));
+        }
+        let exact = depend(&format!("x/y:{}-={}:{one}", one.stem(), rest_of(one)));
+        prop_assert!(resolve(&exact, &all).is_some());
     }
 }

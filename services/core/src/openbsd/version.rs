@@ -10,26 +10,18 @@ pub struct VersionError(pub String);
 /// A version such as `9.1.0`, `2.0rc1`, `1.2.3ap4` or `69.1.0p0v0`: dotted parts, perhaps a suffix, then the
 /// port's own revision `pN` and the style of numbering `vN`.
 ///
-/// Ordered by age: style, parts, suffix (alpha, beta, pre, rc, none, pl), revision. Parts go by their number,
-/// then by the letters behind it. Two versions are equal when neither is newer, whatever their texts
-/// (`1.01` and `1.1`). pkg_add orders no pre against an rc; here pre is the older one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Not `Ord`: pkg_add's order, which [`Version::compare`] keeps, is none. Two versions with other texts may be as new
+/// as each other, and three may go round in a circle.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
     style: Option<u64>,
-    parts: Vec<Part>,
+    parts: Vec<Box<str>>,
     suffix: Suffix,
     revision: Option<u64>,
 }
 
-/// What stands between dots. One without a number is newer than any number.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Part {
-    Number(u64, Box<str>),
-    Text(Box<str>),
-}
-
-/// What ends the last part, from the oldest to the newest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// What ends the last part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Suffix {
     Alpha(u64),
     Beta(u64),
@@ -54,8 +46,12 @@ impl Version {
         }
         let (text, style) = split_number(text, "v");
         let (text, revision) = split_number(text, "p");
-        let mut parts: Vec<Part> = text.split('.').map(Part::new).collect();
-        let suffix = parts.last_mut().map_or(Suffix::None, Part::take_suffix);
+        let mut parts: Vec<Box<str>> = text
+            .trim_end_matches('.')
+            .split('.')
+            .map(Into::into)
+            .collect();
+        let suffix = parts.last_mut().map_or(Suffix::None, take_suffix);
         Ok(Self {
             style,
             parts,
@@ -64,57 +60,103 @@ impl Version {
         })
     }
 
+    /// Which is newer, in pkg_add's eyes: by style, then parts, then suffix. Revisions count between versions that
+    /// have the same text before them.
+    pub fn compare(&self, other: &Self) -> Ordering {
+        self.unrevised(other)
+            .unwrap_or_else(|| self.revision.cmp(&other.revision))
+    }
+
     /// How a bound of a spec compares to a version: the revision counts only when the bound has one.
     pub(super) fn cmp_as_bound(&self, version: &Self) -> Ordering {
-        let order = self.unrevised().cmp(&version.unrevised());
-        match self.revision {
-            None => order,
-            Some(_) => order.then(self.revision.cmp(&version.revision)),
+        self.unrevised(version)
+            .unwrap_or_else(|| match self.revision {
+                None => Ordering::Equal,
+                Some(_) => self.revision.cmp(&version.revision),
+            })
+    }
+
+    /// The order without revisions; `None` where these decide.
+    fn unrevised(&self, other: &Self) -> Option<Ordering> {
+        if self.style != other.style {
+            return Some(self.style.cmp(&other.style));
         }
-    }
-
-    fn unrevised(&self) -> (Option<u64>, &[Part], Suffix) {
-        (self.style, &self.parts, self.suffix)
-    }
-
-    /// True when this one's parts are the first ones of `version`, as `2.4` are those of `2.4.6`.
-    pub(super) fn begins(&self, version: &Self) -> bool {
-        self.style == version.style && version.parts.starts_with(&self.parts)
+        if self.parts == other.parts && self.suffix == other.suffix {
+            return None;
+        }
+        let parts = self.parts.iter().zip(&other.parts);
+        let order = parts
+            .map(|(a, b)| compare_parts(a, b))
+            .find(|order| order.is_ne())
+            .unwrap_or_else(|| self.parts.len().cmp(&other.parts.len()));
+        Some(order.then_with(|| self.suffix.compare(other.suffix)))
     }
 }
 
-impl Part {
-    fn new(text: &str) -> Self {
-        let (digits, rest) = split_digits(text);
-        match number(digits) {
-            Some(number) => Self::Number(number, rest.into()),
-            None => Self::Text(text.into()),
-        }
+/// What stands between dots: by number and then by one letter behind it, when both are so; else as texts.
+fn compare_parts(a: &str, b: &str) -> Ordering {
+    match (numbered(a), numbered(b)) {
+        (Some(a), Some(b)) => a.cmp(&b),
+        (None, _) | (_, None) => a.cmp(b),
     }
+}
 
-    /// Cuts `rc1` and the like off.
-    fn take_suffix(&mut self) -> Suffix {
-        let Self::Number(_, rest) = self else {
-            return Suffix::None;
+/// `12` or `12b`.
+fn numbered(part: &str) -> Option<(u64, &str)> {
+    let (digits, letter) = split_digits(part);
+    let fits =
+        letter.is_empty() || (letter.len() == 1 && letter.as_bytes()[0].is_ascii_lowercase());
+    number(digits)
+        .filter(|_| fits)
+        .map(|number| (number, letter))
+}
+
+impl Suffix {
+    /// Alpha, beta, then pre and rc, of which none is newer; none, pl. Those of one kind go by number.
+    fn compare(self, other: Self) -> Ordering {
+        let rank = |suffix| match suffix {
+            Self::Alpha(number) => (0, number),
+            Self::Beta(number) => (1, number),
+            Self::Pre(number) | Self::Rc(number) => (2, number),
+            Self::None => (3, 0),
+            Self::Pl(number) => (4, number),
         };
-        let kinds: [(&str, Kind); 5] = [
-            ("alpha", Suffix::Alpha),
-            ("beta", Suffix::Beta),
-            ("pre", Suffix::Pre),
-            ("rc", Suffix::Rc),
-            ("pl", Suffix::Pl),
-        ];
-        for (word, kind) in kinds {
-            if let Some(digits) = rest.strip_prefix(word)
-                && digits.bytes().all(|b| b.is_ascii_digit())
-            {
-                let suffix = kind(number(digits).unwrap_or(0));
-                *rest = "".into();
-                return suffix;
-            }
+        match (self, other) {
+            (Self::Pre(_), Self::Rc(_)) | (Self::Rc(_), Self::Pre(_)) => Ordering::Equal,
+            (
+                Self::Alpha(_)
+                | Self::Beta(_)
+                | Self::Pre(_)
+                | Self::Rc(_)
+                | Self::None
+                | Self::Pl(_),
+                _,
+            ) => rank(self).cmp(&rank(other)),
         }
-        Suffix::None
     }
+}
+
+/// Cuts `rc1` and the like off a part that is a number otherwise.
+fn take_suffix(part: &mut Box<str>) -> Suffix {
+    let (digits, rest) = split_digits(part);
+    let kinds: [(&str, Kind); 5] = [
+        ("alpha", Suffix::Alpha),
+        ("beta", Suffix::Beta),
+        ("pre", Suffix::Pre),
+        ("rc", Suffix::Rc),
+        ("pl", Suffix::Pl),
+    ];
+    for (word, kind) in kinds {
+        if let Some(value) = rest.strip_prefix(word)
+            && !digits.is_empty()
+            && value.bytes().all(|b| b.is_ascii_digit())
+        {
+            let suffix = kind(number(value).unwrap_or(0));
+            *part = digits.into();
+            return suffix;
+        }
+    }
+    Suffix::None
 }
 
 /// Cuts a letter and the number behind it off the end.
