@@ -6,6 +6,7 @@ use std::process::Command;
 use e2e::{
     Apt, DebianRepo, Ended, Network, OpenBsdRepo, Setup, Terminal, Tree, run, sha256, tool, until,
 };
+use rustix::process::Signal;
 
 const CHANNEL: &str = "smithy";
 
@@ -475,6 +476,15 @@ fn people_may_leave(network: &Network, words: &[&str]) {
         let (ended, screen) = terminal.end();
         assert_eq!(ended, code, "{screen}");
         assert_eq!(screen.contains("nothing was chosen"), code == 0, "{screen}");
+    }
+    for (signal, code) in [(Signal::TERM, 143), (Signal::HUP, 129)] {
+        let terminal = Terminal::start(&for_people(&command(network, words)), 80, None);
+        terminal.await_text("q or Esc: leave");
+        assert!(terminal.is_taken());
+        terminal.signal(signal);
+        until("the terminal is as it was", || !terminal.is_taken());
+        let (ended, screen) = terminal.end();
+        assert_eq!(ended, code, "{screen}");
     }
     assert_eq!(text(&PathBuf::from(words[1])), before);
     // Without a terminal the same is a table.

@@ -8,8 +8,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, open};
+use rustix::process::{Signal, kill_process_group};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcgetpgrp, tcsetwinsize};
 
 use crate::process::{Kept, tool};
 use crate::wait::{until, until_within};
@@ -102,6 +103,18 @@ impl Terminal {
     /// Presses keys.
     pub fn press(&self, keys: &str) {
         (&self.keys).write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Sends a signal to the program.
+    pub fn signal(&self, signal: Signal) {
+        kill_process_group(tcgetpgrp(&self.keys).unwrap(), signal).unwrap();
+    }
+
+    /// Whether keys reach the program one by one, or the cursor cannot be seen.
+    pub fn is_taken(&self) -> bool {
+        let modes = tcgetattr(&self.keys).unwrap().local_modes;
+        let hidden = self.seen.lock().unwrap().screen().hide_cursor();
+        !modes.contains(LocalModes::ICANON) || hidden
     }
 
     /// Waits until the screen has this on it.

@@ -16,6 +16,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{List, ListState, Paragraph};
 use ratatui::{Frame, Terminal, TerminalOptions, Viewport};
 
+use super::ending::{Ending, Endings};
 use super::pick::Progress;
 use super::rows::{self, Row};
 use crate::failure::{Failure, IO, OrExit as _};
@@ -41,6 +42,8 @@ pub(super) enum Picked {
     Nothing,
     /// Pressed Ctrl-C.
     Interrupted,
+    /// A signal ended it.
+    Ended(Ending),
 }
 
 /// Lets a person choose while `measuring` goes on.
@@ -51,8 +54,10 @@ pub(super) async fn choose(
     measuring: impl Future<Output = ()> + Send + 'static,
 ) -> Result<Picked, Failure> {
     let task = tokio::spawn(measuring);
+    let endings = Endings::listen().or_exit(IO)?;
     let chooser = Chooser::new(channel, found, progress);
-    let picked = tokio::task::block_in_place(|| on_terminal(chooser));
+    let picked = tokio::task::block_in_place(|| on_terminal(chooser, &endings));
+    endings.list_is_gone();
     task.abort();
     picked
         .context("the list cannot be shown; use --auto")
@@ -78,7 +83,7 @@ impl Drop for Raw {
     }
 }
 
-fn on_terminal(mut chooser: Chooser<'_>) -> io::Result<Picked> {
+fn on_terminal(mut chooser: Chooser<'_>, endings: &Endings) -> io::Result<Picked> {
     let (width, height) = size()?;
     let lines = chooser.lines().min(height);
     enable_raw_mode()?;
@@ -94,6 +99,10 @@ fn on_terminal(mut chooser: Chooser<'_>) -> io::Result<Picked> {
         Terminal::with_options(CrosstermBackend::new(io::stderr()), options)?;
     terminal.hide_cursor()?;
     loop {
+        // The terminal gets back how it was.
+        if let Some(ending) = endings.seen() {
+            return Ok(Picked::Ended(ending));
+        }
         terminal.draw(|frame| chooser.draw(frame))?;
         if !event::poll(TICK)? {
             continue;

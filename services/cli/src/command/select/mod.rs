@@ -1,6 +1,7 @@
 //! `select`: a mirror is chosen, and the package manager is told.
 
 mod apt;
+mod ending;
 mod list;
 mod pick;
 mod rows;
@@ -51,6 +52,7 @@ pub(crate) async fn run(args: SelectArgs, output: &Output) -> Result<u8, Failure
                 Picked::Place(place) => Ok(Some(place)),
                 Picked::Nothing => Ok(None),
                 Picked::Interrupted => return Ok(INTERRUPTED),
+                Picked::Ended(ending) => return Ok(ending.code()),
             }
         } else {
             measuring.await;
