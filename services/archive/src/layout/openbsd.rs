@@ -4,12 +4,14 @@
 //! 1. SHA256 is there when packages are, or SHA256.sig. It parses, each file that it lists is there with that
 //!    digest, and each package is listed.
 //! 2. SHA256.sig is a signature of signify's with the same lines behind it. When keys are configured it must
-//!    be there, by one of them.
+//!    be there, by one of them, and name each set too (`*.tgz`; an operator's own `site*` apart, of which the
+//!    installer asks). Other files that it does not name are not vouched for, and the signature inside a package
+//!    is not looked at: pkg_add does that.
 //! 3. index.txt names each package, and nothing that is not there. (What ls says of sizes and dates is from
 //!    before the packages were signed, and does not count.)
 //! 4. Each package begins with a packing list that has its file's name, and each `@depend` of it is met by a
-//!    package of the same folder. For `packages-stable/ARCH` those of `packages/ARCH` count too, as pkg_add
-//!    looks into both.
+//!    package of the same folder. Which of several pkg_add takes is not looked at: it takes one of them. For
+//!    `packages-stable/ARCH` those of `packages/ARCH` count too, as pkg_add looks into both.
 //!
 //! Files of other archives that are called as packages are make no folder of packages: where there is no list, and the
 //! folder is no `packages*/ARCH`, a packing list has to be in one of them.

@@ -92,6 +92,9 @@ pub(super) fn check(
     let folder = Folder::read(&check.view, path)?;
     if let Some((list, sums)) = sums(check, keys, &folder, faults)? {
         listed(check, &folder, list, &sums, faults)?;
+        if keys.is_some() {
+            unnamed_sets(&folder, list, &sums, faults);
+        }
     }
     let index = folder.at(INDEX.as_bytes());
     if let Some(text) = check.read(&check.view, &index, faults)? {
@@ -209,5 +212,23 @@ fn unnamed(folder: &Folder, list: &str, names: &BTreeSet<&[u8]>, faults: &mut Fa
             let expected = format!("a line in {list}");
             faults.push(Fault::new(&path, Rule::Disagree, expected, "none"));
         }
+    }
+}
+
+/// Finds sets that a signed list leaves out: nobody vouches for them.
+fn unnamed_sets(folder: &Folder, list: &str, sums: &[Checksum], faults: &mut Faults) {
+    let is_set = |name: &[u8]| {
+        name.ends_with(b".tgz") && !name.starts_with(b"site") && package(name).is_none()
+    };
+    let names: BTreeSet<&[u8]> = sums.iter().map(|sum| &*sum.name).collect();
+    let sets = folder.names.iter().filter(|name| is_set(name));
+    for set in sets.filter(|name| !names.contains(&***name)) {
+        let expected = format!("a line in {list}");
+        faults.push(Fault::new(
+            &folder.at(set),
+            Rule::Disagree,
+            expected,
+            "none",
+        ));
     }
 }
