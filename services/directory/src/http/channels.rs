@@ -69,10 +69,11 @@ mod tests {
             .iter()
             .map(|one| one["channel"].as_str().unwrap())
             .collect();
-        assert_eq!(names, ["noble", "noble-security", "oracular"]);
-        assert_eq!(channels[0]["mount"], "/ubuntu");
-        assert_eq!(channels[0]["layout"], "debian");
-        assert!(channels[0]["build"].as_u64().unwrap() > 0);
+        assert_eq!(names, ["openbsd-amd64", "noble", "noble-security"]);
+        assert_eq!(channels[1]["mount"], "/ubuntu");
+        assert_eq!(channels[2]["mount"], "/ubuntu");
+        assert_eq!(channels[1]["layout"], "debian");
+        assert!(channels[1]["build"].as_u64().is_some_and(|build| build > 0));
         assert_eq!(document["universe"], Value::Null);
     }
 }
