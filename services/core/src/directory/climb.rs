@@ -12,6 +12,11 @@ use super::offer::{Question, Unanswered};
 use super::place::{Continent, Country, Place};
 use super::view::{Carried, View};
 
+/// How long after a build was signed the verdicts on it may come later than the word that it is wanted.
+const VERDICTS_COME_MS: i64 = 60_000;
+/// Builds below the wanted one that are looked at meanwhile.
+const OLDER_MAX: usize = 4;
+
 /// How wide a pool of clients is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
@@ -69,9 +74,39 @@ impl View {
         if spoken.is_some() {
             return spoken;
         }
+        if let Some(before) = self.before_the_verdicts(carried, question) {
+            return Some(before);
+        }
         // Nobody is offered: what would be wanted still tells why.
         let wanted = channel.wanted.values().copied();
         wanted.filter(|build| !channel.is_retracted(*build)).max()
+    }
+
+    /// The newest build below the wanted one that anybody is offered at, while the wanted one is so new that the
+    /// verdicts on it may still be on their way: they come by another road than the word that it is wanted.
+    fn before_the_verdicts(&self, carried: &Carried, question: &Question<'_>) -> Option<Build> {
+        let channel = &carried.channel;
+        let wanted = channel.wanted.values().copied().max()?;
+        let created = channel.builds.get(&wanted)?.created;
+        if question.now.ms_since(created) > VERDICTS_COME_MS {
+            return None;
+        }
+        let anybody = Place::default();
+        let offered = |build: Build| {
+            self.mirrors().any(|(mirror, profile)| {
+                let excluded = self.exclude_in(carried, mirror, question, build, &anybody);
+                profile.audience == Audience::Public && excluded.is_none()
+            })
+        };
+        let older = channel
+            .builds
+            .range(..wanted)
+            .rev()
+            .map(|(build, _)| *build);
+        let mut standing = older
+            .take(OLDER_MAX)
+            .filter(|build| !channel.is_retracted(*build));
+        standing.find(|build| offered(*build))
     }
 
     /// The newest build that a pool of this level speaks for.

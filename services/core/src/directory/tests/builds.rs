@@ -188,3 +188,30 @@ fn a_fork_stops_its_channel_and_no_other() {
     assert_eq!(world.offered(&noble), Vec::<&str>::new());
     assert_eq!(world.offered(&jammy).len(), 6);
 }
+
+/// A build that was signed this moment.
+fn publish_now(world: &mut World, number: u64) {
+    let Input::Snapshot(mut signed) = snapshot(NOBLE, number, root(number)) else {
+        unreachable!("a snapshot is a snapshot");
+    };
+    signed.created = world.now;
+    world.feed(Input::Snapshot(signed));
+}
+
+#[test]
+fn a_wanted_build_whose_verdicts_are_on_their_way_holds_nobody_up() {
+    let mut world = World::settled();
+    publish_now(&mut world, 3);
+    world.wanted(3, &["au", "ch", "nz", "us-east", "us-west"]);
+    assert_eq!(world.build_for(place("NZ")), Some(2));
+    assert!(!world.offered(&Asked::wanted(place("NZ"))).is_empty());
+    world.complete(3, &["nz1"]);
+    assert_eq!(world.build_for(place("NZ")), Some(3));
+    // They do not come: then it is said, and nobody is held at an old build.
+    let mut lost = World::settled();
+    publish_now(&mut lost, 3);
+    lost.wanted(3, &["au", "ch", "nz", "us-east", "us-west"]);
+    lost.apply(&Op::Tick(61_000));
+    assert_eq!(lost.build_for(place("NZ")), Some(3));
+    assert!(lost.offered(&Asked::wanted(place("NZ"))).is_empty());
+}
