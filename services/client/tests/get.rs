@@ -947,3 +947,33 @@ async fn what_is_here_already_is_not_fetched_again_and_what_else_is_there_is_rep
         .unwrap();
     assert_eq!(std::fs::read(dir.path().join("d")).unwrap(), b"one");
 }
+
+#[tokio::test]
+async fn waiting_ends_when_it_was_told_to() {
+    let world = World::new(&FIVE).await;
+    world.publish(36, &[("d", b"d36")]);
+    world.publish_at(37, &[("d", b"d37")], &[]);
+    world.directory.lock().unwrap().wanted = Some(37);
+    let (client, lines, dir) = (
+        world.client(),
+        Lines::default(),
+        tempfile::tempdir().unwrap(),
+    );
+    let job = Job {
+        give_up_after: Duration::from_millis(150),
+        ..job(None, &["d"], dir.path())
+    };
+    let error = get(&client, &job, &lines).await.unwrap_err();
+    assert!(matches!(error, GetError::TimedOut { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("nobody has build 37 of noble after"),
+        "{error}"
+    );
+    assert!(
+        lines.take().iter().any(|line| line == "waiting"),
+        "it looked again before"
+    );
+    assert_eq!(names(dir.path()), [] as [&str; 0]);
+}
