@@ -8,11 +8,11 @@ use fetcher::client::{
     FetchError, FetchOptions, Fetched, Kind, Present, Source, SourceError, Wanted,
 };
 use fetcher::limit::RateLimiter;
-use mirrorlog_core::id::{Build, ChannelId, Digest, Lane};
-use mirrorlog_core::manifest::{self, PageRead as _};
+use mirrorlog_core::id::{Build, ChannelId, Digest, Lane, Ordinal};
+use mirrorlog_core::manifest::{self, FileEntry, PageRead};
 use mirrorlog_core::statement::{Delta, DeltaSource};
 use roaring::RoaringBitmap;
-use runtime::store::{Pages, Store, StoreError};
+use runtime::store::{Batch, Draft, Pages, Recalled, Store, StoreError};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,8 @@ use crate::engine::{Mailbox, Message};
 
 /// Wants that may wait between the walk over the manifest and the fetcher.
 const WANTS_QUEUED: usize = 4096;
+/// Missing contents that are listed rather than walked to a second time: 1 MiB of them.
+const WANTS_LISTED_MAX: usize = 16 * 1024;
 /// Rounds of "look what is missing, fetch it" before a sync counts as failed.
 const ROUNDS_MAX: usize = 4;
 
@@ -82,6 +84,15 @@ pub(crate) struct Missing {
     pub(crate) ordinals: RoaringBitmap,
     /// Their bytes, each content counted once.
     pub(crate) bytes: u64,
+}
+
+/// What a build lacks here, and what was found out on the way.
+struct Lack {
+    missing: Missing,
+    /// Each missing content once, where they are few; else the manifest is walked again.
+    wants: Option<Vec<Wanted>>,
+    /// Pages that the store does not have yet.
+    draft: Option<Draft>,
 }
 
 /// Counters that reports read while a sync runs.
@@ -167,9 +178,19 @@ impl Syncer {
 
     /// Finds out what a build lacks: fetches its pages, compares it with what is whole.
     pub(crate) async fn plan(&self, job: &Job) -> Result<Missing, SyncError> {
+        let lack = self.lack(job).await?;
+        if let Some(draft) = lack.draft {
+            self.settle(draft).await?;
+        }
+        Ok(lack.missing)
+    }
+
+    async fn lack(&self, job: &Job) -> Result<Lack, SyncError> {
         if !job.trusts_pages {
             self.fetch_pages(job, Present::Unknown).await?;
-        } else if !self.applied_delta(job).await {
+        } else if let Some(lack) = self.applied_delta(job).await {
+            return Ok(lack);
+        } else {
             self.fetch_pages(job, Present::Whole).await?;
         }
         match self.look(job).await {
@@ -197,23 +218,34 @@ impl Syncer {
                 // The pages are here: only what was fetched is looked at again.
                 1.. => self.look(job).await.ok(),
             };
-            let missing = match looked {
-                Some(missing) => missing,
-                None => self.plan(job).await?,
+            let Lack {
+                missing,
+                wants,
+                draft,
+            } = match looked {
+                Some(lack) => lack,
+                None => self.lack(job).await?,
             };
-            if missing.ordinals.is_empty() {
+            let whole = if missing.ordinals.is_empty() {
+                if let Some(draft) = draft {
+                    self.settle(draft).await?;
+                }
+                true
+            } else {
+                self.check_space(missing.bytes)?;
+                let stored = job.progress.fetch.stored_bytes();
+                job.progress
+                    .planned_bytes
+                    .store(stored + missing.bytes, Ordering::Relaxed);
+                lacks.tell(missing).await;
+                self.fetch_blobs(job, wants, draft).await?
+            };
+            if whole {
                 return Ok(Whole {
                     received_bytes: job.progress.received_bytes(),
                     pin,
                 });
             }
-            self.check_space(missing.bytes)?;
-            let stored = job.progress.fetch.stored_bytes();
-            job.progress
-                .planned_bytes
-                .store(stored + missing.bytes, Ordering::Relaxed);
-            lacks.tell(missing).await;
-            self.fetch_blobs(job).await?;
         }
         Err(SyncError::Unstable)
     }
@@ -242,24 +274,46 @@ impl Syncer {
     }
 
     /// The fast path: the event's delta, applied to its base, must give the signed root.
-    async fn applied_delta(&self, job: &Job) -> bool {
-        let Some((DeltaSource::Inline(delta), base)) = job.delta.clone() else {
-            return false;
+    async fn applied_delta(&self, job: &Job) -> Option<Lack> {
+        let (DeltaSource::Inline(delta), base) = job.delta.clone()? else {
+            return None;
         };
-        let (pages, root) = (self.pages.clone(), job.root);
-        let applied = tokio::task::spawn_blocking(move || apply(&pages, base, &delta, root)).await;
-        match applied {
+        let (pages, root, known) = (self.pages.clone(), job.root, job.whole);
+        let applied = tokio::task::spawn_blocking(move || {
+            let Some(draft) = apply(&pages, base, &delta, root)? else {
+                return Ok(None);
+            };
+            let lack = look(&draft.over(&pages), pages.store(), known.as_ref(), &root)?;
+            Ok(Some(Lack {
+                draft: Some(draft),
+                ..lack
+            }))
+        });
+        match applied.await {
             Ok(Ok(applied)) => applied,
             Ok(Err(error)) => {
+                let error: SyncError = error;
                 let error = crate::inbox::chain(&error);
                 tracing::debug!(error, "delta does not apply here; fetching pages instead");
-                false
+                None
             }
             Err(error) => {
                 tracing::warn!(%error, "applying a delta was interrupted");
-                false
+                None
             }
         }
+    }
+
+    /// Makes the pages of a draft durable.
+    async fn settle(&self, draft: Draft) -> Result<(), SyncError> {
+        let pages = self.pages.clone();
+        tokio::task::spawn_blocking(move || {
+            let (batch, recalled) = draft.into_parts();
+            batch.commit()?;
+            pages.recall(recalled);
+            Ok(())
+        })
+        .await?
     }
 
     async fn fetch_pages(&self, job: &Job, present: Present) -> Result<(), SyncError> {
@@ -275,30 +329,64 @@ impl Syncer {
         whole(fetched?)
     }
 
-    async fn fetch_blobs(&self, job: &Job) -> Result<(), SyncError> {
+    /// Fetches what a build lacks, and makes the pages of `draft` durable with it. True when all that
+    /// was listed is here; false when somebody has to look again.
+    async fn fetch_blobs(
+        &self,
+        job: &Job,
+        wants: Option<Vec<Wanted>>,
+        draft: Option<Draft>,
+    ) -> Result<bool, SyncError> {
+        let options = self.options(job);
+        let (batch, recalled) = match draft {
+            Some(draft) => draft.into_parts(),
+            None => (self.store().batch(), Recalled::default()),
+        };
+        let Some(wants) = wants else {
+            self.fetch_walking(job, batch, &options).await?;
+            self.pages.recall(recalled);
+            return Ok(false);
+        };
+        let listed = tokio_stream::iter(wants.clone());
+        let fetched = fetcher::client::fetch_with(&self.sources, listed, batch, &options).await?;
+        whole(fetched)?;
+        self.pages.recall(recalled);
+        let store = self.store().clone();
+        tokio::task::spawn_blocking(move || {
+            for wanted in &wants {
+                if store.size(&wanted.digest)?.is_none() {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+        .await?
+    }
+
+    /// Fetches while the manifest is walked: for lists that are too long to be held.
+    async fn fetch_walking(
+        &self,
+        job: &Job,
+        batch: Batch,
+        options: &FetchOptions,
+    ) -> Result<(), SyncError> {
         let (sender, receiver) = mpsc::channel(WANTS_QUEUED);
         let (pages, root, known) = (self.pages.clone(), job.root, job.whole);
         let walk = tokio::task::spawn_blocking(move || {
             let mut named = HashSet::new();
-            lacking(&pages, known.as_ref(), &root, |_, file| {
-                let wanted = Wanted {
-                    digest: file.digest,
-                    size_bytes: file.size_bytes,
-                    kind: Kind::Blob,
-                };
+            lacking(&pages, pages.store(), known.as_ref(), &root, |_, file| {
                 // The fetcher is gone when it was cancelled: then nothing more is wanted.
-                !named.insert(short(&file.digest)) || sender.blocking_send(wanted).is_ok()
+                !named.insert(short(&file.digest)) || sender.blocking_send(wanted(file)).is_ok()
             })
         });
         let wants = tokio_stream::wrappers::ReceiverStream::new(receiver);
-        let options = self.options(job);
-        let fetched = fetcher::client::fetch(&self.sources, wants, self.store(), &options).await;
-        whole(fetched?)?;
+        let fetched = fetcher::client::fetch_with(&self.sources, wants, batch, options).await?;
+        whole(fetched)?;
         walk.await?
     }
 
-    async fn look(&self, job: &Job) -> Result<Missing, SyncError> {
-        self.missing(job.root, job.whole).await
+    async fn look(&self, job: &Job) -> Result<Lack, SyncError> {
+        self.look_at(job.root, job.whole).await
     }
 
     /// What a build lacks whose pages are here; `known` is whole and is not looked at.
@@ -307,24 +395,13 @@ impl Syncer {
         root: Digest,
         known: Option<Digest>,
     ) -> Result<Missing, SyncError> {
+        Ok(self.look_at(root, known).await?.missing)
+    }
+
+    async fn look_at(&self, root: Digest, known: Option<Digest>) -> Result<Lack, SyncError> {
         let pages = self.pages.clone();
-        tokio::task::spawn_blocking(move || {
-            let top = pages.page(&root)?;
-            let mut missing = Missing {
-                entries: top.entries(),
-                ..Missing::default()
-            };
-            let mut named = HashSet::new();
-            lacking(&pages, known.as_ref(), &root, |ordinal, file| {
-                missing.ordinals.insert(ordinal.0);
-                if named.insert(short(&file.digest)) {
-                    missing.bytes += file.size_bytes;
-                }
-                true
-            })?;
-            Ok(missing)
-        })
-        .await?
+        tokio::task::spawn_blocking(move || look(&pages, pages.store(), known.as_ref(), &root))
+            .await?
     }
 }
 
@@ -366,29 +443,67 @@ fn short(digest: &Digest) -> u64 {
         .map_or(0, u64::from_le_bytes)
 }
 
+fn wanted(file: &FileEntry) -> Wanted {
+    Wanted {
+        digest: file.digest,
+        size_bytes: file.size_bytes,
+        kind: Kind::Blob,
+    }
+}
+
+/// The new pages that a delta makes; `None` when it does not give `root`.
 fn apply(
     pages: &Pages,
     base: Option<Digest>,
     delta: &Delta,
     root: Digest,
-) -> Result<bool, SyncError> {
-    let batch = pages.store().batch();
-    let summary = manifest::apply(pages, &batch, base.as_ref(), delta)
+) -> Result<Option<Draft>, SyncError> {
+    let mut draft = Draft::new(pages.store());
+    let summary = manifest::apply(pages, &mut draft, base.as_ref(), delta)
         .map_err(|error| SyncError::Manifest(Box::new(error)))?;
     if summary.root != root {
         tracing::warn!(expected = %root, found = %summary.root, "delta gives another root");
-        return Ok(false);
+        return Ok(None);
     }
-    batch.commit()?;
-    Ok(true)
+    Ok(Some(draft))
+}
+
+/// Finds out what `root` has that neither `known` nor the store has.
+fn look<R: PageRead<Error = StoreError>>(
+    pages: &R,
+    store: &Store,
+    known: Option<&Digest>,
+    root: &Digest,
+) -> Result<Lack, SyncError> {
+    let mut missing = Missing {
+        entries: pages.page(root)?.entries(),
+        ..Missing::default()
+    };
+    let (mut named, mut wants) = (HashSet::new(), Vec::new());
+    lacking(pages, store, known, root, |ordinal, file| {
+        missing.ordinals.insert(ordinal.0);
+        if named.insert(short(&file.digest)) {
+            missing.bytes += file.size_bytes;
+            if wants.len() <= WANTS_LISTED_MAX {
+                wants.push(wanted(file));
+            }
+        }
+        true
+    })?;
+    Ok(Lack {
+        missing,
+        wants: (wants.len() <= WANTS_LISTED_MAX).then_some(wants),
+        draft: None,
+    })
 }
 
 /// Calls `each` for every file of `root` that `known` has not and the store lacks, until it says stop.
-fn lacking(
-    pages: &Pages,
+fn lacking<R: PageRead<Error = StoreError>>(
+    pages: &R,
+    store: &Store,
     known: Option<&Digest>,
     root: &Digest,
-    mut each: impl FnMut(mirrorlog_core::id::Ordinal, &manifest::FileEntry) -> bool,
+    mut each: impl FnMut(Ordinal, &FileEntry) -> bool,
 ) -> Result<(), SyncError> {
     for difference in manifest::diff(pages, known, Some(root)) {
         let difference = difference.map_err(|error| SyncError::Manifest(Box::new(error)))?;
@@ -396,7 +511,7 @@ fn lacking(
             continue;
         };
         let Some(file) = entry.file() else { continue };
-        if pages.store().size(&file.digest)?.is_none() && !each(ordinal, file) {
+        if store.size(&file.digest)?.is_none() && !each(ordinal, file) {
             break;
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use mirrorlog_core::limits::PAGE_MAX_BYTES;
-use runtime::store::Store;
+use runtime::store::Batch;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
@@ -23,7 +23,7 @@ const BUSY_RETRY: Duration = Duration::from_millis(200);
 pub(super) async fn run<W>(
     sources: &[Source],
     wants: W,
-    store: &Store,
+    batch: Batch,
     options: &FetchOptions,
     walk: Option<Walk>,
 ) -> Result<Fetched, FetchError>
@@ -35,7 +35,7 @@ where
     }
     let board = Arc::new(Board::new(sources));
     let sink = Arc::new(Sink::new(
-        store,
+        batch,
         &board,
         &options.progress,
         options.lane,

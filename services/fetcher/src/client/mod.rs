@@ -26,7 +26,7 @@ use futures::Stream;
 use mirrorlog_core::id::{Digest, Lane};
 use mirrorlog_core::manifest::PageError;
 use runtime::Reaction;
-use runtime::store::{Store, StoreError};
+use runtime::store::{Batch, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 pub use source::{Source, SourceError};
@@ -237,7 +237,24 @@ pub async fn fetch<W>(
 where
     W: Stream<Item = Wanted> + Send,
 {
-    engine::run(sources, wants, store, options, None).await
+    fetch_with(sources, wants, store.batch(), options).await
+}
+
+/// [`fetch`] into a batch that holds something already: both become durable together, whatever of the
+/// wants arrives.
+///
+/// # Errors
+/// See [`fetch`].
+pub async fn fetch_with<W>(
+    sources: &[Source],
+    wants: W,
+    batch: Batch,
+    options: &FetchOptions,
+) -> Result<Fetched, FetchError>
+where
+    W: Stream<Item = Wanted> + Send,
+{
+    engine::run(sources, wants, batch, options, None).await
 }
 
 /// [`fetch`] for wants at hand.

@@ -52,7 +52,7 @@ pub async fn fetch_manifest(
     engine::run(
         sources,
         futures::stream::iter(wants),
-        store,
+        store.batch(),
         options,
         Some(walk),
     )

@@ -114,19 +114,19 @@ pub(super) struct Sink {
 
 impl Sink {
     pub(super) fn new(
-        store: &Store,
+        batch: Batch,
         board: &Arc<Board>,
         progress: &Arc<Progress>,
         lane: Lane,
         walk: Option<Walk>,
     ) -> Self {
         Self {
-            store: store.clone(),
+            store: batch.store().clone(),
             board: Arc::clone(board),
             progress: Arc::clone(progress),
             lane,
             walk,
-            batch: RwLock::new(store.batch()),
+            batch: RwLock::new(batch),
             batch_bytes: AtomicU64::new(0),
             batch_files: AtomicU64::new(0),
         }

@@ -156,6 +156,11 @@ impl Batch {
         self.store.sync()
     }
 
+    /// The store that it is for.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Blobs that `commit` will make visible.
     pub fn len(&self) -> usize {
         self.incoming().len()
@@ -178,9 +183,24 @@ impl Batch {
             return Ok(false);
         };
         if !is_settled(&stat) {
-            self.unsettled.store(true, Ordering::Relaxed);
+            self.unsettled();
         }
         Ok(true)
+    }
+
+    /// Something counted as present that may not be durable yet: the commit makes it so.
+    pub(super) fn unsettled(&self) {
+        self.unsettled.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads what this batch holds under a digest and has not committed; `None` when it holds nothing such.
+    pub(super) fn read_back(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = match self.incoming().get(digest) {
+            Some(Incoming::Temp(name)) => name.path(),
+            Some(Incoming::Partial(_)) | None => return Ok(None),
+        };
+        let bytes = std::fs::read(&path).map_err(|e| StoreError::io("read", &path, e))?;
+        Ok(Some(bytes))
     }
 
     fn put_hashed(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
@@ -277,7 +297,7 @@ fn reveal(store: &Store, digest: &Digest, mut item: Incoming) -> Result<(), Stor
     renamed.map_err(|e| StoreError::io("name", &store.path_of(digest), e))
 }
 
-fn is_settled(stat: &Stat) -> bool {
+pub(super) fn is_settled(stat: &Stat) -> bool {
     let age_seconds = crate::boot::now()
         .as_seconds()
         .saturating_sub(stat.st_ctime);

@@ -13,7 +13,9 @@
 //! All calls block: run them on blocking threads.
 
 mod batch;
+mod draft;
 mod error;
+mod names;
 mod pages;
 mod partial;
 mod session;
@@ -34,7 +36,9 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 pub use batch::{Batch, Ingested};
+pub use draft::{Draft, Drafted, Recalled};
 pub use error::StoreError;
+pub use names::Names;
 pub use pages::Pages;
 pub use partial::{Finished, Partial};
 
@@ -298,7 +302,9 @@ fn hash_file(file: &File) -> io::Result<(Digest, u64)> {
 }
 
 fn hash_into(file: &File, hash: &mut Sha256) -> io::Result<u64> {
-    let mut buffer = vec![0; BUFFER_BYTES];
+    // Small files are many: no more is cleared for them than they fill.
+    let size_bytes = usize::try_from(file.metadata()?.len()).unwrap_or(BUFFER_BYTES);
+    let mut buffer = vec![0; size_bytes.saturating_add(1).min(BUFFER_BYTES)];
     let mut offset = 0;
     loop {
         let filled = read_full(file, offset, &mut buffer)?;

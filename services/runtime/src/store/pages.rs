@@ -8,7 +8,7 @@ use mirrorlog_core::manifest::{Page, PageRead};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::{Store, StoreError};
+use super::{Recalled, Store, StoreError};
 
 /// Memory of a decoded page for each byte of its encoding, at most: paths and vectors of their own.
 const DECODED_FACTOR: u64 = 4;
@@ -61,21 +61,36 @@ impl Pages {
         self.cache.weight()
     }
 
+    /// Keeps pages as if they had been read. For after their batch was committed: whoever serves the
+    /// build looks at them next.
+    pub fn recall(&self, pages: Recalled) {
+        for (digest, (page, bytes)) in pages.0 {
+            self.cache.insert(digest, Cached::new(page, bytes));
+        }
+    }
+
     fn load(&self, digest: &Digest) -> Result<Cached, StoreError> {
         let bytes = self
             .store
             .read(digest, PAGE_MAX_BYTES)?
             .ok_or(StoreError::Absent(*digest))?;
-        let page = Page::decode(&bytes).map_err(|source| StoreError::Page {
-            digest: *digest,
-            source,
-        })?;
-        let weight_bytes = (bytes.len() as u64 + 64) * DECODED_FACTOR;
-        Ok(Cached {
-            page: Arc::new(page),
-            weight_bytes,
-        })
+        let page = decode(digest, &bytes)?;
+        Ok(Cached::new(Arc::new(page), bytes.len()))
     }
+}
+
+impl Cached {
+    fn new(page: Arc<Page>, encoded_bytes: usize) -> Self {
+        let weight_bytes = (encoded_bytes as u64 + 64) * DECODED_FACTOR;
+        Self { page, weight_bytes }
+    }
+}
+
+pub(super) fn decode(digest: &Digest, bytes: &[u8]) -> Result<Page, StoreError> {
+    Page::decode(bytes).map_err(|source| StoreError::Page {
+        digest: *digest,
+        source,
+    })
 }
 
 impl PageRead for Pages {

@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod names;
 mod pages;
 mod partials;
 mod sharing;

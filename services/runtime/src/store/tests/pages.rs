@@ -8,7 +8,7 @@ use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::time::Mtime;
 
 use super::{content, put, store};
-use crate::store::{Pages, StoreError};
+use crate::store::{Draft, Pages, StoreError};
 
 #[test]
 fn pages_are_checked_and_absent_ones_named() {
@@ -71,4 +71,36 @@ fn manifests_live_in_the_store_and_the_cache_keeps_to_its_bytes() {
         Pages::new(store, 0).page(&summary.root),
         Err(StoreError::Absent(_))
     ));
+}
+
+#[test]
+fn a_draft_is_read_before_it_is_committed_and_remembered_after() {
+    let (_dir, store) = store();
+    let pages = Pages::new(store.clone(), 1 << 20);
+    // More pages than a draft keeps decoded, so that some are read back from the batch.
+    let mut draft = Draft::new(&store);
+    let mut builder = Builder::new(&mut draft);
+    for number in 0..60_000_u32 {
+        let path = EntryPath::new(format!("pool/main/p{number:06}.deb").as_bytes()).unwrap();
+        let file = FileEntry {
+            size_bytes: 4,
+            digest: Digest::of(&number.to_le_bytes()),
+            mode: Mode::Plain,
+            mtime: Mtime::from_seconds(0),
+        };
+        builder.push(&path, &Entry::File(file)).unwrap();
+    }
+    let root = builder.finish().unwrap().root;
+    let read = |pages: &Pages| mirrorlog_core::manifest::iter(pages, &root, b"", None).count();
+    let drafted = draft.over(&pages);
+    let found = mirrorlog_core::manifest::iter(&drafted, &root, b"", None);
+    assert_eq!(found.map(Result::unwrap).count(), 60_000);
+    assert!(matches!(pages.page(&root), Err(StoreError::Absent(_))));
+
+    let (batch, recalled) = draft.into_parts();
+    assert!(batch.len() > 200, "{}", batch.len());
+    batch.commit().unwrap();
+    pages.recall(recalled);
+    assert!(pages.cached_bytes() > 0);
+    assert_eq!(read(&Pages::new(store, 0)), 60_000);
 }
