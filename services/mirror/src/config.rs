@@ -104,7 +104,7 @@ pub struct FetchSection {
 pub struct ScrubSection {
     /// Pause between two rounds.
     pub every: Span,
-    /// Most bytes a second that a round reads.
+    /// Most bytes a second that a round reads; a file counts for 16 KiB at least.
     pub rate: ByteRate,
 }
 

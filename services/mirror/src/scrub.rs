@@ -20,6 +20,8 @@ const FAULTS_NAMED: usize = 20;
 const FIRST_PAUSE_MAX: Duration = Duration::from_secs(3600);
 /// Decoded pages that a round keeps: few, so that each is read from the disk and checked.
 const PAGES_CACHED_BYTES: usize = 1024 * 1024;
+/// What a small file counts for: opening it costs as much as reading so much in a row.
+const FILE_COST_BYTES: u64 = 16 * 1024;
 /// A rate is kept over pieces of this length.
 const RATE_SLICE: Duration = Duration::from_millis(100);
 
@@ -220,7 +222,7 @@ async fn examine(
             if stop.is_cancelled() {
                 break;
             }
-            pace.take(file.size_bytes, &stop);
+            pace.take(file.size_bytes.max(FILE_COST_BYTES), &stop);
             found.checked_files += 1;
             let what = match pages.store().check(&file.digest)? {
                 Some(true) => continue,
@@ -262,14 +264,30 @@ impl Pace {
         let Some(bytes_per_s) = self.bytes_per_s else {
             return;
         };
-        let ms = bytes
-            .saturating_mul(1000)
+        // In nanoseconds: a small file takes less than any coarser unit.
+        let ns = bytes
+            .saturating_mul(1_000_000_000)
             .checked_div(bytes_per_s)
             .unwrap_or(0);
-        self.owed += Duration::from_millis(ms);
+        self.owed += Duration::from_nanos(ns);
         while self.owed >= RATE_SLICE && !stop.is_cancelled() {
             std::thread::sleep(RATE_SLICE);
             self.owed -= RATE_SLICE;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_files_are_paced_too() {
+        let mut pace = Pace::new(Some(100_000_000));
+        let stop = CancellationToken::new();
+        for _ in 0..1000 {
+            pace.take(600, &stop);
+        }
+        assert!(pace.owed > Duration::ZERO, "{:?}", pace.owed);
     }
 }
