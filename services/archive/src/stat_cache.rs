@@ -27,6 +27,8 @@ const MAGIC: &[u8; 6] = b"mlstat";
 const VERSION: u16 = 1;
 const BLOCK_BYTES: usize = 64 * 1024;
 const BLOCK_MAX_BYTES: usize = 2 * BLOCK_BYTES;
+/// Usual length of a record: paths of an archive have much in common with their neighbours.
+const USUAL_BYTES: u64 = 112;
 const FIXED_BYTES: usize = 1 + 5 * 8 + 32;
 
 const FLAG_READ: u8 = 1;
@@ -47,6 +49,25 @@ pub(crate) struct Record {
     pub(crate) racy: bool,
     /// Never written in place: its ctime does not count.
     pub(crate) immutable: bool,
+}
+
+impl Record {
+    const fn blank() -> Self {
+        Self {
+            key: Vec::new(),
+            stamp: Stamp {
+                size_bytes: 0,
+                mtime_ns: 0,
+                ctime_ns: 0,
+                inode: 0,
+                device: 0,
+            },
+            digest: Digest::from_bytes([0; 32]),
+            read: false,
+            racy: false,
+            immutable: false,
+        }
+    }
 }
 
 /// Writes a cache beside the one in place.
@@ -198,10 +219,11 @@ impl Records {
         Ok(Some(payload))
     }
 
-    fn next_record(&mut self) -> io::Result<Option<Record>> {
+    /// Reads the next record over `record`; false at the end.
+    fn read_over(&mut self, record: &mut Record) -> io::Result<bool> {
         if self.block.position() as usize == self.block.get_ref().len() {
             let Some(payload) = self.next_block()? else {
-                return Ok(None);
+                return Ok(false);
             };
             self.block = io::Cursor::new(payload);
             self.last.clear();
@@ -227,27 +249,31 @@ impl Records {
         };
         let mut digest = [0; 32];
         digest.copy_from_slice(&fixed[41..]);
-        Ok(Some(Record {
-            key: self.last.clone(),
-            stamp: Stamp {
-                size_bytes: u64::from_le_bytes(word(0)),
-                mtime_ns: i64::from_le_bytes(word(1)),
-                ctime_ns: i64::from_le_bytes(word(2)),
-                inode: u64::from_le_bytes(word(3)),
-                device: u64::from_le_bytes(word(4)),
-            },
-            digest: Digest::from_bytes(digest),
-            read: flags & FLAG_READ != 0,
-            racy: flags & FLAG_RACY != 0,
-            immutable: flags & FLAG_IMMUTABLE != 0,
-        }))
+        record.key.clone_from(&self.last);
+        record.stamp = Stamp {
+            size_bytes: u64::from_le_bytes(word(0)),
+            mtime_ns: i64::from_le_bytes(word(1)),
+            ctime_ns: i64::from_le_bytes(word(2)),
+            inode: u64::from_le_bytes(word(3)),
+            device: u64::from_le_bytes(word(4)),
+        };
+        record.digest = Digest::from_bytes(digest);
+        record.read = flags & FLAG_READ != 0;
+        record.racy = flags & FLAG_RACY != 0;
+        record.immutable = flags & FLAG_IMMUTABLE != 0;
+        Ok(true)
     }
 }
 
 impl Iterator for Records {
     type Item = io::Result<Record>;
     fn next(&mut self) -> Option<Self::Item> {
-        self.next_record().transpose()
+        let mut record = Record::blank();
+        match self.read_over(&mut record) {
+            Ok(true) => Some(Ok(record)),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        }
     }
 }
 
@@ -259,8 +285,10 @@ fn array<const N: usize>(input: &mut impl Read) -> io::Result<[u8; N]> {
 
 /// The last scan's cache, asked in order of key.
 pub(crate) struct Reader {
+    /// Gone when they have ended or are broken.
     records: Option<Records>,
-    next: Option<Record>,
+    next: Record,
+    bytes: u64,
 }
 
 impl Reader {
@@ -271,11 +299,13 @@ impl Reader {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::empty()),
             Err(error) => return Err(error),
         };
+        let bytes = file.metadata()?.len();
         match open(file) {
             Ok((of, records)) if of == tree => {
                 let mut reader = Self {
                     records: Some(records),
-                    next: None,
+                    bytes,
+                    ..Self::empty()
                 };
                 reader.advance();
                 Ok(reader)
@@ -292,20 +322,23 @@ impl Reader {
     pub(crate) fn empty() -> Self {
         Self {
             records: None,
-            next: None,
+            next: Record::blank(),
+            bytes: 0,
         }
+    }
+
+    /// About how many files it knows.
+    pub(crate) fn about(&self) -> u64 {
+        self.bytes / USUAL_BYTES
     }
 
     /// The digest of a file that is as it was; keys must come in order.
     pub(crate) fn find(&mut self, key: &[u8], stamp: &Stamp) -> Option<Digest> {
-        while self
-            .next
-            .as_ref()
-            .is_some_and(|record| record.key.as_slice() < key)
-        {
+        while self.records.is_some() && self.next.key.as_slice() < key {
             self.advance();
         }
-        let record = self.next.as_ref().filter(|record| record.key == key)?;
+        self.records.as_ref()?;
+        let record = Some(&self.next).filter(|record| record.key == key)?;
         // Device numbers change when a machine starts; the others tell enough.
         let then = Stamp {
             device: stamp.device,
@@ -316,15 +349,17 @@ impl Reader {
     }
 
     fn advance(&mut self) {
-        self.next = match self.records.as_mut().and_then(Iterator::next) {
-            Some(Ok(record)) => Some(record),
-            Some(Err(error)) => {
+        let Some(records) = &mut self.records else {
+            return;
+        };
+        match records.read_over(&mut self.next) {
+            Ok(true) => {}
+            Ok(false) => self.records = None,
+            Err(error) => {
                 tracing::warn!(%error, "rest of the stat cache set aside");
                 self.records = None;
-                None
             }
-            None => None,
-        };
+        }
     }
 }
 

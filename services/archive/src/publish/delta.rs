@@ -40,7 +40,7 @@ impl Listed {
         let found: Result<Vec<Found>, PublishError> = items
             .par_iter()
             .with_min_len(8)
-            .map(|item| take(input, batch, item, None))
+            .map(|item| take(input, batch, item))
             .collect();
         let mut listed = Self {
             scopes,

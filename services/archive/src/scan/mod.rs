@@ -7,6 +7,7 @@ mod tree;
 mod walk;
 
 use std::path::Path;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use mirrorlog_core::id::Digest;
@@ -14,7 +15,7 @@ use mirrorlog_core::manifest::{Builder, Entry, FileEntry, Mode, Summary};
 use mirrorlog_core::path::{EntryPath, resolve_target};
 use mirrorlog_core::time::Mtime;
 use rayon::prelude::*;
-use runtime::store::Batch;
+use runtime::store::{Batch, Names};
 
 pub(crate) use recheck::recheck_one;
 pub(crate) use tree::{Kind, Stamp, Tree, means_changed, split};
@@ -25,6 +26,8 @@ use crate::stat_cache::{Reader, Record, Writer};
 
 /// Entries in work at a time.
 const WINDOW: usize = 4096;
+/// Windows that the walk may be ahead.
+const WINDOWS_AHEAD: usize = 2;
 /// New blobs after which a batch is committed: one pair of `syncfs` for so many.
 const BATCH_BLOBS: usize = 64 * 1024;
 /// Stamps this close to the scan, or later, do not prove that content stays the same.
@@ -62,31 +65,29 @@ pub(crate) fn scan(input: &ScanInput<'_>, faults: &mut Faults) -> Result<Scanned
         .look_at_top()
         .map_err(|e| PublishError::io(input.tree.path(), "read", e))?;
     let cache_dir = input.cache.parent().unwrap_or(Path::new("."));
+    let cache = Reader::open(input.cache, identity).map_err(cache_error)?;
+    let store = input.workspace.store();
     let mut run = Run {
         input,
-        cache: Reader::open(input.cache, identity).map_err(cache_error)?,
+        names: Names::new(store, cache.about())?,
+        cache,
         records: Writer::create(cache_dir, identity).map_err(cache_error)?,
-        batch: input.workspace.store().batch(),
+        again: Writer::create(cache_dir, identity).map_err(cache_error)?,
+        batch: store.batch(),
         racy_from_ns: racy_from_ns(),
         ingest: Duration::ZERO,
     };
     let pages = input.workspace.page_store().batch();
     let mut builder = Builder::new(&pages);
     let mut empty = EmptyFolders::default();
-    let mut window = Vec::with_capacity(WINDOW);
-    for step in Walk::new(input.tree)? {
-        match step? {
-            Step::Fault(fault) => faults.push(fault),
-            Step::Item(item) => {
-                empty.saw(&item);
-                window.push(item);
-            }
+    std::thread::scope(|scope| {
+        let (sender, windows) = sync_channel(WINDOWS_AHEAD);
+        scope.spawn(move || walk_ahead(input.tree, &sender));
+        for window in windows {
+            run.window(window?, &mut empty, &mut builder, faults)?;
         }
-        if window.len() == WINDOW {
-            run.window(&mut window, &mut builder, faults)?;
-        }
-    }
-    run.window(&mut window, &mut builder, faults)?;
+        Ok::<_, PublishError>(())
+    })?;
     let summary = builder.finish().map_err(|e| match manifest_failure(e) {
         Ok(fault) => PublishError::Manifest(fault.to_string().into()),
         Err(error) => error,
@@ -96,10 +97,11 @@ pub(crate) fn scan(input: &ScanInput<'_>, faults: &mut Faults) -> Result<Scanned
     pages.commit()?;
     let ingest = run.ingest + begun.elapsed();
     let written = run.records.finish().map_err(cache_error)?;
+    let again = run.again.finish().map_err(cache_error)?;
     recheck::recheck(
         input.tree,
         &top,
-        written.records().map_err(cache_error)?,
+        again.records().map_err(cache_error)?,
         faults,
     )?;
     if faults.is_empty() && input.workspace.keeps_content() {
@@ -112,6 +114,25 @@ pub(crate) fn scan(input: &ScanInput<'_>, faults: &mut Faults) -> Result<Scanned
     })
 }
 
+/// Walks the tree while others work on what was found, a window at a time.
+fn walk_ahead(tree: &Tree, windows: &SyncSender<Result<Vec<Step>, PublishError>>) {
+    let mut walk = match Walk::new(tree) {
+        Ok(walk) => walk,
+        Err(error) => {
+            // Nobody takes it only when the scan has failed already.
+            windows.send(Err(error)).ok();
+            return;
+        }
+    };
+    loop {
+        let window: Result<Vec<Step>, PublishError> = walk.by_ref().take(WINDOW).collect();
+        let last = window.as_ref().map_or(true, |steps| steps.len() < WINDOW);
+        if windows.send(window).is_err() || last {
+            return;
+        }
+    }
+}
+
 /// Stamps from here on are not trusted.
 pub(crate) fn racy_from_ns() -> i64 {
     runtime::boot::now().as_ms().saturating_mul(1_000_000) - RACY_NS
@@ -120,38 +141,50 @@ pub(crate) fn racy_from_ns() -> i64 {
 struct Run<'a> {
     input: &'a ScanInput<'a>,
     cache: Reader,
+    names: Names,
     records: Writer,
+    /// What is looked at again at the end: folders, and files that were read.
+    again: Writer,
     batch: Batch,
     racy_from_ns: i64,
     ingest: Duration,
 }
 
 impl Run<'_> {
-    /// Turns a window of items into entries, reading what is new.
+    /// Turns a window of what the walk found into entries, reading what is new.
     fn window(
         &mut self,
-        window: &mut Vec<Item>,
+        window: Vec<Step>,
+        empty: &mut EmptyFolders,
         builder: &mut Builder<&Batch>,
         faults: &mut Faults,
     ) -> Result<(), PublishError> {
-        let selected = |item: &Item| item.kind == Kind::Folder || (self.input.select)(&item.path);
-        window.retain(selected);
-        let known: Vec<Option<Digest>> = window
-            .iter()
-            .map(|item| match item.kind {
-                Kind::File(_) => self.cache.find(item.path.as_bytes(), &item.stamp),
-                Kind::Folder | Kind::Symlink(_) | Kind::Special(_) => None,
+        let mut items = Vec::with_capacity(window.len());
+        for step in window {
+            match step {
+                Step::Fault(fault) => faults.push(fault),
+                Step::Item(item) => {
+                    empty.saw(&item);
+                    if item.kind == Kind::Folder || (self.input.select)(&item.path) {
+                        items.push(item);
+                    }
+                }
+            }
+        }
+        let known: Result<Vec<Option<Found>>, PublishError> =
+            items.iter().map(|item| self.known(item)).collect();
+        let begun = Instant::now();
+        let found: Result<Vec<Found>, PublishError> = items
+            .par_iter()
+            .zip(known?)
+            .with_max_len(16)
+            .map(|(item, known)| match known {
+                Some(known) => Ok(known),
+                None => take(self.input, &self.batch, item),
             })
             .collect();
-        let begun = Instant::now();
-        let found: Result<Vec<Found>, PublishError> = window
-            .par_iter()
-            .zip(known)
-            .with_max_len(16)
-            .map(|(item, known)| take(self.input, &self.batch, item, known))
-            .collect();
         self.ingest += begun.elapsed();
-        for (item, found) in window.drain(..).zip(found?) {
+        for (item, found) in items.into_iter().zip(found?) {
             self.record(&item, &found)?;
             self.input.counters.seen(1);
             let entry = match found {
@@ -173,6 +206,22 @@ impl Run<'_> {
             self.ingest += begun.elapsed();
         }
         Ok(())
+    }
+
+    /// What the cache says of a file that is stored; `None`: take it in.
+    fn known(&mut self, item: &Item) -> Result<Option<Found>, PublishError> {
+        let Kind::File(mode) = item.kind else {
+            return Ok(None);
+        };
+        let Some(digest) = self.cache.find(item.path.as_bytes(), &item.stamp) else {
+            return Ok(None);
+        };
+        let kept =
+            !self.input.workspace.keeps_content() || self.names.have(&self.batch, &digest)?;
+        Ok(kept.then(|| Found::Entry {
+            entry: file(item, digest, mode),
+            read: false,
+        }))
     }
 
     fn record(&mut self, item: &Item, found: &Found) -> Result<(), PublishError> {
@@ -201,6 +250,9 @@ impl Run<'_> {
             immutable: self.input.workspace.is_immutable(&item.path),
         };
         let failed = |e| PublishError::io(self.input.cache, "written", e);
+        if read || item.kind == Kind::Folder {
+            self.again.push(&record).map_err(failed)?;
+        }
         self.records.push(&record).map_err(failed)
     }
 }
@@ -212,12 +264,11 @@ pub(crate) enum Found {
     Fault(Fault),
 }
 
-/// Makes the entry of one item; reads its content unless `known` and stored already.
+/// Makes the entry of one item; a file is read.
 pub(crate) fn take(
     input: &ScanInput<'_>,
     batch: &Batch,
     item: &Item,
-    known: Option<Digest>,
 ) -> Result<Found, PublishError> {
     match &item.kind {
         Kind::Folder => Ok(Found::Folder),
@@ -231,17 +282,7 @@ pub(crate) fn take(
             Ok(Found::Fault(fault))
         }
         Kind::Symlink(target) => Ok(symlink(&item.path, target)),
-        Kind::File(mode) => {
-            if let Some(digest) = known
-                && (!input.workspace.keeps_content() || batch.has(&digest)?)
-            {
-                return Ok(Found::Entry {
-                    entry: file(item, digest, *mode),
-                    read: false,
-                });
-            }
-            read(input, batch, item, *mode)
-        }
+        Kind::File(mode) => read(input, batch, item, *mode),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::stat_cache::{Record, Records};
 const WINDOW: usize = 8192;
 const CHUNK: usize = 256;
 
-/// Compares folders and the files that were read with their stamps from the scan.
+/// Compares what `records` hold, folders and the files that were read, with their stamps from the scan.
 pub(super) fn recheck(
     tree: &Tree,
     top: &Stamp,
@@ -27,9 +27,7 @@ pub(super) fn recheck(
     for record in records {
         let record =
             record.map_err(|e| PublishError::io(tree.path(), "compared with its scan", e))?;
-        if record.read || record.key.ends_with(b"/") {
-            window.push(record);
-        }
+        window.push(record);
         if window.len() == WINDOW {
             check(tree, &window, faults)?;
             window.clear();

@@ -4,10 +4,12 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 
 use mirrorlog_core::path::EntryPath;
 use rayon::prelude::*;
-use rustix::fs::{Dir, FileType};
+use rustix::fs::{Dir, FileType, RawDir};
 
 use super::tree::{Kind, Stamp, Tree, look_at, means_changed};
 use crate::publish::{Fault, PublishError, Rule};
@@ -16,6 +18,9 @@ use crate::publish::{Fault, PublishError, Rule};
 const CHUNK: usize = 512;
 /// A folder ahead with at most this many names is looked at whole; a larger one when its turn comes.
 const SMALL_FOLDER: usize = 128;
+
+/// Buffer for a folder's names, in bytes.
+const LIST_BYTES: usize = 16 * 1024;
 
 /// A name in the tree.
 #[derive(Clone, Debug)]
@@ -57,7 +62,8 @@ impl<'a> Walk<'a> {
 
     /// Walks everything below one folder; the folder itself does not come.
     pub(crate) fn below(tree: &'a Tree, folder: &[u8]) -> Result<Self, PublishError> {
-        let frame = Frame::read(tree, folder.to_vec()).map_err(|e| read_error(tree, folder, e))?;
+        let frame = Frame::read(tree, folder.to_vec());
+        let (frame, _fd) = frame.map_err(|e| read_error(tree, folder, e))?;
         Ok(Self {
             tree,
             stack: vec![frame],
@@ -159,11 +165,13 @@ enum Ready {
 }
 
 impl Frame {
-    /// Reads a folder's names.
-    fn read(tree: &Tree, folder: Vec<u8>) -> io::Result<Self> {
+    /// Reads a folder's names; the folder is still open then.
+    fn read(tree: &Tree, folder: Vec<u8>) -> io::Result<(Self, OwnedFd)> {
         let fd = tree.folder(&folder)?;
         let mut names = Names::default();
-        for entry in Dir::read_from(&fd)? {
+        let mut buffer = [MaybeUninit::uninit(); LIST_BYTES];
+        let mut listed = RawDir::new(&fd, &mut buffer);
+        while let Some(entry) = listed.next() {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name == b"." || name == b".." {
@@ -186,12 +194,13 @@ impl Frame {
             names.index.push(Name { start, len, folder });
         }
         names.sort();
-        Ok(Self {
+        let frame = Self {
             folder,
             names,
             next: 0,
             ready: VecDeque::new(),
-        })
+        };
+        Ok((frame, fd))
     }
 
     /// Looks at the next names, and at what is in the small folders among them.
@@ -214,19 +223,15 @@ impl Frame {
     }
 
     /// Looks at all names of a small folder, in this thread.
-    fn fill_small(&mut self, tree: &Tree) -> Result<(), PublishError> {
+    fn fill_small(&mut self, tree: &Tree, fd: &OwnedFd) -> Result<(), PublishError> {
         if self.names.index.len() > SMALL_FOLDER {
             return Ok(());
         }
-        let fd = match tree.folder(&self.folder) {
-            Ok(fd) => fd,
-            Err(error) => return self.give_up(tree, error),
-        };
         let ready: Result<VecDeque<Ready>, PublishError> = self
             .names
             .index
             .iter()
-            .map(|name| self.look(tree, &fd, *name, false))
+            .map(|name| self.look(tree, fd, *name, false))
             .collect();
         self.ready = ready?;
         self.next = self.names.index.len();
@@ -236,7 +241,7 @@ impl Frame {
     fn look(
         &self,
         tree: &Tree,
-        fd: &std::os::fd::OwnedFd,
+        fd: &OwnedFd,
         name: Name,
         ahead: bool,
     ) -> Result<Ready, PublishError> {
@@ -271,12 +276,12 @@ impl Frame {
         if !name.folder {
             return Ok(Ready::Leaf(Item { path, stamp, kind }));
         }
-        let mut below = match Self::read(tree, path.as_bytes().to_vec()) {
+        let (mut below, fd) = match Self::read(tree, path.as_bytes().to_vec()) {
             Ok(below) => below,
             Err(error) => return fault_or_error(tree, path.as_bytes(), error).map(Ready::Fault),
         };
         if ahead {
-            below.fill_small(tree)?;
+            below.fill_small(tree, &fd)?;
         }
         Ok(Ready::Folder(Item { path, stamp, kind }, below))
     }
