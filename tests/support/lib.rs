@@ -9,6 +9,7 @@
 )]
 
 mod apt;
+mod archive_tree;
 mod debian;
 mod directory;
 mod http;
@@ -22,6 +23,7 @@ mod tree;
 mod wait;
 
 pub use apt::Apt;
+pub use archive_tree::{ArchiveTree, Change, Shape};
 pub use debian::DebianRepo;
 pub use http::{Http, Response};
 pub use mmdb::{Record, mmdb};

@@ -70,13 +70,15 @@ pub(crate) fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
 /// Bytes that do not compress, the same for the same seed (xorshift64).
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let words = std::iter::repeat_with(|| {
+    let mut bytes = Vec::with_capacity(length + 7);
+    while bytes.len() < length {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state.to_le_bytes()
-    });
-    words.flatten().take(length).collect()
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
 }
 
 /// SHA-256 in hex.
