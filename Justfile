@@ -28,10 +28,11 @@ test *args: _binaries
 e2e *args: _binaries
     {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --tests" } }} -p e2e --locked "$@"
 
-# 50 changed files of 100,000 against rsync; see --help
-bench-delta *args:
+# changes, first syncs and memory beside rsync, ftpsync, cp and find: `just bench --files 100000,1000000`; see --help
+bench *args:
+    deploy/setup --with-bench
     cargo build --release --locked -p mirrorlog
-    cargo run --quiet --locked -p e2e --bin bench -- --release "$@"
+    cargo run --quiet --release --locked -p e2e --bin bench -- --release "$@"
 
 # a directory of 1,000 mirrors against nginx's `return 302`; see --help
 bench-directory *args:

@@ -231,6 +231,18 @@ impl Network {
         self.config(mirror).parent().unwrap().to_owned()
     }
 
+    /// Takes all that a killed mirror holds.
+    pub fn wipe(&self, mirror: &str) {
+        for folder in ["state", "store"] {
+            std::fs::remove_dir_all(self.mirror_dir(mirror).join(folder)).unwrap();
+        }
+    }
+
+    /// Where the archive serves content.
+    pub fn archive_fetch(&self) -> &str {
+        self.local["archive"]["fetch"].as_str().unwrap()
+    }
+
     /// nats-server's URL.
     pub fn nats(&self) -> &str {
         self.local["nats"]["url"].as_str().unwrap()
