@@ -238,9 +238,11 @@ impl Network {
         }
     }
 
-    /// Where the archive serves content.
-    pub fn archive_fetch(&self) -> &str {
-        self.local["archive"]["fetch"].as_str().unwrap()
+    /// Where archive and mirrors serve content to mirrors.
+    pub fn fetch_addresses(&self) -> Vec<&str> {
+        let mirrors = self.local["mirrors"].as_array().unwrap().iter();
+        let all = std::iter::once(&self.local["archive"]).chain(mirrors);
+        all.map(|one| one["fetch"].as_str().unwrap()).collect()
     }
 
     /// nats-server's URL.

@@ -6,8 +6,8 @@ use std::path::Path;
 use e2e::{Tree, noise, tool};
 
 use crate::Args;
-use crate::measure::{Timer, sync};
-use crate::ours::Ours;
+use crate::measure::sync;
+use crate::ours::{Cost, Ours};
 use crate::results::{Results, Row, Sample};
 use crate::rsync::Rsync;
 
@@ -66,45 +66,27 @@ fn run(
         Row::new(&durable, files, "cp -a and sync -f", None),
         Row::new(&published, files, "rsync", None),
     ];
+    let theirs = || {
+        let by_rsync = copy(&rsync, tree, || Sample::of_rsync(&rsync.copy(&["copy"])));
+        let by_cp = copy(&rsync, tree, || cp(&rsync, tree));
+        [by_rsync, by_cp]
+    };
     for round in 0..args.bulk_rounds {
-        let ours = || {
-            let ours = Ours::start(&args.tools(), 1);
-            let published = ours.publish(tree, None);
-            let synced = ours.first_sync("nz1", published.build);
-            eprintln!(
-                "published {:.2} s ({})",
-                published.seconds, published.phases
-            );
-            if round == 0 {
-                ours.compare(tree, &published);
-            }
-            let payload = bytes(tree);
-            [
-                Sample::of_ours(&published, payload),
-                Sample::of_ours(&synced, payload),
-            ]
-        };
-        let theirs = || {
-            let copied = copy(&rsync, || Sample::of_rsync(&rsync.copy(&["copy"])), tree);
-            let timer = Timer::new(&args.tools(), &rsync.target("").join("."));
-            let by_cp = copy(&rsync, || cp(&timer, tree, &rsync.target("copy")), tree);
-            [copied, by_cp]
-        };
-        let (ours, theirs) = if round % 2 == 0 {
-            let ours = ours();
+        let is_last = round + 1 == args.bulk_rounds;
+        let ([published, synced], theirs) = if round % 2 == 0 {
+            let ours = ours(args, tree, is_last);
             (ours, theirs())
         } else {
             let theirs = theirs();
-            (ours(), theirs)
+            (ours(args, tree, is_last), theirs)
         };
-        let [published, synced] = ours;
-        let [[rsync, rsync_durable], [cp, cp_durable]] = theirs;
+        let [[by_rsync, rsync_durable], [by_cp, cp_durable]] = theirs;
         let pairs = [
-            (synced, rsync),
-            (synced, cp),
+            (synced, by_rsync),
+            (synced, by_cp),
             (synced, rsync_durable),
             (synced, cp_durable),
-            (published, rsync),
+            (published, by_rsync),
         ];
         for (row, (ours, theirs)) in rows.iter_mut().zip(pairs) {
             row.add(ours, theirs, "");
@@ -113,8 +95,24 @@ fn run(
     results.rows.extend(rows);
 }
 
+/// A publish with the first sync behind it, and the first sync alone.
+fn ours(args: &Args, tree: &Path, is_compared: bool) -> [Sample; 2] {
+    let ours = Ours::start(&args.tools(), 1);
+    let published = ours.publish(tree, None);
+    let Cost {
+        seconds, phases, ..
+    } = &published;
+    eprintln!("published {seconds:.2} s ({phases})");
+    let synced = ours.first_sync("nz1", published.build);
+    if is_compared {
+        eprintln!("comparing the trees");
+        ours.compare(tree, &published);
+    }
+    [&published, &synced].map(|cost| Sample::of_ours(cost, bytes(tree)))
+}
+
 /// One copy to where nothing is: as the program left it, and once it is durable.
-fn copy(rsync: &Rsync, by: impl FnOnce() -> Sample, tree: &Path) -> [Sample; 2] {
+fn copy(rsync: &Rsync, tree: &Path, by: impl FnOnce() -> Sample) -> [Sample; 2] {
     let target = rsync.target("copy");
     if target.exists() {
         fs::remove_dir_all(&target).unwrap();
@@ -131,10 +129,10 @@ fn copy(rsync: &Rsync, by: impl FnOnce() -> Sample, tree: &Path) -> [Sample; 2] 
     [sample, durable]
 }
 
-fn cp(timer: &Timer, tree: &Path, target: &Path) -> Sample {
+fn cp(rsync: &Rsync, tree: &Path) -> Sample {
     let mut command = tool("cp");
-    command.arg("-a").arg(tree).arg(target);
-    Sample::of(&timer.run(&command).1)
+    command.arg("-a").arg(tree).arg(rsync.target("copy"));
+    Sample::of(&rsync.timer().run(&command).1)
 }
 
 fn bytes(tree: &Path) -> u64 {

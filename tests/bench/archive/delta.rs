@@ -153,7 +153,7 @@ impl<'a> Site<'a> {
                     1 => self.args.with_peers().then(|| self.copy()),
                     _two => {
                         let with = self.args.with_ftpsync();
-                        with.then(|| Sample::of(&self.rsync.ftpsync("ftpsync").used))
+                        with.then(|| Sample::of_rsync(&self.rsync.ftpsync("ftpsync")))
                     }
                 };
             }

@@ -32,7 +32,8 @@ pub(crate) fn run(args: &Args, results: &mut Results) {
     }
     let what = format!("{} files changed, full scan, ten mirrors", args.changed);
     let mut row = Row::new(&what, files, "ten rsync clients", Some(BY_SCAN));
-    for round in 0..args.rounds {
+    let rounds = if with_rsync { args.rounds } else { 2 };
+    for round in 0..rounds {
         let change = tree.change(args.changed);
         let theirs = || with_rsync.then(|| rsync.copy(&copies)).unwrap_or_default();
         let theirs = if round % 2 == 0 {

@@ -27,7 +27,7 @@ pub(crate) struct Cost {
     /// Of all services and of the command.
     pub(crate) cpu_s: f64,
     pub(crate) mirrors_cpu_s: f64,
-    /// Between mirrors and archive or log, both ways.
+    /// What mirrors had from archive, log and each other, both ways.
     pub(crate) wire_bytes: u64,
     /// Between the auditor and the mirrors' web servers.
     pub(crate) audit_bytes: u64,
@@ -133,12 +133,12 @@ impl Ours {
             ..Cost::default()
         };
         let auditor = self.network.pid("consistency");
-        let (archive, nats) = (self.network.archive_fetch(), self.network.nats());
-        let nats = nats.trim_start_matches("nats://");
+        let mut peers = self.network.fetch_addresses();
+        peers.push(self.network.nats().trim_start_matches("nats://"));
         for mirror in self.network.mirrors() {
             let pid = self.network.pid(mirror);
             cost.mirrors_cpu_s += cpu(mirror);
-            for peer in [archive, nats] {
+            for peer in &peers {
                 cost.wire_bytes += connections.since(&before.connections, pid, peer);
             }
             let http = self.network.url(mirror).trim_start_matches("http://");

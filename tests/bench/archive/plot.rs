@@ -96,10 +96,14 @@ fn groups(rows: &[Row]) -> Vec<(String, Vec<Bar<'_>>)> {
     for row in rows {
         let label = format!("{}, {} files", row.what, thousands(row.files));
         let theirs = (row.peer, middle(&row.theirs), false);
-        match groups.iter_mut().find(|(other, _)| *other == label) {
-            Some((_, bars)) => bars.push(theirs),
-            None => groups.push((label, vec![("mirrorlog", middle(&row.ours), true), theirs])),
+        let theirs = row.is_compared().then_some(theirs);
+        if let Some((_, bars)) = groups.iter_mut().find(|(other, _)| *other == label) {
+            bars.extend(theirs);
+            continue;
         }
+        let mut bars = vec![("mirrorlog", middle(&row.ours), true)];
+        bars.extend(theirs);
+        groups.push((label, bars));
     }
     groups
 }

@@ -95,6 +95,11 @@ impl Row {
         self.theirs.push(theirs);
     }
 
+    /// Whether the peer was there.
+    pub(crate) fn is_compared(&self) -> bool {
+        self.theirs.iter().all(|one| one.seconds > 0.0)
+    }
+
     /// How many times as long the peer took, in each repetition, sorted.
     pub(crate) fn ratios(&self) -> Vec<f64> {
         let pairs = self.ours.iter().zip(&self.theirs);
@@ -106,39 +111,41 @@ impl Row {
     }
 
     fn markdown(&self) -> String {
-        let ratios = self.ratios();
-        let ratio = median(ratios.iter().copied());
         let ours = |of: fn(&Sample) -> f64| median(self.ours.iter().map(of));
         let theirs = |of: fn(&Sample) -> f64| median(self.theirs.iter().map(of));
-        let (target, met) = self.target.map_or((String::new(), ""), |target| {
-            (format!("{}", round(target)), yes(ratio >= target))
-        });
-        let counted = |bytes: f64| {
-            if bytes == 0.0 {
-                "".to_owned()
-            } else {
-                kib(bytes)
-            }
+        let counted = |bytes: f64| match bytes == 0.0 {
+            true => String::new(),
+            false => format!("{:.0}", bytes / 1024.0),
         };
-        format!(
-            "| {} | {} | {} | {}: {} | {:.2} ({:.2} to {:.2}) | {target} | {met} | {:.2} ({:.2}) | {:.2} ({:.2}) | {} | {} | {} | {} |\n",
-            self.what,
+        let cpu = |all: f64, part: f64| format!("{all:.2} ({part:.2})");
+        let mut cells = vec![
+            self.what.clone(),
             thousands(self.files),
             seconds(ours(|one| one.seconds)),
-            self.peer,
-            seconds(theirs(|one| one.seconds)),
-            ratio,
-            ratios[0],
-            ratios[ratios.len() - 1],
-            ours(|one| one.cpu_s),
-            ours(|one| one.part_cpu_s),
-            theirs(|one| one.cpu_s),
-            theirs(|one| one.part_cpu_s),
-            counted(ours(|one| one.payload_bytes)),
-            counted(ours(|one| one.metadata_bytes)),
-            counted(ours(|one| one.audit_bytes)),
-            counted(theirs(|one| one.metadata_bytes)),
-        )
+        ];
+        if self.is_compared() {
+            let ratios = self.ratios();
+            let ratio = median(ratios.iter().copied());
+            let (least, most) = (ratios[0], ratios[ratios.len() - 1]);
+            let met = self.target.map(|target| yes(ratio >= target));
+            cells.push(format!(
+                "{}: {}",
+                self.peer,
+                seconds(theirs(|one| one.seconds))
+            ));
+            cells.push(format!("{ratio:.2} ({least:.2} to {most:.2})"));
+            cells.push(self.target.map_or_else(String::new, round));
+            cells.push(met.unwrap_or_default().to_owned());
+        } else {
+            cells.extend(["", "", "", ""].map(String::from));
+        }
+        cells.push(cpu(ours(|one| one.cpu_s), ours(|one| one.part_cpu_s)));
+        cells.push(cpu(theirs(|one| one.cpu_s), theirs(|one| one.part_cpu_s)));
+        cells.push(counted(ours(|one| one.payload_bytes)));
+        cells.push(counted(ours(|one| one.metadata_bytes)));
+        cells.push(counted(ours(|one| one.audit_bytes)));
+        cells.push(counted(theirs(|one| one.metadata_bytes)));
+        format!("| {} |\n", cells.join(" | "))
     }
 }
 
@@ -282,14 +289,10 @@ pub(crate) fn seconds(s: f64) -> String {
     }
 }
 
-fn kib(bytes: f64) -> String {
-    format!("{:.0}", bytes / 1024.0)
-}
-
 /// No more digits than mean something.
 fn round(number: f64) -> String {
     if number.abs() < 10.0 {
-        format!("{:.2}", number)
+        format!("{number:.2}")
             .trim_end_matches('0')
             .trim_end_matches('.')
             .to_owned()

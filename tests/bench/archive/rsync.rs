@@ -36,6 +36,18 @@ pub(crate) struct Copied {
     pub(crate) metadata_bytes: u64,
 }
 
+impl Copied {
+    /// With what rsync said that it sent and received.
+    fn with_bytes(mut self, said: &str) -> Self {
+        let stat = |name: &str| statistic(said, name);
+        let payload = stat("Literal data: ");
+        self.payload_bytes += payload;
+        self.metadata_bytes +=
+            stat("Total bytes sent: ") + stat("Total bytes received: ") - payload;
+        self
+    }
+}
+
 impl Rsync {
     pub(crate) fn start(tools: &Path, tree: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -78,6 +90,10 @@ impl Rsync {
         self.dir.path().join(copy)
     }
 
+    pub(crate) fn timer(&self) -> &Timer {
+        &self.timer
+    }
+
     fn client(&self, copy: &str) -> Command {
         let mut client = tool("rsync");
         client
@@ -114,11 +130,7 @@ impl Rsync {
             let used = read_report(&report, 0.0);
             copied.used.cpu_s += used.cpu_s;
             copied.used.peak_mib = copied.used.peak_mib.max(used.peak_mib);
-            let stat = |name: &str| statistic(&said, name);
-            let payload = stat("Literal data: ");
-            copied.payload_bytes += payload;
-            copied.metadata_bytes +=
-                stat("Total bytes sent: ") + stat("Total bytes received: ") - payload;
+            copied = copied.with_bytes(&said);
         }
         copied.daemon_cpu_s = self.daemon_cpu().since(&daemon);
         copied.used.cpu_s += copied.daemon_cpu_s;
@@ -150,10 +162,12 @@ impl Rsync {
         let (_, mut used) = self.timer.run(&command);
         let daemon_cpu_s = self.daemon_cpu().since(&daemon);
         used.cpu_s += daemon_cpu_s;
+        let log = home.join(".local/log/ftpsync/rsync-ftpsync.log.0");
+        let said = fs::read_to_string(log).unwrap();
         Copied {
             used,
             daemon_cpu_s,
-            ..Copied::default()
+            ..Copied::default().with_bytes(&said)
         }
     }
 
@@ -199,8 +213,14 @@ impl Drop for Rsync {
     }
 }
 
+/// A figure of `--stats`, on standard output or in a log; of all runs that are there.
 fn statistic(said: &str, name: &str) -> u64 {
-    let line = said.lines().find_map(|line| line.strip_prefix(name));
-    let number = line.unwrap_or_else(|| panic!("rsync does not say {name:?}: {said}"));
-    number.split(' ').next().unwrap().parse().unwrap()
+    let values = said
+        .lines()
+        .filter_map(|line| Some(line.split_once(name)?.1));
+    let values: Vec<u64> = values
+        .map(|rest| rest.split(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert!(!values.is_empty(), "rsync does not say {name:?}: {said}");
+    values.iter().sum()
 }
