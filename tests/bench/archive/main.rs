@@ -1,9 +1,9 @@
 //! Publishing and mirroring beside rsync, ftpsync, cp and find, turn by turn in one run.
 //!
-//! Each repetition changes the archive, lets every side bring its copy up to date, and gives a ratio; who begins changes.
-//! Before each turn dirty pages are written back, so that nobody pays for another one's. Our side's time is the whole of
-//! `publish … --wait all`: scan or list, hashing, signing, log, fetch, digests, `syncfs`, flip, deletion, audit, verdict.
-//! Afterwards copies and mirrors are compared with the tree.
+//! Each repetition changes the archive, lets every side bring its copy up to date, and gives a ratio; who begins
+//! changes. Before each turn dirty pages are written back, so that nobody pays for another one's. Our time is the whole
+//! of `publish … --wait all`: scan or list, hashing, signing, log, fetch, digests, `syncfs`, flip, deletion, audit,
+//! verdict. Afterwards copies and mirrors are compared with the tree.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -161,8 +161,8 @@ impl Ours {
 
     /// What the mirrors serve has to be the tree: else the times mean nothing.
     ///
-    /// The list of the build has the tree's digests; every mirror has the build's root and finds all of its content good;
-    /// some files are fetched as clients do.
+    /// The list of the build has the tree's digests; every mirror has the build's root and finds all of its content
+    /// good; some files are fetched as clients do.
     pub(crate) fn compare(&self, tree: &Path, cost: &Cost) {
         let mut on_disk = digests(tree);
         let listed = self

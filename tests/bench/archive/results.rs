@@ -202,8 +202,9 @@ impl Results {
         let mut text = String::new();
         if !self.rows.is_empty() {
             text.push_str(
-                "| what | files | mirrorlog | against | times as fast (min to max) | target | met | our CPU s (mirrors) | \
-                 their CPU s (daemon) | payload KiB | our metadata KiB | audit KiB | their metadata KiB |\n\
+                "| what | files | mirrorlog | against | times as fast (min to max) | target | met | \
+                 our CPU s (mirrors) | their CPU s (daemon) | payload KiB | our metadata KiB | audit KiB | \
+                 their metadata KiB |\n\
                  | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
             );
             self.rows
@@ -212,8 +213,9 @@ impl Results {
         }
         if !self.memory.is_empty() {
             text.push_str(
-                "\n| peak memory, MiB | mirrors | archive | mirror | consistency | publish | later: archive, mirror, consistency | \
-                 rsync client, daemon |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n",
+                "\n| peak memory, MiB | mirrors | archive | mirror | consistency | publish | \
+                 later: archive, mirror, consistency | rsync client, daemon |\n\
+                 | --- | --- | --- | --- | --- | --- | --- | --- |\n",
             );
         }
         for memory in &self.memory {
@@ -221,9 +223,10 @@ impl Results {
                 format!("{client:.0}, {daemon:.0}")
             });
             let [archive, mirror, consistency] = memory.later;
+            let later = format!("{archive:.0}, {mirror:.0}, {consistency:.0}");
             writeln!(
                 text,
-                "| {} files | {} | {:.0} | {:.0} | {:.0} | {:.0} | {archive:.0}, {mirror:.0}, {consistency:.0} | {rsync} |",
+                "| {} files | {} | {:.0} | {:.0} | {:.0} | {:.0} | {later} | {rsync} |",
                 thousands(memory.files),
                 memory.mirrors,
                 memory.archive,
