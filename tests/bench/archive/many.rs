@@ -2,7 +2,7 @@
 
 use crate::ours::Ours;
 use crate::results::{Memory, Results, Row, Sample};
-use crate::rsync::Rsync;
+use crate::rsync::{Copied, Rsync};
 use crate::{Args, Section};
 
 pub(crate) const MIRRORS: u16 = 10;
@@ -35,7 +35,13 @@ pub(crate) fn run(args: &Args, results: &mut Results) {
     let rounds = if with_rsync { args.rounds } else { 2 };
     for round in 0..rounds {
         let change = tree.change(args.changed);
-        let theirs = || with_rsync.then(|| rsync.copy(&copies)).unwrap_or_default();
+        let theirs = || {
+            if with_rsync {
+                rsync.copy(&copies)
+            } else {
+                Copied::default()
+            }
+        };
         let theirs = if round % 2 == 0 {
             last = ours.publish(tree.path(), None);
             theirs()

@@ -12,7 +12,7 @@ use crate::measure::{Connections, Cpu, Timer, Used, peak_mib, reset_peak, sync};
 pub(crate) const CHANNEL: &str = "bench";
 const PATIENCE: Duration = Duration::from_secs(3600);
 /// Files that are fetched as clients do and compared byte by byte.
-const FETCHED: usize = 2000;
+const FETCHED: usize = 500;
 
 /// A network whose costs are measured.
 pub(crate) struct Ours {
@@ -165,6 +165,7 @@ impl Ours {
     /// good; some files are fetched as clients do.
     pub(crate) fn compare(&self, tree: &Path, cost: &Cost) {
         let mut on_disk = digests(tree);
+        let all: Vec<String> = on_disk.keys().cloned().collect();
         let listed = self
             .network
             .run(["ls", &format!("{CHANNEL}@{}", cost.build)]);
@@ -182,7 +183,6 @@ impl Ours {
             );
             self.network.run(["verify", "--mirror", mirror]).ok();
         }
-        let all: Vec<String> = digests(tree).into_keys().collect();
         for path in all.iter().step_by(all.len().div_ceil(FETCHED)) {
             let answer = self.network.get("nz1", &format!("/{CHANNEL}/{path}"));
             let content = fs::read(tree.join(path)).unwrap();

@@ -113,9 +113,12 @@ impl Row {
     fn markdown(&self) -> String {
         let ours = |of: fn(&Sample) -> f64| median(self.ours.iter().map(of));
         let theirs = |of: fn(&Sample) -> f64| median(self.theirs.iter().map(of));
-        let counted = |bytes: f64| match bytes == 0.0 {
-            true => String::new(),
-            false => format!("{:.0}", bytes / 1024.0),
+        let counted = |bytes: f64| {
+            if bytes == 0.0 {
+                String::new()
+            } else {
+                format!("{:.0}", bytes / 1024.0)
+            }
         };
         let cpu = |all: f64, part: f64| format!("{all:.2} ({part:.2})");
         let mut cells = vec![
@@ -276,7 +279,7 @@ pub(crate) fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
