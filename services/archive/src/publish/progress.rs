@@ -75,6 +75,10 @@ impl Counters {
         self.files_read.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn moment(&self) -> Moment {
         Moment {
             phase: match self.phase.load(Ordering::Relaxed) {
@@ -85,7 +89,7 @@ impl Counters {
             },
             entries: self.entries.load(Ordering::Relaxed),
             files_read: self.files_read(),
-            bytes_read: self.bytes_read.load(Ordering::Relaxed),
+            bytes_read: self.bytes_read(),
         }
     }
 }

@@ -15,7 +15,7 @@ use mirrorlog_core::manifest::{Builder, Entry, FileEntry, Mode, Summary};
 use mirrorlog_core::path::{EntryPath, resolve_target};
 use mirrorlog_core::time::Mtime;
 use rayon::prelude::*;
-use runtime::store::{Batch, Names};
+use runtime::store::{Batch, Committer, Names};
 
 pub(crate) use recheck::recheck_one;
 pub(crate) use tree::{Kind, Stamp, Tree, means_changed, split};
@@ -28,8 +28,9 @@ use crate::stat_cache::{Reader, Record, Writer};
 const WINDOW: usize = 4096;
 /// Windows that the walk may be ahead.
 const WINDOWS_AHEAD: usize = 2;
-/// New blobs after which a batch is committed: one pair of `syncfs` for so many.
+/// New blobs, or bytes of them, after which a batch is committed: one pair of `syncfs` for so many.
 const BATCH_BLOBS: usize = 64 * 1024;
+const BATCH_BYTES: u64 = 128 * 1024 * 1024;
 /// Stamps this close to the scan, or later, do not prove that content stays the same.
 const RACY_NS: i64 = 2_000_000_000;
 
@@ -74,6 +75,8 @@ pub(crate) fn scan(input: &ScanInput<'_>, faults: &mut Faults) -> Result<Scanned
         records: Writer::create(cache_dir, identity).map_err(cache_error)?,
         again: Writer::create(cache_dir, identity).map_err(cache_error)?,
         batch: store.batch(),
+        committed_bytes: input.counters.bytes_read(),
+        committer: Committer::default(),
         racy_from_ns: racy_from_ns(),
         ingest: Duration::ZERO,
     };
@@ -93,6 +96,7 @@ pub(crate) fn scan(input: &ScanInput<'_>, faults: &mut Faults) -> Result<Scanned
         Err(error) => error,
     })?;
     let begun = Instant::now();
+    run.committer.wait()?;
     run.batch.commit()?;
     pages.commit()?;
     let ingest = run.ingest + begun.elapsed();
@@ -146,6 +150,9 @@ struct Run<'a> {
     /// What is looked at again at the end: folders, and files that were read.
     again: Writer,
     batch: Batch,
+    /// Bytes that were read before this batch.
+    committed_bytes: u64,
+    committer: Committer,
     racy_from_ns: i64,
     ingest: Duration,
 }
@@ -199,10 +206,12 @@ impl Run<'_> {
                 faults.push(manifest_failure(error)?);
             }
         }
-        if self.batch.len() >= BATCH_BLOBS {
+        let read = self.input.counters.bytes_read();
+        if self.batch.len() >= BATCH_BLOBS || read - self.committed_bytes >= BATCH_BYTES {
             let begun = Instant::now();
             let full = std::mem::replace(&mut self.batch, self.input.workspace.store().batch());
-            full.commit()?;
+            self.committer.commit(full)?;
+            self.committed_bytes = read;
             self.ingest += begun.elapsed();
         }
         Ok(())

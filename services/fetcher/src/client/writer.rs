@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 use mirrorlog_core::id::{Digest, Lane};
 use mirrorlog_core::limits::PAGE_MAX_BYTES;
-use runtime::store::{Batch, Partial, Store, StoreError};
+use runtime::store::{Batch, Committer, Partial, Store, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -110,6 +110,7 @@ pub(super) struct Sink {
     batch: RwLock<Batch>,
     batch_bytes: AtomicU64,
     batch_files: AtomicU64,
+    committer: Mutex<Committer>,
 }
 
 impl Sink {
@@ -129,24 +130,49 @@ impl Sink {
             batch: RwLock::new(batch),
             batch_bytes: AtomicU64::new(0),
             batch_files: AtomicU64::new(0),
+            committer: Mutex::default(),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.batch_bytes.load(Ordering::Relaxed) >= BATCH_MAX_BYTES
+            || self.batch_files.load(Ordering::Relaxed) >= BATCH_MAX_FILES
+    }
+
+    /// Commits a full batch, while the next one is filled. Blocks while the one before is under way.
+    fn commit_full(&self) -> Result<(), StoreError> {
+        let mut committer = self.committer();
+        // Whoever waited here may find that somebody else has done it.
+        if self.is_full() {
+            committer.commit(self.take_batch())
+        } else {
+            Ok(())
         }
     }
 
     /// Makes everything durable that was put in. Blocks.
-    pub(super) fn commit(&self) -> Result<(), StoreError> {
+    fn settle(&self) -> Result<(), StoreError> {
+        self.committer().wait()?;
+        self.take_batch().commit()
+    }
+
+    fn take_batch(&self) -> Batch {
         self.batch_bytes.store(0, Ordering::Relaxed);
         self.batch_files.store(0, Ordering::Relaxed);
-        let full = {
-            let mut batch = self.batch.write().unwrap_or_else(PoisonError::into_inner);
-            mem::replace(&mut *batch, self.store.batch())
-        };
-        full.commit()
+        let mut batch = self.batch.write().unwrap_or_else(PoisonError::into_inner);
+        mem::replace(&mut *batch, self.store.batch())
+    }
+
+    fn committer(&self) -> MutexGuard<'_, Committer> {
+        self.committer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last commit: leaves of a manifest first, then the pages above them. Blocks.
     /// The latter only if the walk is `whole`: a page that is here stands for all pages below it.
     pub(super) fn finish(&self, whole: bool) -> Result<(), StoreError> {
-        self.commit()?;
+        self.settle()?;
         let Some(walk) = self.walk.as_ref().filter(|_| whole) else {
             return Ok(());
         };
@@ -157,7 +183,7 @@ impl Sink {
         if held.is_empty() {
             Ok(())
         } else {
-            self.commit()
+            self.settle()
         }
     }
 
@@ -168,10 +194,10 @@ impl Sink {
     fn stored(&self, job: &Job, source: Option<usize>, bytes: u64) -> Result<(), StoreError> {
         self.progress.stored(bytes);
         self.board.stored(job, source, bytes);
-        let bytes = self.batch_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let files = self.batch_files.fetch_add(1, Ordering::Relaxed) + 1;
-        if bytes >= BATCH_MAX_BYTES || files >= BATCH_MAX_FILES {
-            self.commit()
+        self.batch_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.batch_files.fetch_add(1, Ordering::Relaxed);
+        if self.is_full() {
+            self.commit_full()
         } else {
             Ok(())
         }

@@ -16,7 +16,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::partial::Finished;
 use super::session::TempName;
-use super::{BUFFER_BYTES, Store, StoreError, hash_file, make_folder, name_of, read_full};
+use super::{
+    BUFFER_BYTES, Store, StoreError, WRITE_AHEAD_BYTES, begin_writing, hash_file, make_folder,
+    name_of, read_full,
+};
 
 /// A name younger than this, in seconds, may not be on the disk yet: another process may have
 /// renamed it and not synced, or died before it did. Linux writes metadata back within half a
@@ -334,6 +337,9 @@ fn copy(source: &File, mut file: &File, path: &Path) -> Result<(Digest, u64), St
         file.write_all(&buffer[..filled])
             .map_err(|e| StoreError::io("write", path, e))?;
         offset += filled as u64;
+        if offset.is_multiple_of(WRITE_AHEAD_BYTES) {
+            begin_writing(file, offset - WRITE_AHEAD_BYTES, WRITE_AHEAD_BYTES);
+        }
         if filled < buffer.len() {
             return Ok((Digest::from_bytes(hash.finalize().into()), offset));
         }

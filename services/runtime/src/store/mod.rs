@@ -13,6 +13,7 @@
 //! All calls block: run them on blocking threads.
 
 mod batch;
+mod committer;
 mod draft;
 mod error;
 mod names;
@@ -36,6 +37,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 pub use batch::{Batch, Ingested};
+pub use committer::Committer;
 pub use draft::{Draft, Drafted, Recalled};
 pub use error::StoreError;
 pub use names::Names;
@@ -46,6 +48,8 @@ use session::Session;
 
 /// Buffer for reading and hashing, in bytes; files up to this size are handled in memory, in few calls.
 const BUFFER_BYTES: usize = 256 * 1024;
+/// Large files are written to the disk in pieces of this size while they come.
+const WRITE_AHEAD_BYTES: u64 = 8 * 1024 * 1024;
 /// Permission bits of blobs: they are public, and export trees link them.
 const BLOB_MODE: Mode = Mode::from_raw_mode(0o644);
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o755);
@@ -276,6 +280,15 @@ fn make_folder(parent: &OwnedFd, name: &str) -> Result<(), Errno> {
     match rustix::fs::mkdirat(parent, name, FOLDER_MODE) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(e) => Err(e),
+    }
+}
+
+/// Has the disk begin with what was written at `offset`, so that the sync at the end finds little to do.
+/// That is what Linux does about dirty pages that are not needed; they stay in memory as they are.
+fn begin_writing(file: &File, offset: u64, length: u64) {
+    // A file system that takes no advice is only slower.
+    if let Some(length) = std::num::NonZeroU64::new(length) {
+        rustix::fs::fadvise(file, offset, Some(length), rustix::fs::Advice::DontNeed).ok();
     }
 }
 

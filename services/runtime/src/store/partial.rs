@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use super::{BLOB_MODE, Store, StoreError, hash_into, try_lock};
+use super::{BLOB_MODE, Store, StoreError, WRITE_AHEAD_BYTES, begin_writing, hash_into, try_lock};
 
 /// A blob that arrives in pieces and may be resumed. Locked: one receiver at a time, over all processes.
 #[derive(Debug)]
@@ -78,6 +78,11 @@ impl Partial {
             .write_all(bytes)
             .map_err(|e| StoreError::io("write", &self.file.path(), e))?;
         self.hash.update(bytes);
+        let piece = |at: u64| at / WRITE_AHEAD_BYTES * WRITE_AHEAD_BYTES;
+        let (from, until) = (piece(self.offset), piece(end));
+        if from < until {
+            begin_writing(&self.file.file, from, until - from);
+        }
         self.offset = end;
         Ok(())
     }
