@@ -40,6 +40,12 @@ bench-directory *args:
     cargo build --release --locked -p mirrorlog
     cargo run --quiet --release --locked -p e2e --bin bench-directory -- --release "$@"
 
+# the mirror's HTTP server against nginx on the same files; see --help
+bench-serving *args:
+    deploy/setup --with-bench
+    cargo build --release --locked -p mirrorlog
+    cargo run --quiet --release --locked -p e2e --bin bench-serving -- --release "$@"
+
 # start-up, memory and transfer of the client beside curl and apt's own http; see --help
 bench-client *args:
     deploy/setup --with-bench

@@ -20,7 +20,9 @@ mod openbsd;
 mod process;
 mod terminal;
 mod tree;
+mod usage;
 mod wait;
+mod wrk;
 
 pub use apt::Apt;
 pub use archive_tree::{ArchiveTree, Change, Shape};
@@ -33,4 +35,6 @@ pub use openbsd::OpenBsdRepo;
 pub use process::{binary, run, tool, use_binary};
 pub use terminal::Terminal;
 pub use tree::{Tree, noise, sha256};
+pub use usage::Group;
 pub use wait::{until, until_within};
+pub use wrk::{Ask, Measured, Wrk, median};

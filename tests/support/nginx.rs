@@ -18,6 +18,11 @@ pub struct Nginx {
 }
 
 impl Nginx {
+    /// Its main process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `tools`: the folder with usr/sbin/nginx; `does`: what it does with every request, such as `return 302 …;` or
     /// `root …;`.
     pub fn start(tools: &Path, does: &str) -> Self {

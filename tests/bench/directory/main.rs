@@ -16,9 +16,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use e2e::{Network, Nginx, Setup, Tree, binary, until_within};
+use e2e::{Group, Measured, Network, Nginx, Setup, Tree, binary, median, until_within};
 use fleet::Fleet;
-use load::{Load, Result};
+use load::Load;
 
 /// Measures redirects and lists of a large directory.
 #[derive(Debug, Parser)]
@@ -79,9 +79,9 @@ fn main() {
         &tools,
         &format!("return 302 {}$request_uri;", fleet.example),
     );
-    let load = Load::new(&tools, &network, &paths, args.connections, args.seconds);
+    let load = Load::new(&tools, &paths, args.connections, args.seconds);
     let directory = network.directory().to_owned();
-    let mut rounds: Vec<[Result; 4]> = Vec::new();
+    let mut rounds: Vec<[Measured; 4]> = Vec::new();
     println!(
         "\n{:>6} {:>22} {:>30} {:>30} {:>30}",
         "round", "nginx 302", "redirect", "list (20 mirrors)", "JSON (20 mirrors)"
@@ -97,14 +97,10 @@ fn main() {
         print_round(&round.to_string(), &results, ratios);
         rounds.push(results);
     }
-    let median = |at: usize| Result {
-        per_s: middle(rounds.iter().map(|round| round[at].per_s)),
-        p99_ms: middle(rounds.iter().map(|round| round[at].p99_ms)),
-        failed: rounds.iter().map(|round| round[at].failed).sum(),
-    };
+    let middle = |at: usize| Measured::median(rounds.iter().map(|round| round[at]));
     // Of ratios, not a ratio of medians: the machine is faster in some rounds than in others.
-    let ratio = |at: usize| middle(rounds.iter().map(|round| round[at].per_s / round[0].per_s));
-    print_round("median", &[0, 1, 2, 3].map(median), [0, 1, 2, 3].map(ratio));
+    let ratio = |at: usize| median(rounds.iter().map(|round| round[at].per_s / round[0].per_s));
+    print_round("median", &[0, 1, 2, 3].map(middle), [0, 1, 2, 3].map(ratio));
     println!("memory   {} at the end", memory(&network));
 }
 
@@ -116,13 +112,7 @@ fn path(number: usize) -> String {
     )
 }
 
-fn middle(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn print_round(name: &str, results: &[Result; 4], ratios: [f64; 4]) {
+fn print_round(name: &str, results: &[Measured; 4], ratios: [f64; 4]) {
     let [nginx, rest @ ..] = results;
     print!("{name:>6} {:>10.0}/s {:>6.1} ms", nginx.per_s, nginx.p99_ms);
     for (one, ratio) in rest.iter().zip(&ratios[1..]) {
@@ -141,14 +131,6 @@ fn print_round(name: &str, results: &[Result; 4], ratios: [f64; 4]) {
 
 /// The most that the directory ever had resident.
 fn memory(network: &Network) -> String {
-    let status = format!("/proc/{}/status", network.pid("directory"));
-    let status = std::fs::read_to_string(status).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: f64 = line
-        .unwrap()
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .unwrap();
-    format!("peak {:.0} MiB", kib / 1024.0)
+    let peak = Group::of(network.pid("directory")).peak_mib();
+    format!("peak {peak:.0} MiB")
 }
