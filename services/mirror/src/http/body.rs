@@ -1,6 +1,5 @@
 //! Content: a version's headers, and its bytes from the store or from memory.
 
-use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName,
     LAST_MODIFIED, LOCATION,
 };
-use axum::http::{HeaderMap, HeaderValue, StatusCode, request};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -18,15 +17,18 @@ use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::manifest::FileEntry;
 use runtime::store::Store;
 
+use super::blob::Blob;
 use super::conditions::{Outcome, Version, http_date, judge};
 use super::refusal::Refusal;
+use super::{Desk, Reach};
 
-/// Bodies up to this size are read where the path is looked up.
-const SMALL_BYTES: u64 = 64 * 1024;
-/// What one read of a larger body brings.
+/// What one part of a made body brings.
 const CHUNK_BYTES: u64 = 128 * 1024;
-/// Reads of one body under way or waiting for the client: bounds its memory to two chunks.
+/// Parts of one body under way or waiting for the client: bounds its memory to two chunks.
 const CHUNKS_AHEAD: usize = 2;
+
+/// Headers of a file's answer, at most.
+const HEADERS_USUAL: usize = 10;
 
 const MIRRORLOG_BUILD: HeaderName = HeaderName::from_static("mirrorlog-build");
 
@@ -90,10 +92,10 @@ impl<'a> Content<'a> {
     /// Answers a request with this content, or with what its conditions come to.
     ///
     /// # Errors
-    /// 412, 416; 503 when the store lost the bytes.
+    /// 412, 416; 503 when the store lost the bytes; [`Refusal::Later`].
     pub(super) fn answer(
         self,
-        head: &request::Parts,
+        desk: Desk<'_>,
         builds: &[(&ChannelId, Build)],
     ) -> Result<Response, Refusal> {
         let tag = format!("\"{}\"", self.tag);
@@ -103,7 +105,7 @@ impl<'a> Content<'a> {
             size_bytes: self.size_bytes,
         };
         let refused = |refusal: Refusal| refusal.of(builds.iter().copied());
-        let (status, range) = match judge(&head.method, &head.headers, version) {
+        let (status, range) = match judge(&desk.head.method, &desk.head.headers, version) {
             Outcome::Whole => (StatusCode::OK, None),
             Outcome::Part(range) => (StatusCode::PARTIAL_CONTENT, Some(range)),
             Outcome::NotModified => (StatusCode::NOT_MODIFIED, None),
@@ -115,7 +117,7 @@ impl<'a> Content<'a> {
         let mut headers = self.headers(&tag);
         builds_header(&mut headers, builds.iter().copied());
         if status == StatusCode::NOT_MODIFIED {
-            return Ok((status, headers, unsized_body()).into_response());
+            return Ok(response(status, headers, unsized_body()));
         }
         set(
             &mut headers,
@@ -130,12 +132,12 @@ impl<'a> Content<'a> {
         let first = range.as_ref().map_or(0, |range| *range.start());
         let length = range.as_ref().map_or(self.size_bytes, length_of);
         set(&mut headers, CONTENT_LENGTH, length);
-        let body = self.body(first, length).map_err(refused)?;
-        Ok((status, headers, body).into_response())
+        let body = self.body(desk.reach, first, length).map_err(refused)?;
+        Ok(response(status, headers, body))
     }
 
     fn headers(&self, tag: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+        let mut headers = HeaderMap::with_capacity(HEADERS_USUAL);
         set(&mut headers, ETAG, tag);
         if let Some(date) = self.modified.and_then(http_date) {
             set(&mut headers, LAST_MODIFIED, date);
@@ -145,10 +147,16 @@ impl<'a> Content<'a> {
         headers
     }
 
-    fn body(self, first: u64, length: u64) -> Result<Body, Refusal> {
+    fn body(self, reach: Reach, first: u64, length: u64) -> Result<Body, Refusal> {
         match self.source {
             Source::Blob(store) => {
-                blob(store, &self.tag, self.size_bytes, self.name, first, length)
+                let blob = Blob {
+                    store,
+                    digest: self.tag,
+                    size_bytes: self.size_bytes,
+                    name: self.name,
+                };
+                blob.body(reach, first, length)
             }
             Source::Memory(bytes) => {
                 let [first, end] =
@@ -161,42 +169,16 @@ impl<'a> Content<'a> {
     }
 }
 
-fn length_of(range: &RangeInclusive<u64>) -> u64 {
-    range.end() - range.start() + 1
+/// The headers as they are: a tuple's `into_response` would look at each once more.
+fn response(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
 }
 
-/// A part of a blob. Its length is compared with the entry's before the first byte goes out.
-fn blob(
-    store: &Store,
-    digest: &Digest,
-    size_bytes: u64,
-    name: &[u8],
-    first: u64,
-    length: u64,
-) -> Result<Body, Refusal> {
-    let Some(file) = store.open_blob(digest)? else {
-        tracing::error!(%digest, path = %super::refusal::shown(name), "a served blob is not in the store");
-        return Err(Refusal::lost("lost", name, digest));
-    };
-    let unreadable = |error: io::Error| {
-        tracing::error!(%digest, %error, "a served blob cannot be read");
-        Refusal::lost("unreadable", name, digest)
-    };
-    let found_bytes = file.metadata().map_err(unreadable)?.len();
-    if found_bytes != size_bytes {
-        tracing::error!(%digest, found_bytes, size_bytes, "a served blob has the wrong size");
-        return Err(Refusal::lost("damaged", name, digest));
-    }
-    if length <= SMALL_BYTES {
-        return Ok(Body::from(read(&file, first, length).map_err(unreadable)?));
-    }
-    let digest = *digest;
-    let body = move |at, length| {
-        let chunk = read(&file, first + at, length);
-        // The client sees a cut connection: the length that it was told does not come.
-        chunk.inspect_err(|error| tracing::error!(%digest, %error, "a body was cut off"))
-    };
-    Ok(chunked(length, body))
+fn length_of(range: &RangeInclusive<u64>) -> u64 {
+    range.end() - range.start() + 1
 }
 
 /// A body of `length` bytes that `part` (offset, length) makes on blocking threads, a little ahead of the client.
@@ -213,25 +195,6 @@ pub(super) fn chunked(
         async move { made.await.map_err(io::Error::other)? }
     });
     Body::from_stream(chunks.buffered(CHUNKS_AHEAD))
-}
-
-/// Reads exactly `length` bytes; fewer are an error.
-fn read(file: &File, mut at: u64, length: u64) -> io::Result<Bytes> {
-    let length = usize::try_from(length).map_err(io::Error::other)?;
-    let mut bytes: Vec<u8> = Vec::with_capacity(length);
-    while bytes.len() < length {
-        // A capacity can be more than was asked for.
-        let missing = length - bytes.len();
-        let filled = match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(filled) => filled,
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        at += filled.min(missing) as u64;
-    }
-    bytes.truncate(length);
-    Ok(bytes.into())
 }
 
 /// 301 to the same name with a slash, relative: a mirror may stand behind a prefix.

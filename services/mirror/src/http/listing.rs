@@ -12,14 +12,14 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, ETAG};
-use axum::http::{HeaderMap, StatusCode, request};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::manifest::{self, Entry, Listed};
 use runtime::store::Pages;
 
-use super::Face;
+use super::Desk;
 use super::Fault;
 use super::body::{Keep, builds_header, keep_header, set, unsized_body};
 use super::conditions::{Outcome, Version, judge};
@@ -111,7 +111,8 @@ impl Listing {
     ///
     /// # Errors
     /// 412; 503 when the store fails.
-    pub(super) fn answer(self, face: &Face, head: &request::Parts) -> Result<Response, Refusal> {
+    pub(super) fn answer(self, desk: Desk<'_>) -> Result<Response, Refusal> {
+        let Desk { face, head, .. } = desk;
         let tag = format!("\"{}\"", self.tag());
         let version = Version {
             tag: &tag,

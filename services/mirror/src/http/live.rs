@@ -1,13 +1,11 @@
 //! `/<mount>/…`: what is live, and for the grace time what was.
 
-use axum::http::request;
 use axum::response::Response;
 use mirrorlog_core::id::{Build, ChannelId};
 use mirrorlog_core::layout::Layout;
 use mirrorlog_core::path::EntryPath;
 
-use super::Face;
-use super::Fault;
+use super::Desk;
 use super::body::{Content, Keep, redirect};
 use super::listing::Listing;
 use super::mounts::{Mounted, mounts_below};
@@ -21,18 +19,12 @@ use mirrorlog_core::url::Asked;
 ///
 /// # Errors
 /// 404 when none does; 503 when the store fails.
-pub(super) fn answer(
-    face: &Face,
-    table: &Serving,
-    head: &request::Parts,
-    asked: &Asked,
-) -> Result<Response, Refusal> {
+pub(super) fn answer(desk: Desk<'_>, table: &Serving, asked: &Asked) -> Result<Response, Refusal> {
     let mounts = Mounted::of(table, &asked.path);
     for (mounted, rest) in &mounts {
         let request = Request {
-            face,
+            desk,
             table,
-            head,
             asked,
             mounted,
             rest,
@@ -46,7 +38,8 @@ pub(super) fn answer(
         if !asked.slash {
             return Ok(redirect(asked.name(), []));
         }
-        return Listing::of_folders(&asked.path, names).answer(face, head);
+        desk.leisurely()?;
+        return Listing::of_folders(&asked.path, names).answer(desk);
     }
     let unknown = Refusal::unknown_path(format!("nothing is at {}", shown(&asked.path)));
     let live = mounts.first().map(|(mounted, _)| mounted.live());
@@ -55,9 +48,8 @@ pub(super) fn answer(
 
 /// One request in one mount.
 struct Request<'a> {
-    face: &'a Face,
+    desk: Desk<'a>,
     table: &'a Serving,
-    head: &'a request::Parts,
     asked: &'a Asked,
     mounted: &'a Mounted<'a>,
     /// The path below the mount.
@@ -68,24 +60,21 @@ impl Request<'_> {
     /// `None` when the mount does not know the path.
     fn answer(&self) -> Result<Option<Response>, Refusal> {
         let live = self.mounted.live();
-        let trace = Trace::of(&self.face.site, self.mounted);
+        let trace = Trace::of(&self.desk.face.site, self.mounted);
         if let Some(trace) = trace.as_ref().filter(|trace| trace.path() == self.rest)
             && !self.asked.slash
         {
-            let content = trace.content(&self.face.pages, &self.asked.path)?;
-            return content.answer(self.head, &[trace.build()]).map(Some);
+            self.desk.leisurely()?;
+            let content = trace.content(&self.desk.face.pages, &self.asked.path)?;
+            return content.answer(self.desk, &[trace.build()]).map(Some);
         }
-        match live.place(&self.face.pages, self.rest)? {
+        match self.desk.place(&live, self.rest)? {
             Place::File(index, _, file) if !self.asked.slash => {
                 let tree = &live.0[index];
-                let content = Content::file(
-                    self.face.pages.store(),
-                    &self.asked.path,
-                    &file,
-                    self.keep(),
-                );
+                let store = self.desk.store();
+                let content = Content::file(store, &self.asked.path, &file, self.keep());
                 return content
-                    .answer(self.head, &[(&tree.channel, tree.build)])
+                    .answer(self.desk, &[(&tree.channel, tree.build)])
                     .map(Some);
             }
             Place::File(..) => return Ok(None),
@@ -113,6 +102,7 @@ impl Request<'_> {
         if !self.asked.slash {
             return Ok(redirect(self.asked.name(), live.builds()));
         }
+        self.desk.leisurely()?;
         let mut listing = Listing::of_trees(&self.asked.path, live, folder);
         if self.rest == listing.folder() {
             listing.add_folders(mounts_below(self.table, &self.asked.path));
@@ -121,12 +111,12 @@ impl Request<'_> {
             match line {
                 trace::Line::Folder(name) => listing.add_folders([name.as_bytes().to_vec()]),
                 trace::Line::Trace(name) => {
-                    let size_bytes = trace.content(&self.face.pages, b"")?.size_bytes;
+                    let size_bytes = trace.content(&self.desk.face.pages, b"")?.size_bytes;
                     listing.add_file(name.as_bytes(), size_bytes, trace.date().as_seconds());
                 }
             }
         }
-        listing.answer(self.face, self.head)
+        listing.answer(self.desk)
     }
 
     /// A path that never gets other content, from any build that is still held.
@@ -140,20 +130,17 @@ impl Request<'_> {
             }
             for tree in Mounted::others(id, served) {
                 let build = tree.build;
-                let Place::File(_, _, file) = self.in_tree(Scope(vec![tree]))? else {
+                let place = self.desk.place(&Scope(vec![tree]), self.rest)?;
+                let Place::File(_, _, file) = place else {
                     continue;
                 };
-                let store = self.face.pages.store();
+                let store = self.desk.store();
                 let content = Content::file(store, &self.asked.path, &file, Keep::Forever);
                 let from: [(&ChannelId, Build); 1] = [(id, build)];
-                return content.answer(self.head, &from).map(Some);
+                return content.answer(self.desk, &from).map(Some);
             }
         }
         Ok(None)
-    }
-
-    fn in_tree(&self, scope: Scope) -> Result<Place, Fault> {
-        scope.place(&self.face.pages, self.rest)
     }
 
     fn keep(&self) -> Keep {

@@ -1,17 +1,21 @@
 //! The public face: trees live and by build, and what proves them.
 //!
-//! One request takes one look at the table and makes one trip to the blocking threads, for the
-//! look-up, the headers and a small file's bytes; only larger bodies go back for more.
+//! A request is answered from one look at the table. A file whose manifest pages and bytes are in memory is answered
+//! where the request was read: going to another thread and back costs more than all of it. Whatever may wait for the
+//! disk or takes long, a listing for one, makes one trip to the blocking threads; larger bodies go there for what the
+//! page cache has not.
 //!
 //! | module | what |
 //! | --- | --- |
 //! | `live` | `/<mount>/…`: live, then grace; `mounts`: which channels those are |
 //! | `pinned` | `/@/…`: one build exactly, and the signed statements |
-//! | `body` | a file's headers and bytes; `conditions`: what RFC 9110 makes of the request's |
+//! | `body` | a version's headers; `blob`: its bytes from the store |
+//! | `conditions` | what RFC 9110 makes of the request's |
 //! | `listing` | a folder as HTML |
 //! | `trace` | Debian's trace file; `probe`: bytes that no cache has |
 //! | `refusal` | whatever is not served, with its reason |
 
+mod blob;
 mod body;
 mod conditions;
 mod listing;
@@ -32,7 +36,8 @@ use axum::http::Method;
 use axum::http::request;
 use axum::response::{IntoResponse as _, Response};
 use mirrorlog_core::manifest::ManifestError;
-use runtime::store::{Pages, StoreError};
+use mirrorlog_core::tree::{Place, Scope};
+use runtime::store::{Pages, Store, StoreError};
 use tracing::{Instrument as _, Span};
 
 use crate::collect::Leases;
@@ -46,6 +51,19 @@ use trace::Site;
 
 /// Reading the manifests failed.
 type Fault = ManifestError<StoreError>;
+
+/// Slashes of a path that is looked up at once. Each folder above what is not there costs look-ups, in each build
+/// that is held: deeper ones must not hold up the connections of others.
+const SLASHES_AT_ONCE: usize = 24;
+
+/// How far a request may reach for what answers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// Only what is in memory: on the threads that serve connections.
+    Memory,
+    /// Anything: on blocking threads.
+    Disk,
+}
 
 /// What requests are answered from.
 pub(crate) struct Face {
@@ -72,11 +90,11 @@ impl Face {
 
 /// Routes everything but health and metrics.
 pub(crate) fn router(parts: Arc<Parts>) -> Router {
-    routes(Face::of(&parts))
+    routes(Arc::new(Face::of(&parts)))
 }
 
-fn routes(face: Face) -> Router {
-    Router::new().fallback(answer).with_state(Arc::new(face))
+fn routes(face: Arc<Face>) -> Router {
+    Router::new().fallback(answer).with_state(face)
 }
 
 async fn answer(State(face): State<Arc<Face>>, request: Request) -> Response {
@@ -94,26 +112,78 @@ async fn respond(face: Arc<Face>, head: request::Parts) -> Response {
     if ![Method::GET, Method::HEAD].contains(&head.method) {
         return Refusal::method(&head.method).into_response();
     }
+    match look(&face, Reach::Memory, &head) {
+        Err(Refusal::Later) => {}
+        looked => return answered(looked),
+    }
     let span = Span::current();
-    let looked = tokio::task::spawn_blocking(move || span.in_scope(|| look(&face, &head))).await;
+    let looking = move || span.in_scope(|| answered(look(&face, Reach::Disk, &head)));
+    let looked = tokio::task::spawn_blocking(looking).await;
     looked.unwrap_or_else(|error| {
         tracing::error!(%error, "a request could not be answered");
         Refusal::internal().into_response()
     })
 }
 
-/// Blocks.
-fn look(face: &Face, head: &request::Parts) -> Response {
+/// Blocks if it may reach for the disk.
+fn look(face: &Face, reach: Reach, head: &request::Parts) -> Result<Response, Refusal> {
     let table = face.serving.current();
-    let asked = Asked::parse(head.uri.path()).map_err(Refusal::from);
-    let answered = asked.and_then(|asked| match asked.own() {
-        Some(below) => pinned::answer(face, &table, head, &asked, &below),
-        None => live::answer(face, &table, head, &asked),
-    });
-    answered.unwrap_or_else(|refusal| {
+    let asked = Asked::parse(head.uri.path())?;
+    let desk = Desk { face, reach, head };
+    if asked.path.iter().filter(|&&b| b == b'/').count() > SLASHES_AT_ONCE {
+        desk.leisurely()?;
+    }
+    let answered = match asked.own() {
+        Some(below) => pinned::answer(desk, &table, &asked, &below),
+        None => live::answer(desk, &table, &asked),
+    };
+    answered.inspect_err(|refusal| {
         if let Some(suspect) = refusal.suspect() {
             face.suspects.tell(suspect.clone());
         }
-        refusal.into_response()
     })
+}
+
+fn answered(looked: Result<Response, Refusal>) -> Response {
+    looked.unwrap_or_else(Refusal::into_response)
+}
+
+/// Where one request is answered.
+#[derive(Clone, Copy)]
+struct Desk<'a> {
+    face: &'a Face,
+    reach: Reach,
+    head: &'a request::Parts,
+}
+
+impl Desk<'_> {
+    /// Goes on only where it may take long.
+    ///
+    /// # Errors
+    /// [`Refusal::Later`].
+    fn leisurely(self) -> Result<(), Refusal> {
+        match self.reach {
+            Reach::Memory => Err(Refusal::Later),
+            Reach::Disk => Ok(()),
+        }
+    }
+
+    /// What a path leads to.
+    ///
+    /// # Errors
+    /// 503 when the store fails; [`Refusal::Later`].
+    fn place(self, scope: &Scope, path: &[u8]) -> Result<Place, Refusal> {
+        let pages = &self.face.pages;
+        match self.reach {
+            // What is wrong is found again, and said, where waiting is allowed.
+            Reach::Memory => scope
+                .place(&pages.in_memory(), path)
+                .map_err(|_| Refusal::Later),
+            Reach::Disk => Ok(scope.place(pages, path)?),
+        }
+    }
+
+    fn store(&self) -> &Store {
+        self.face.pages.store()
+    }
 }

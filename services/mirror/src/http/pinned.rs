@@ -1,6 +1,5 @@
 //! `/@/…`: one build exactly, and what anyone needs to verify it.
 
-use axum::http::request;
 use axum::response::Response;
 use bytes::Bytes;
 use mirrorlog_core::id::{Build, ChannelId, Digest};
@@ -9,7 +8,7 @@ use mirrorlog_core::manifest::Page;
 use mirrorlog_core::time::Timestamp;
 use runtime::store::StoreError;
 
-use super::Face;
+use super::Desk;
 use super::body::{Content, Keep, redirect};
 use super::listing::Listing;
 use super::mounts;
@@ -27,18 +26,17 @@ const JSON: &str = "application/json";
 /// # Errors
 /// 404 and 410, each with its reason; 503 when the store fails.
 pub(super) fn answer(
-    face: &Face,
+    desk: Desk<'_>,
     table: &Serving,
-    head: &request::Parts,
     asked: &Asked,
     below: &[&[u8]],
 ) -> Result<Response, Refusal> {
     let file = !asked.slash;
     match below {
         [] if file => Ok(redirect(b"@", [])),
-        [] => json(asked, &all_channels(table)).answer(head, &[]),
-        [b"page", digest] if file => page(face, head, digest),
-        [b"probe", nonce] if file => probe::answer(head, nonce),
+        [] => json(asked, &all_channels(table)).answer(desk, &[]),
+        [b"page", digest] if file => page(desk, digest),
+        [b"probe", nonce] if file => probe::answer(desk.head, nonce),
         [name, rest @ ..] => {
             let id = std::str::from_utf8(name)
                 .ok()
@@ -48,8 +46,7 @@ pub(super) fn answer(
                 return Err(Refusal::unknown_channel(name));
             };
             let request = Request {
-                face,
-                head,
+                desk,
                 asked,
                 channel,
                 served,
@@ -65,8 +62,7 @@ pub(super) fn answer(
 
 /// One request about one channel.
 struct Request<'a> {
-    face: &'a Face,
-    head: &'a request::Parts,
+    desk: Desk<'a>,
     asked: &'a Asked,
     channel: &'a ChannelId,
     served: &'a ServedChannel,
@@ -79,7 +75,7 @@ impl Request<'_> {
 
     fn status(&self) -> Result<Response, Refusal> {
         let live: Vec<_> = self.live().into_iter().collect();
-        json(self.asked, &channel_status(self.channel, self.served)).answer(self.head, &live)
+        json(self.asked, &channel_status(self.channel, self.served)).answer(self.desk, &live)
     }
 
     fn signed_head(&self) -> Result<Response, Refusal> {
@@ -88,7 +84,7 @@ impl Request<'_> {
             return Err(Refusal::unknown_head(self.channel).of(live));
         };
         let content = Content::memory(&self.asked.path, BINARY, signed.clone(), Keep::Checked);
-        content.answer(self.head, &live)
+        content.answer(self.desk, &live)
     }
 
     fn build(&self, text: &[u8], path: &[u8]) -> Result<Response, Refusal> {
@@ -113,11 +109,11 @@ impl Request<'_> {
             };
             return Err(refused(refusal));
         };
-        self.face.leases.touch(self.channel, build);
+        self.desk.face.leases.touch(self.channel, build);
         if path == b"snapshot" && !self.asked.slash {
             let signed = row.snapshot.clone();
             let content = Content::memory(&self.asked.path, BINARY, signed, Keep::Forever);
-            return content.answer(self.head, &[(self.channel, build)]);
+            return content.answer(self.desk, &[(self.channel, build)]);
         }
         self.tree(Scope(vec![tree]), build, path)
     }
@@ -132,15 +128,16 @@ impl Request<'_> {
 
     fn tree(&self, scope: Scope, build: Build, path: &[u8]) -> Result<Response, Refusal> {
         let from = [(self.channel, build)];
-        match scope.place(&self.face.pages, path)? {
+        match self.desk.place(&scope, path)? {
             Place::File(_, _, file) if !self.asked.slash => {
-                let store = self.face.pages.store();
+                let store = self.desk.store();
                 let content = Content::file(store, &self.asked.path, &file, Keep::Forever);
-                content.answer(self.head, &from)
+                content.answer(self.desk, &from)
             }
             Place::Folder(_) if !self.asked.slash => Ok(redirect(self.asked.name(), from)),
             Place::Folder(folder) => {
-                Listing::of_trees(&self.asked.path, scope, folder).answer(self.face, self.head)
+                self.desk.leisurely()?;
+                Listing::of_trees(&self.asked.path, scope, folder).answer(self.desk)
             }
             Place::File(..) | Place::Nothing => {
                 let channel = self.channel;
@@ -192,11 +189,12 @@ fn rfc3339(at: Timestamp) -> Option<String> {
 }
 
 /// Bytes of a page by digest; other blobs are not given out by digest.
-fn page(face: &Face, head: &request::Parts, name: &[u8]) -> Result<Response, Refusal> {
+fn page(desk: Desk<'_>, name: &[u8]) -> Result<Response, Refusal> {
+    desk.leisurely()?;
     let unknown = || Refusal::unknown_page(name);
     let text = std::str::from_utf8(name).map_err(|_| unknown())?;
     let digest: Digest = text.parse().map_err(|_| unknown())?;
-    let bytes = match face.pages.store().read(&digest, PAGE_MAX_BYTES) {
+    let bytes = match desk.store().read(&digest, PAGE_MAX_BYTES) {
         Ok(bytes) => bytes.ok_or_else(unknown)?,
         Err(StoreError::TooLarge { .. }) => return Err(unknown()),
         Err(error @ StoreError::Mismatch { .. }) => {
@@ -206,5 +204,5 @@ fn page(face: &Face, head: &request::Parts, name: &[u8]) -> Result<Response, Ref
         Err(error) => return Err(error.into()),
     };
     Page::decode(&bytes).map_err(|_| unknown())?;
-    Content::memory(name, BINARY, bytes.into(), Keep::Forever).answer(head, &[])
+    Content::memory(name, BINARY, bytes.into(), Keep::Forever).answer(desk, &[])
 }

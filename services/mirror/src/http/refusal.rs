@@ -18,12 +18,18 @@ use crate::suspects::Suspect;
 /// Seconds after which a client may ask again for what the mirror is healing.
 const RETRY_AFTER_SECONDS: u32 = 60;
 
-/// An answer without content: boxed, for it is rare.
+/// Why there is no content.
 #[derive(Debug)]
-pub(super) struct Refusal(Box<Parts>);
+pub(super) enum Refusal {
+    /// An answer without content: boxed, for it is rare.
+    Answer(Box<Parts>),
+    /// No answer yet: what it takes may not be in memory, and nobody may wait for the disk here.
+    Later,
+}
 
+/// An answer without content.
 #[derive(Debug)]
-struct Parts {
+pub(super) struct Parts {
     status: StatusCode,
     /// The first word of the line, for programs.
     word: &'static str,
@@ -35,7 +41,7 @@ struct Parts {
 
 impl Refusal {
     fn new(status: StatusCode, word: &'static str, text: impl Into<String>) -> Self {
-        Self(Box::new(Parts {
+        Self::Answer(Box::new(Parts {
             status,
             word,
             text: text.into(),
@@ -45,8 +51,8 @@ impl Refusal {
     }
 
     fn with(mut self, name: HeaderName, value: impl TryInto<HeaderValue>) -> Self {
-        if let Ok(value) = value.try_into() {
-            self.0.headers.insert(name, value);
+        if let (Self::Answer(parts), Ok(value)) = (&mut self, value.try_into()) {
+            parts.headers.insert(name, value);
         }
         self
     }
@@ -56,9 +62,12 @@ impl Refusal {
         mut self,
         builds: impl IntoIterator<Item = (&'a ChannelId, Build)>,
     ) -> Self {
+        let Self::Answer(parts) = &mut self else {
+            return self;
+        };
         let builds: Vec<(&ChannelId, Build)> = builds.into_iter().collect();
-        builds_header(&mut self.0.headers, builds.iter().copied());
-        if let Some(suspect) = &mut self.0.suspect {
+        builds_header(&mut parts.headers, builds.iter().copied());
+        if let Some(suspect) = &mut parts.suspect {
             suspect.builds = builds
                 .iter()
                 .map(|(id, build)| ((*id).clone(), *build))
@@ -68,14 +77,19 @@ impl Refusal {
     }
 
     fn suspecting(mut self, digest: Digest) -> Self {
-        let builds = Vec::new();
-        self.0.suspect = Some(Suspect { digest, builds });
+        if let Self::Answer(parts) = &mut self {
+            let builds = Vec::new();
+            parts.suspect = Some(Suspect { digest, builds });
+        }
         self
     }
 
     /// What the store lost, if that is why.
     pub(super) fn suspect(&self) -> Option<&Suspect> {
-        self.0.suspect.as_ref()
+        match self {
+            Self::Answer(parts) => parts.suspect.as_ref(),
+            Self::Later => None,
+        }
     }
 
     /// 400.
@@ -236,13 +250,18 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
+        let parts = match self {
+            Self::Answer(parts) => parts,
+            // Whoever may wait does not put off.
+            Self::Later => return Self::internal().into_response(),
+        };
         let Parts {
             status,
             word,
             text,
             mut headers,
             suspect: _,
-        } = *self.0;
+        } = *parts;
         let kind = HeaderValue::from_static("text/plain; charset=utf-8");
         headers.insert(CONTENT_TYPE, kind);
         // What is missing or broken now may be here in a second.

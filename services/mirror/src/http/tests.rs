@@ -6,10 +6,12 @@ mod files;
 mod folders;
 mod own;
 mod pkg_add;
+mod reach;
 mod trees;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
@@ -40,6 +42,7 @@ struct World {
     leases: std::sync::Arc<crate::collect::Leases>,
     suspected: tokio::sync::mpsc::Receiver<crate::suspects::Suspect>,
     registry: Registry,
+    face: Arc<Face>,
     router: Router,
 }
 
@@ -64,7 +67,7 @@ impl World {
         let leases = std::sync::Arc::default();
         let (suspects, suspected) = crate::suspects::Suspects::new();
         let mut registry = Registry::with_prefix("mirrorlog");
-        let face = Face {
+        let face = Arc::new(Face {
             serving: reader,
             pages: Pages::new(store.clone(), 1024 * 1024),
             leases: std::sync::Arc::clone(&leases),
@@ -76,7 +79,7 @@ impl World {
                 country: "NZ".to_owned(),
                 upstream: "up.example.org".to_owned(),
             },
-        };
+        });
         Self {
             _dir: dir,
             store,
@@ -84,7 +87,8 @@ impl World {
             leases,
             suspected,
             registry,
-            router: routes(face),
+            router: routes(Arc::clone(&face)),
+            face,
         }
     }
 

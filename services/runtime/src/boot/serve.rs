@@ -41,6 +41,9 @@ const CONNECTIONS_MAX: usize = 16_384;
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Headers of one request.
 const HEADERS_MAX: usize = 100;
+/// Bytes that one connection holds for a client that does not read them, but for what came last: more of an answer is
+/// made only below this. Also the most that a request's head may have.
+const BUFFER_BYTES: usize = 64 * 1024;
 /// Pause after the system gave no connection: it may be out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -212,7 +215,8 @@ async fn accept_http(
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEADERS_TIMEOUT)
-        .max_headers(HEADERS_MAX);
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(BUFFER_BYTES);
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {

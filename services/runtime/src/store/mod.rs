@@ -10,7 +10,7 @@
 //! Several processes may use one store at once. A name exists only for whole content, and content
 //! is on the disk before its name is (see [`Batch::commit`]), so a crash leaves no half blob.
 //!
-//! All calls block: run them on blocking threads.
+//! All calls block, but for those that say so: run them on blocking threads.
 
 mod batch;
 mod committer;
@@ -32,8 +32,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mirrorlog_core::id::Digest;
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Stat};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::{Errno, ReadWriteFlags};
 use sha2::{Digest as _, Sha256};
 
 pub use batch::{Batch, Ingested};
@@ -41,7 +41,7 @@ pub use committer::Committer;
 pub use draft::{Draft, Drafted, Recalled};
 pub use error::StoreError;
 pub use names::Names;
-pub use pages::Pages;
+pub use pages::{InMemory, NotInMemory, Pages};
 pub use partial::{Finished, Partial};
 
 use session::Session;
@@ -116,6 +116,16 @@ impl Store {
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(StoreError::io("open", &self.path_of(digest), e)),
         }
+    }
+
+    /// Opens a blob if that takes memory only: `None` when the disk would have to be asked, when the system cannot tell
+    /// (Linux before 5.12), or when there is no such blob. Never blocks.
+    pub fn open_cached(&self, digest: &Digest) -> Option<File> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let name = name_of(digest);
+        let (folder, cached) = (&self.0.folder, ResolveFlags::CACHED);
+        let file = rustix::fs::openat2(folder, name, flags, Mode::empty(), cached);
+        file.ok().map(File::from)
     }
 
     /// Reads a whole blob of at most `max_bytes` and checks its digest.
@@ -258,6 +268,16 @@ impl Store {
     fn without_reflinks(&self) {
         self.0.reflinks.store(false, Ordering::Relaxed);
     }
+}
+
+/// Reads at most `length` bytes that the page cache has: fewer when the disk would have to be asked for the next,
+/// `None` when the file system cannot tell. Never blocks.
+pub fn read_cached(file: &File, offset: u64, length: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let mut slices = [io::IoSliceMut::new(&mut bytes)];
+    let filled = rustix::io::preadv2(file, &mut slices, offset, ReadWriteFlags::NOWAIT).ok()?;
+    bytes.truncate(filled);
+    Some(bytes)
 }
 
 /// A lock on the store's content; dropped, it is released.

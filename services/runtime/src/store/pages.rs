@@ -69,6 +69,11 @@ impl Pages {
         }
     }
 
+    /// The pages that are in the cache; the rest are told apart by an error. Never blocks.
+    pub fn in_memory(&self) -> InMemory<'_> {
+        InMemory(self)
+    }
+
     fn load(&self, digest: &Digest) -> Result<Cached, StoreError> {
         let bytes = self
             .store
@@ -101,6 +106,24 @@ impl PageRead for Pages {
         let cached = self
             .cache
             .get_or_insert_with(digest, || self.load(digest))?;
+        Ok(cached.page)
+    }
+}
+
+/// Pages as far as they are in the cache.
+#[derive(Clone, Copy, Debug)]
+pub struct InMemory<'a>(&'a Pages);
+
+/// The page would have to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("page {0} is not in memory")]
+pub struct NotInMemory(pub Digest);
+
+impl PageRead for InMemory<'_> {
+    type Error = NotInMemory;
+
+    fn page(&self, digest: &Digest) -> Result<Arc<Page>, NotInMemory> {
+        let cached = self.0.cache.get(digest).ok_or(NotInMemory(*digest))?;
         Ok(cached.page)
     }
 }
