@@ -131,6 +131,11 @@ impl Files {
         }
     }
 
+    /// The large file's path.
+    pub(crate) fn large(&self, prefix: &str) -> String {
+        format!("{prefix}/{}", self.large.path)
+    }
+
     fn ranges(&self) -> usize {
         (self.large.size_bytes / RANGE_BYTES).max(1)
     }

@@ -11,6 +11,7 @@
 )]
 
 mod files;
+mod slow;
 mod table;
 
 use std::path::PathBuf;
@@ -40,6 +41,9 @@ struct Args {
     /// Connections that ask for the large file, or for ranges of it
     #[arg(long, default_value_t = 8)]
     large_connections: usize,
+    /// Clients that ask for the large file and do not read it
+    #[arg(long, default_value_t = 400)]
+    slow: usize,
     /// What is asked for; all when left out
     #[arg(long, value_enum)]
     only: Vec<Case>,
@@ -154,6 +158,14 @@ fn main() {
     for case in cases {
         let rounds = (0..args.rounds).map(|round| turns(&args, case, round, &wrk, &peers));
         table::rows(case, &peers, &rounds.collect::<Vec<_>>());
+    }
+    println!(
+        "\npeak memory with {} clients that ask for the large file and do not read it:",
+        args.slow
+    );
+    for peer in &peers {
+        let peak_mib = slow::peak_mib(peer, &files.large(&peer.prefix), args.slow);
+        println!("{}: {peak_mib:.0} MiB", peer.name);
     }
     drop(servers);
     network.stop();

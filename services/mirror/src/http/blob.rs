@@ -40,7 +40,7 @@ impl Blob<'_> {
     pub(super) fn body(&self, reach: Reach, first: u64, length: u64) -> Result<Body, Refusal> {
         match reach {
             Reach::Memory => self.at_once(first, length).ok_or(Refusal::Later),
-            Reach::Disk => self.from_disk(first, length),
+            Reach::Disk => self.waiting(first, length),
         }
     }
 
@@ -57,7 +57,7 @@ impl Blob<'_> {
         (bytes.len() as u64 == length).then(|| bytes.into())
     }
 
-    fn from_disk(&self, first: u64, length: u64) -> Result<Body, Refusal> {
+    fn waiting(&self, first: u64, length: u64) -> Result<Body, Refusal> {
         let (digest, size_bytes) = (self.digest, self.size_bytes);
         let Some(file) = self.store.open_blob(&digest)? else {
             tracing::error!(%digest, path = %shown(self.name), "a served blob is not in the store");
@@ -107,13 +107,13 @@ impl Rest {
         let cached = usize::try_from(length).map(|length| read_cached(&self.file, at, length));
         let bytes = match cached {
             Ok(Some(bytes)) if !bytes.is_empty() => bytes.into(),
-            Ok(_) | Err(_) => self.from_disk(at, length).await?,
+            Ok(_) | Err(_) => self.waiting(at, length).await?,
         };
         self.at += bytes.len() as u64;
         Ok(Some((bytes, self)))
     }
 
-    async fn from_disk(&self, at: u64, length: u64) -> io::Result<Bytes> {
+    async fn waiting(&self, at: u64, length: u64) -> io::Result<Bytes> {
         let file = Arc::clone(&self.file);
         let reading = move || {
             let bytes = read(&file, at, length)?;
