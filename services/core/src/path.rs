@@ -40,29 +40,19 @@ impl EntryPath {
     /// # Errors
     /// A [`PathError`] for whatever could lead out of the tree, cannot be stored, or is reserved.
     pub fn new(bytes: &[u8]) -> Result<Self, PathError> {
-        if bytes.is_empty() {
-            return Err(PathError::Empty);
-        }
-        if bytes.len() > PATH_MAX_BYTES {
-            return Err(PathError::TooLong(bytes.len()));
-        }
-        if bytes.iter().any(|&b| b == 0 || b == b'\n') {
-            return Err(PathError::ControlByte);
-        }
-        if bytes[0] == b'@' {
-            return Err(PathError::Reserved);
-        }
-        for component in bytes.split(|&b| b == b'/') {
-            match component {
-                b"" => return Err(PathError::EmptyComponent),
-                b"." | b".." => return Err(PathError::DotComponent),
-                long if long.len() > NAME_MAX_BYTES => {
-                    return Err(PathError::NameTooLong(long.len()));
-                }
-                _plain => {}
-            }
-        }
+        check(bytes)?;
         Ok(Self(bytes.into()))
+    }
+
+    /// [`new`](Self::new), without a copy where the vector has no room to spare.
+    ///
+    /// # Errors
+    /// As `new`, with the bytes.
+    pub fn from_vec(bytes: Vec<u8>) -> Result<Self, (PathError, Vec<u8>)> {
+        match check(&bytes) {
+            Ok(()) => Ok(Self(bytes.into())),
+            Err(error) => Err((error, bytes)),
+        }
     }
 
     /// The path's bytes.
@@ -79,6 +69,32 @@ impl EntryPath {
     pub fn is_below(&self, dir: &[u8]) -> bool {
         self.0.len() > dir.len() && self.0.starts_with(dir) && self.0[dir.len()] == b'/'
     }
+}
+
+fn check(bytes: &[u8]) -> Result<(), PathError> {
+    if bytes.is_empty() {
+        return Err(PathError::Empty);
+    }
+    if bytes.len() > PATH_MAX_BYTES {
+        return Err(PathError::TooLong(bytes.len()));
+    }
+    if bytes.iter().any(|&b| b == 0 || b == b'\n') {
+        return Err(PathError::ControlByte);
+    }
+    if bytes[0] == b'@' {
+        return Err(PathError::Reserved);
+    }
+    for component in bytes.split(|&b| b == b'/') {
+        match component {
+            b"" => return Err(PathError::EmptyComponent),
+            b"." | b".." => return Err(PathError::DotComponent),
+            long if long.len() > NAME_MAX_BYTES => {
+                return Err(PathError::NameTooLong(long.len()));
+            }
+            _plain => {}
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for EntryPath {

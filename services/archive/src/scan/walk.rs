@@ -19,6 +19,8 @@ const CHUNK: usize = 512;
 /// A folder ahead with at most this many names is looked at whole; a larger one when its turn comes.
 const SMALL_FOLDER: usize = 128;
 
+/// Room for the names of a usual folder, in bytes.
+const NAMES_BYTES: usize = 512;
 /// Buffer for a folder's names, in bytes.
 const LIST_BYTES: usize = 16 * 1024;
 
@@ -33,11 +35,11 @@ pub(crate) struct Item {
 impl Item {
     /// What it is ordered by: folders end in a slash.
     pub(crate) fn key(&self) -> Vec<u8> {
-        let mut key = self.path.as_bytes().to_vec();
-        if self.kind == Kind::Folder {
-            key.push(b'/');
-        }
-        key
+        let slash: &[u8] = match self.kind {
+            Kind::Folder => b"/",
+            Kind::File(_) | Kind::Symlink(_) | Kind::Special(_) => b"",
+        };
+        [self.path.as_bytes(), slash].concat()
     }
 }
 
@@ -119,7 +121,6 @@ impl Iterator for Walk<'_> {
 }
 
 /// Names of one folder, in one allocation.
-#[derive(Default)]
 struct Names {
     bytes: Vec<u8>,
     index: Vec<Name>,
@@ -168,7 +169,10 @@ impl Frame {
     /// Reads a folder's names; the folder is still open then.
     fn read(tree: &Tree, folder: Vec<u8>) -> io::Result<(Self, OwnedFd)> {
         let fd = tree.folder(&folder)?;
-        let mut names = Names::default();
+        let mut names = Names {
+            bytes: Vec::with_capacity(NAMES_BYTES),
+            index: Vec::with_capacity(NAMES_BYTES / 32),
+        };
         let mut buffer = [MaybeUninit::uninit(); LIST_BYTES];
         let mut listed = RawDir::new(&fd, &mut buffer);
         while let Some(entry) = listed.next() {
@@ -246,14 +250,10 @@ impl Frame {
         ahead: bool,
     ) -> Result<Ready, PublishError> {
         let bytes = self.names.get(name);
-        let mut path = self.folder.clone();
-        if !path.is_empty() {
-            path.push(b'/');
-        }
-        path.extend_from_slice(bytes);
-        let path = match EntryPath::new(&path) {
+        let slash: &[u8] = if self.folder.is_empty() { b"" } else { b"/" };
+        let path = match EntryPath::from_vec([&self.folder, slash, bytes].concat()) {
             Ok(path) => path,
-            Err(e) => {
+            Err((e, path)) => {
                 let fault = Fault::new(
                     &path,
                     Rule::Path,
