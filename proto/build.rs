@@ -32,6 +32,7 @@ fn generate() -> Result<(), Box<dyn Error>> {
         .map_err(|error| format!("cannot write {}: {error}", out.display()))?;
     tonic_prost_build::configure()
         .bytes(".mirrorlog.v1")
+        .codec_path("crate::codec::StreamCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }

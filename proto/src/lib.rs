@@ -11,11 +11,12 @@
 //! | [`signify`] | keys, signatures and signed messages as signify's files |
 //! | [`event`], [`delta`] | what travels on the log |
 //! | [`kv`] | values and keys of the key-value buckets |
-//! | [`rpc`] | fields of gRPC messages |
+//! | [`rpc`], [`codec`] | fields of gRPC messages; the messages |
 //! | [`state`] | what a mirror remembers between two starts |
 //! | [`directory`] | what directories tell each other and remember |
 #![warn(missing_docs)]
 
+pub mod codec;
 pub mod delta;
 pub mod directory;
 mod error;

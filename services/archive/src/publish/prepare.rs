@@ -92,6 +92,7 @@ pub(crate) fn prepare(job: &Job<'_>) -> Result<Prepared, PublishError> {
         workspace: &workspace,
         select: &select,
         cache: &cache,
+        published: channel.head.map(|(_, root)| root),
         counters,
     };
     // The changes of a part hang on its indexes, so a part is always scanned.

@@ -27,7 +27,7 @@ use crate::stat_cache::{Reader, Record, Writer};
 /// Entries in work at a time.
 const WINDOW: usize = 4096;
 /// Windows that the walk may be ahead.
-const WINDOWS_AHEAD: usize = 2;
+const WINDOWS_AHEAD: usize = 8;
 /// New blobs, or bytes of them, after which a batch is committed: one pair of `syncfs` for so many.
 const BATCH_BLOBS: usize = 64 * 1024;
 const BATCH_BYTES: u64 = 128 * 1024 * 1024;
@@ -42,6 +42,8 @@ pub(crate) struct ScanInput<'a> {
     pub(crate) select: &'a (dyn Fn(&EntryPath) -> bool + Sync),
     /// The channel's stat cache.
     pub(crate) cache: &'a Path,
+    /// The root of the channel's head.
+    pub(crate) published: Option<Digest>,
     pub(crate) counters: &'a Counters,
 }
 
@@ -97,11 +99,11 @@ pub(crate) fn scan(input: &ScanInput<'_>, faults: &mut Faults) -> Result<Scanned
     })?;
     let begun = Instant::now();
     run.committer.wait()?;
-    run.batch.commit()?;
-    pages.commit()?;
+    run.make_durable(pages, summary.root)?;
     let ingest = run.ingest + begun.elapsed();
-    let written = run.records.finish().map_err(cache_error)?;
-    let again = run.again.finish().map_err(cache_error)?;
+    let Run { records, again, .. } = run;
+    let written = records.finish().map_err(cache_error)?;
+    let again = again.finish().map_err(cache_error)?;
     recheck::recheck(
         input.tree,
         &top,
@@ -213,6 +215,21 @@ impl Run<'_> {
             self.committer.commit(full)?;
             self.committed_bytes = read;
             self.ingest += begun.elapsed();
+        }
+        Ok(())
+    }
+
+    /// Commits the new content and pages together. A manifest that was published is durable with all that it
+    /// names: then there is nothing to do, unless something of it was lost and read again.
+    fn make_durable(&mut self, pages: Batch, root: Digest) -> Result<(), PublishError> {
+        let batch = std::mem::replace(&mut self.batch, self.input.workspace.store().batch());
+        if !self.input.workspace.keeps_content() {
+            pages.commit()?;
+            return Ok(batch.commit()?);
+        }
+        batch.absorb(pages);
+        if self.input.published != Some(root) || !batch.is_empty() {
+            batch.commit()?;
         }
         Ok(())
     }

@@ -47,6 +47,10 @@ impl Bench {
     }
 
     fn scan(&self) -> (Scanned, Faults, u64) {
+        self.scan_over(None)
+    }
+
+    fn scan_over(&self, published: Option<Digest>) -> (Scanned, Faults, u64) {
         let tree = Tree::open(&self.dir.path().join("tree")).unwrap();
         let counters = Counters::default();
         let mut faults = Faults::default();
@@ -55,6 +59,7 @@ impl Bench {
             workspace: &self.workspace,
             select: &|_path| true,
             cache: &self.dir.path().join("scan/c.cache"),
+            published,
             counters: &counters,
         };
         let scanned = scan(&input, &mut faults).unwrap();
@@ -190,6 +195,7 @@ fn a_tree_that_changes_is_noticed() {
         workspace: &bench.workspace,
         select: &select,
         cache: &bench.dir.path().join("scan/c.cache"),
+        published: None,
         counters: &counters,
     };
     scan(&input, &mut faults).unwrap();
@@ -241,4 +247,22 @@ fn immutable_files_are_linked_and_stay_cached() {
     let (second, faults, read) = bench.scan();
     assert!(faults.is_empty());
     assert_eq!((read, second.summary.root), (0, first.summary.root));
+}
+
+#[test]
+fn a_lost_blob_of_a_published_build_is_stored_again() {
+    let bench = Bench::new();
+    bench.write("a", "content");
+    bench.age();
+    let (first, ..) = bench.scan();
+    let Some(Entry::File(file)) = bench.entries(&first.summary.root).pop().map(|(_, e)| e) else {
+        panic!("no file");
+    };
+    let store = bench.workspace.store();
+    store.remove(&file.digest).unwrap();
+    let again = bench.scan_over(Some(first.summary.root));
+    assert_eq!(again.0.summary, first.summary);
+    assert_eq!(again.2, 1, "read again");
+    assert_eq!(store.size(&file.digest).unwrap(), Some(7));
+    assert_eq!(bench.scan_over(Some(first.summary.root)).2, 0);
 }

@@ -164,6 +164,17 @@ impl Batch {
         &self.store
     }
 
+    /// Takes over what another batch of the same store holds, to be committed with it.
+    pub fn absorb(&self, other: Self) {
+        if other.unsettled.into_inner() {
+            self.unsettled();
+        }
+        let incoming = other.incoming.into_inner();
+        for (digest, item) in incoming.unwrap_or_else(PoisonError::into_inner) {
+            self.insert(digest, item);
+        }
+    }
+
     /// Blobs that `commit` will make visible.
     pub fn len(&self) -> usize {
         self.incoming().len()

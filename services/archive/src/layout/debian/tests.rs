@@ -115,6 +115,7 @@ impl Archive {
             workspace: &self.workspace,
             select: &|_path| true,
             cache: &self.dir.path().join("scan/c.cache"),
+            published: None,
             counters: &counters,
         };
         let mut faults = Faults::default();
