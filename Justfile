@@ -46,6 +46,11 @@ bench-serving *args:
     cargo build --release --locked -p mirrorlog
     cargo run --quiet --release --locked -p e2e --bin bench-serving -- --release "$@"
 
+# 1,000 simulated mirrors of a channel of 100,000 files: how soon all are complete; see --help
+bench-fleet *args:
+    cargo build --release --locked -p mirrorlog
+    cargo run --quiet --release --locked -p e2e --bin bench-fleet -- --release "$@"
+
 # start-up, memory and transfer of the client beside curl and apt's own http; see --help
 bench-client *args:
     deploy/setup --with-bench
