@@ -18,7 +18,7 @@ use tonic::service::Routes;
 use tonic::transport::Endpoint;
 use wire::v1::consistency_server::ConsistencyServer;
 
-use crate::audit::Auditor;
+use crate::audit::{Auditor, raise_open_files};
 use crate::config::{AuditSection, Config, MirrorSection};
 use crate::desk::{Desk, Orders};
 use crate::gauges::Gauges;
@@ -197,7 +197,7 @@ impl Parts<'_> {
             fold: Consistency::new(rules(&config.audit), config.mirrors.iter().map(member)),
             desk: self.desk.clone(),
             key: self.keys.own.clone(),
-            auditor: Auditor::new(public, &config.audit, manifests.clone())?,
+            auditor: Auditor::new(public, &config.audit, manifests.clone(), raise_open_files()),
             manifests,
             post,
             gauges,

@@ -7,7 +7,9 @@ use mirrorlog_core::statement::RevokeReason;
 use reqwest::header::{CONTENT_RANGE, ETAG};
 use reqwest::{Response, StatusCode};
 use sha2::{Digest as _, Sha256};
+use wire::causes;
 
+use super::connections::is_own_fault;
 use super::http::Http;
 use super::plan::{Depth, File};
 use super::url_path;
@@ -25,6 +27,8 @@ pub(super) enum Found {
     Shadowed,
     /// No answer, none in time, or one that was cut short.
     Silent,
+    /// It could not be asked for, for want of something here.
+    Unasked,
     /// The live URL serves a newer build by now, says the mirror.
     Moved,
     /// Something else than signed.
@@ -61,6 +65,7 @@ pub(super) async fn alone(http: &Http, audit: &Audit) -> AuditOutcome {
         Ok(Ok(answer)) if !answer.status().is_server_error() => {
             AuditOutcome::Faulty(RevokeReason::Dropped)
         }
+        Ok(Err(error)) if is_own_fault(&error) => AuditOutcome::Inconclusive,
         Ok(_) | Err(_) => AuditOutcome::Unreachable,
     }
 }
@@ -75,6 +80,10 @@ async fn ask(http: &Http, audit: &Audit, file: &File) -> Found {
         .await
     {
         Ok(answer) => answer,
+        Err(error) if is_own_fault(&error) => {
+            tracing::warn!(error = causes(&error), path = %file.path, "file cannot be asked for");
+            return Found::Unasked;
+        }
         Err(error) => {
             tracing::debug!(%error, path = %file.path, "mirror does not answer");
             return Found::Silent;

@@ -1,28 +1,33 @@
-//! One mirror's URL and connections.
+//! One mirror's URL, and a client for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fetcher::manifests::PageSource;
+use mirrorlog_core::consistency::Reach;
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::limits::PAGE_MAX_BYTES;
 use reqwest::{Client, Response};
 use tokio::time::timeout;
 
+use super::connections::is_own_fault;
+
 /// Slowest that a mirror may send, in bytes a second: a body that drips must not hold an audit for ever.
 const SLOWEST_BYTES_PER_S: u64 = 16 * 1024;
 /// What an answer may take on top of that, in timeouts for a single read.
 const GRACE_TIMEOUTS: u32 = 3;
+
 /// One mirror.
 #[derive(Clone)]
 pub(crate) struct Http {
     client: Client,
-    url: String,
+    url: Arc<str>,
     grace: Duration,
 }
 
 impl Http {
     /// `timeout`: longest wait for a single read.
-    pub(crate) fn new(client: Client, url: String, timeout: Duration) -> Self {
+    pub(crate) fn new(client: Client, url: Arc<str>, timeout: Duration) -> Self {
         let grace = timeout * GRACE_TIMEOUTS;
         Self { client, url, grace }
     }
@@ -52,10 +57,13 @@ impl Http {
         }
     }
 
-    /// True when the mirror answers at all.
-    pub(super) async fn answers(&self, path: &str) -> bool {
-        let answer = timeout(self.patience(0), self.get(path, None)).await;
-        matches!(answer, Ok(Ok(answer)) if !answer.status().is_server_error())
+    /// Whether the mirror answers at all; none when it cannot be asked for want of something here.
+    pub(super) async fn reach(&self, path: &str) -> Option<Reach> {
+        match timeout(self.patience(0), self.get(path, None)).await {
+            Ok(Ok(answer)) if !answer.status().is_server_error() => Some(Reach::Answered),
+            Ok(Err(error)) if is_own_fault(&error) => None,
+            Ok(_) | Err(_) => Some(Reach::Silent),
+        }
     }
 
     /// A whole small answer; none when there is no such thing, or it is larger than `max_bytes`.

@@ -4,21 +4,25 @@
 //! | --- | --- |
 //! | `plan` | which files |
 //! | `budget` | how many bytes of them |
-//! | `http` | one mirror's URL and connections |
+//! | `connections` | how many connections, all mirrors together |
+//! | `http` | one mirror's URL, and a client for it |
 //! | `check` | one file |
 
 mod budget;
 mod check;
+mod connections;
 pub(crate) mod http;
 mod plan;
 
+pub(crate) use connections::raise_open_files;
 pub(crate) use plan::random;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
-use mirrorlog_core::consistency::{Audit, AuditOutcome, Audited, Input, Reach, Scope};
+use mirrorlog_core::consistency::{Audit, AuditOutcome, Audited, Input, Scope};
 use mirrorlog_core::id::{Digest, MirrorId};
 use mirrorlog_core::path::EntryPath;
 use tokio::sync::Semaphore;
@@ -31,11 +35,10 @@ use wire::causes;
 
 use budget::Budget;
 use check::Found;
+use connections::Connections;
 use http::Http;
 use plan::{Plan, Planner};
 
-/// Audits that run at the same time, all mirrors together.
-const AUDITS_AT_ONCE: usize = 64;
 /// Audits of one mirror that run at the same time.
 const AUDITS_PER_MIRROR: usize = 4;
 
@@ -47,40 +50,57 @@ struct Inner {
     mirrors: BTreeMap<MirrorId, Target>,
     manifests: Manifests,
     planner: Planner,
+    connections: Connections,
+    timeout: Duration,
     slots: Semaphore,
     concurrency: usize,
 }
 
 /// What is kept of one mirror.
 struct Target {
-    http: Http,
+    url: Arc<str>,
     budget: Budget,
     slots: Semaphore,
 }
 
 impl Auditor {
-    /// `mirrors`: those with a public URL.
+    /// `mirrors`: those with a public URL. `open_files_max`: files that this process may have open.
     pub(crate) fn new(
         mirrors: impl IntoIterator<Item = (MirrorId, String)>,
         config: &AuditSection,
         manifests: Manifests,
-    ) -> anyhow::Result<Self> {
-        let client = fetcher::web::client(config.timeout.0, config.concurrency)?;
-        let watched = |(id, url)| {
+        open_files_max: u64,
+    ) -> Self {
+        let watched = |(id, url): (MirrorId, String)| {
             let watched = Target {
-                http: Http::new(client.clone(), url, config.timeout.0),
+                url: url.into(),
                 budget: Budget::new(config.budget_per_day.0),
                 slots: Semaphore::new(AUDITS_PER_MIRROR),
             };
             (id, watched)
         };
-        Ok(Self(Arc::new(Inner {
+        let audits = connections::audits_at_once(open_files_max, config.concurrency);
+        tracing::debug!(audits, open_files_max, "audits at a time");
+        Self(Arc::new(Inner {
             mirrors: mirrors.into_iter().map(watched).collect(),
             planner: Planner::new(manifests.pages(), config.sample, config.new_files_max),
             manifests,
-            slots: Semaphore::new(AUDITS_AT_ONCE),
+            connections: Connections::new(config.timeout.0, config.concurrency),
+            timeout: config.timeout.0,
+            slots: Semaphore::new(audits),
             concurrency: config.concurrency,
-        })))
+        }))
+    }
+
+    /// None when TLS cannot be set up.
+    fn http(&self, mirror: &MirrorId, target: &Target) -> Option<Http> {
+        match self.0.connections.to(mirror) {
+            Ok(client) => Some(Http::new(client, target.url.clone(), self.0.timeout)),
+            Err(error) => {
+                tracing::error!(error = causes(&error), "no connection can be made");
+                None
+            }
+        }
     }
 
     /// Starts an audit; its result comes to the desk.
@@ -117,18 +137,14 @@ impl Auditor {
     pub(crate) fn probe(&self, mirror: MirrorId, desk: Desk) {
         let this = self.clone();
         tokio::spawn(async move {
-            let Some(watched) = this.0.mirrors.get(&mirror) else {
+            let target = this.0.mirrors.get(&mirror);
+            let Some(http) = target.and_then(|target| this.http(&mirror, target)) else {
                 return;
             };
             let nonce = format!("{:016x}", plan::random());
-            let answers = watched
-                .http
-                .answers(&format!("/@/probe/{nonce}?bytes=16"))
-                .await;
-            let reach = if answers {
-                Reach::Answered
-            } else {
-                Reach::Silent
+            // What cannot be asked is asked in the next round.
+            let Some(reach) = http.reach(&format!("/@/probe/{nonce}?bytes=16")).await else {
+                return;
             };
             desk.input(Input::Probed { mirror, reach }, &Span::none())
                 .await;
@@ -144,34 +160,27 @@ impl Auditor {
         else {
             return AuditOutcome::Inconclusive;
         };
+        let Some(http) = self.http(&audit.mirror, mirror) else {
+            return AuditOutcome::Inconclusive;
+        };
         let mut base = audit.base.map(|(_, root)| root);
         if let Some(root) = base
-            && self
-                .0
-                .manifests
-                .ensure(root, Some(&mirror.http))
-                .await
-                .is_err()
+            && self.0.manifests.ensure(root, Some(&http)).await.is_err()
         {
             // Without its base a build is audited as a first one.
             base = None;
         }
-        if let Err(error) = self
-            .0
-            .manifests
-            .ensure(audit.root, Some(&mirror.http))
-            .await
-        {
+        if let Err(error) = self.0.manifests.ensure(audit.root, Some(&http)).await {
             tracing::warn!(
                 error = causes(&error),
                 "manifest is not to be had, audit put off"
             );
             return AuditOutcome::Inconclusive;
         }
-        let Some(plan) = self.plan(audit, base, &mirror.http).await else {
+        let Some(plan) = self.plan(audit, base, &http).await else {
             return AuditOutcome::Inconclusive;
         };
-        self.ask(audit, mirror, plan).await
+        self.ask(audit, &http, &mirror.budget, plan).await
     }
 
     /// Chooses files. A page that is missing after all is fetched, once.
@@ -211,15 +220,15 @@ impl Auditor {
         tokio::spawn(work.in_current_span());
     }
 
-    async fn ask(&self, audit: &Audit, mirror: &Target, plan: Plan) -> AuditOutcome {
+    async fn ask(&self, audit: &Audit, http: &Http, budget: &Budget, plan: Plan) -> AuditOutcome {
         let new_files = plan.new_files;
-        let chosen = mirror.budget.choose(plan.files);
+        let chosen = budget.choose(plan.files);
         if chosen.is_empty() {
             // Nothing but symlinks, or no files at all: that it answers for the build is all there is to see.
-            return check::alone(&mirror.http, audit).await;
+            return check::alone(http, audit).await;
         }
         let checks = stream::iter(chosen).map(|file| async {
-            let found = check::file(&mirror.http, audit, &file).await;
+            let found = check::file(http, audit, &file).await;
             (file, found)
         });
         let mut checks = checks.buffer_unordered(self.0.concurrency);
@@ -233,7 +242,7 @@ impl Auditor {
         }
         // One at a time: a server may refuse so many connections of one address.
         for file in again {
-            let found = check::file(&mirror.http, audit, &file).await;
+            let found = check::file(http, audit, &file).await;
             let silent = found == Found::Silent;
             if let Some(outcome) = tally.count(file.path, found) {
                 return outcome;
@@ -264,6 +273,7 @@ impl Tally {
             Found::Shadowed => self.shadowed += 1,
             Found::Silent => self.silent = Some(path),
             Found::Moved => return Some(AuditOutcome::Moved),
+            Found::Unasked => return Some(AuditOutcome::Inconclusive),
             Found::Faulty(reason) => return Some(AuditOutcome::Faulty(reason)),
         }
         None

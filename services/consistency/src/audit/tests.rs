@@ -63,7 +63,7 @@ async fn ask(url: String, scope: Scope, content: &[u8]) -> Found {
     };
     let http = Http::new(
         fetcher::web::client(config.timeout.0, config.concurrency).unwrap(),
-        url,
+        url.into(),
         config.timeout.0,
     );
     let file = File {

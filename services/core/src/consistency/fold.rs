@@ -208,9 +208,11 @@ impl Consistency {
         if self.leadership == Leadership::Follower {
             return;
         }
-        let mirrors: Vec<MirrorId> = self.mirrors.keys().cloned().collect();
-        for mirror in &mirrors {
-            self.revoke_unreachable(mirror);
+        if !self.is_cut_off() {
+            let unreachable = self.mirrors.values_mut();
+            for watched in unreachable.filter(|watched| watched.is_unreachable(&self.rules)) {
+                watched.revoke_unreachable();
+            }
         }
         self.settle_all(now, out);
         let (channels, leadership) = (&self.channels, self.leadership);

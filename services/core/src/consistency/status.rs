@@ -141,6 +141,7 @@ impl Consistency {
     pub fn status(&self, only: Option<&ChannelId>, now: Timestamp) -> Status {
         let asked = |id: &ChannelId| only.is_none_or(|only| only == id);
         let channels: Vec<_> = self.channels.iter().filter(|(id, _)| asked(id)).collect();
+        let cut_off = self.is_cut_off();
         Status {
             channels: channels
                 .iter()
@@ -149,7 +150,7 @@ impl Consistency {
             mirrors: self
                 .mirrors
                 .values()
-                .map(|mirror| self.mirror_status(mirror, &channels, now))
+                .map(|mirror| self.mirror_status(mirror, &channels, cut_off, now))
                 .collect(),
         }
     }
@@ -215,9 +216,10 @@ impl Consistency {
         &self,
         mirror: &Watched,
         channels: &[(&ChannelId, &Channel)],
+        cut_off: bool,
         now: Timestamp,
     ) -> MirrorStatus {
-        let healthy = wanted::is_healthy(mirror, &self.rules, self.is_cut_off(), now);
+        let healthy = wanted::is_healthy(mirror, &self.rules, cut_off, now);
         let carried = channels.iter().filter(|(id, _)| mirror.member.carries(id));
         MirrorStatus {
             mirror: mirror.member.mirror.clone(),
