@@ -34,8 +34,16 @@ impl Costs {
         let seconds = |(_, pid): &(String, u32)| {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
             // After the name in parentheses: state is the third field, user and system time the 14th and 15th.
-            let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-            let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+            let fields: Vec<&str> = stat
+                .rsplit(')')
+                .next()
+                .unwrap()
+                .split_whitespace()
+                .collect();
+            let ticks: u64 = fields[11..13]
+                .iter()
+                .map(|ticks| ticks.parse::<u64>().unwrap())
+                .sum();
             ticks as f64 / rustix::param::clock_ticks_per_second() as f64
         };
         Cpu(self.processes.iter().map(seconds).collect())
@@ -46,7 +54,12 @@ impl Costs {
         let peak = |(name, pid): &(String, u32)| {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
             let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let kib: f64 = line.unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+            let kib: f64 = line
+                .unwrap()
+                .trim()
+                .trim_end_matches(" kB")
+                .parse()
+                .unwrap();
             (name.clone(), kib / 1024.0)
         };
         self.processes.iter().map(peak).collect()
@@ -54,7 +67,9 @@ impl Costs {
 
     pub(crate) fn memory(&self) -> String {
         let peaks = self.peaks().into_iter();
-        let peaks: Vec<String> = peaks.map(|(name, mib)| format!("{name} {mib:.0} MiB")).collect();
+        let peaks: Vec<String> = peaks
+            .map(|(name, mib)| format!("{name} {mib:.0} MiB"))
+            .collect();
         format!("peak {}", peaks.join(", "))
     }
 }

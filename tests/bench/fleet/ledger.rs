@@ -32,9 +32,13 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Reads verdicts in the background.
     pub(crate) async fn follow(network: &Network) -> Self {
-        let file = network.config("consistency").with_file_name("consistency.pub");
+        let file = network
+            .config("consistency")
+            .with_file_name("consistency.pub");
         let keys = TrustedKeys::new([runtime::key::read_public(&file).unwrap()]);
-        let log = Log::connect(&nats(network), "bench-ledger", false).await.unwrap();
+        let log = Log::connect(&nats(network), "bench-ledger", false)
+            .await
+            .unwrap();
         let mut verdicts = log.verdicts().await.unwrap();
         let ledger = Self::default();
         let seen = Arc::clone(&ledger.seen);
@@ -62,13 +66,20 @@ impl Ledger {
 
     /// When the publishing of a build begins; nothing was said of it before.
     pub(crate) fn begin(&self, build: u64) -> Instant {
-        assert!(self.complete(build).is_empty(), "build {build} is complete before it is published");
+        assert!(
+            self.complete(build).is_empty(),
+            "build {build} is complete before it is published"
+        );
         Instant::now()
     }
 
     /// The mirrors that are complete at a build.
     pub(crate) fn complete(&self, build: u64) -> Vec<Complete> {
         let seen = self.seen.lock().unwrap();
-        seen.get(&build).into_iter().flatten().map(|(_, one)| *one).collect()
+        seen.get(&build)
+            .into_iter()
+            .flatten()
+            .map(|(_, one)| *one)
+            .collect()
     }
 }

@@ -59,6 +59,9 @@ struct Args {
     /// Seconds within which all mirrors must be complete after each publish
     #[arg(long, default_value_t = 60.0)]
     limit: f64,
+    /// Where the services' logs are copied to
+    #[arg(long)]
+    logs: Option<PathBuf>,
     /// Another binary than the one beside this program
     #[arg(long)]
     binary: Option<PathBuf>,
@@ -128,6 +131,9 @@ fn main() {
         let row = run.publish(&tree, build, changed);
         row.print();
         rows.push(row);
+        if let Some(logs) = &args.logs {
+            network::copy_logs(&network, logs);
+        }
     }
     table::print_end(&rows[1..], args.limit, &costs);
 }

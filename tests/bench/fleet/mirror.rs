@@ -7,7 +7,9 @@ use std::time::Duration;
 use e2e::Network;
 use mirrorlog_core::id::{Build, ChannelId, Digest, Lane, MirrorId};
 use mirrorlog_core::sign::{SecretKey, TrustedKeys};
-use mirrorlog_core::statement::{DeltaSource, Presence, Report, ReportedBuild, Snapshot, Statement};
+use mirrorlog_core::statement::{
+    DeltaSource, Presence, Report, ReportedBuild, Snapshot, Statement,
+};
 use mirrorlog_core::time::Timestamp;
 use mirrorlog_core::view::View;
 use roaring::RoaringBitmap;
@@ -98,7 +100,9 @@ impl Mirror {
         archive: Arc<TrustedKeys>,
     ) -> Self {
         let id = MirrorId::new(&id(number)).unwrap();
-        let log = Log::connect(config, &format!("mirrorlog-mirror {id}"), true).await.unwrap();
+        let log = Log::connect(config, &format!("mirrorlog-mirror {id}"), true)
+            .await
+            .unwrap();
         let [bulk, priority] = Lane::ALL.map(|lane| log.consume(&id, lane, &[], None));
         Self {
             lanes: [bulk.await.unwrap(), priority.await.unwrap()],
@@ -118,7 +122,8 @@ impl Mirror {
 
     async fn run(mut self) {
         // Mirrors were started at different times: their reports come evenly.
-        let first = REPORT_EVERY.mul_f64(f64::from(getrandom::u32().unwrap()) / f64::from(u32::MAX));
+        let first =
+            REPORT_EVERY.mul_f64(f64::from(getrandom::u32().unwrap()) / f64::from(u32::MAX));
         let mut due = tokio::time::interval_at(tokio::time::Instant::now() + first, REPORT_EVERY);
         loop {
             let [bulk, priority] = &mut self.lanes;
@@ -153,7 +158,13 @@ impl Mirror {
         };
         let build = snapshot.build;
         let lag_ms = received.ms_since(event.published) as f64;
-        self.fleet.lags.lock().unwrap().entry(build.get()).or_default().push(lag_ms);
+        self.fleet
+            .lags
+            .lock()
+            .unwrap()
+            .entry(build.get())
+            .or_default()
+            .push(lag_ms);
         self.report(Some(fetching(&snapshot, &decoded.delta))).await;
         self.held.insert(build, snapshot.root);
         self.fleet.site.go_live(self.number, build.get());
@@ -189,7 +200,11 @@ impl Mirror {
         };
         let signed = Signed::sign(&self.key, &Statement::Report(report)).encode();
         // What is not sent now is in the next report.
-        while let Err(error) = self.log.publish_report(&self.id, &channel, signed.clone().into()).await {
+        while let Err(error) = self
+            .log
+            .publish_report(&self.id, &channel, signed.clone().into())
+            .await
+        {
             println!("{} could not report: {error}", self.id);
         }
     }

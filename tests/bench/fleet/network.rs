@@ -1,5 +1,7 @@
 //! A network whose mirrors are those of this program.
 
+use std::path::Path;
+
 use e2e::{Network, Setup};
 use mirrorlog_core::sign::{KeyNumber, SecretKey};
 
@@ -29,7 +31,10 @@ pub(crate) fn start(args: &Args, port: u16) -> (Network, Vec<SecretKey>) {
         let mut mirror = toml::Table::new();
         mirror.insert("key".to_owned(), file.to_str().unwrap().into());
         mirror.insert("pool".to_owned(), POOLS[number % POOLS.len()].into());
-        mirror.insert("url".to_owned(), format!("http://{}:{port}", stub::address(number)).into());
+        mirror.insert(
+            "url".to_owned(),
+            format!("http://{}:{port}", stub::address(number)).into(),
+        );
         mirror.insert("id".to_owned(), id.into());
         toml::Value::Table(mirror)
     });
@@ -49,6 +54,15 @@ pub(crate) fn start(args: &Args, port: u16) -> (Network, Vec<SecretKey>) {
     network.restart("archive");
     network.restart("consistency");
     (network, keys)
+}
+
+/// Copies the services' logs.
+pub(crate) fn copy_logs(network: &Network, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(network.dir().join("logs")).unwrap() {
+        let file = entry.unwrap().path();
+        std::fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+    }
 }
 
 fn key(mirror: usize) -> SecretKey {

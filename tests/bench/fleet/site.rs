@@ -1,8 +1,8 @@
 //! The tree as all mirrors serve it: each build's bytes, and which of them were asked for.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::body::Bytes;
 use e2e::{Tree, noise, sha256};
@@ -71,7 +71,9 @@ impl Site {
         let versions = (0..content.files).map(|number| vec![content.version(number, 1)]);
         let mirror = || Mirror {
             live: AtomicU64::new(0),
-            seen: std::iter::repeat_with(AtomicBool::default).take(CHANGED_MAX.min(content.files)).collect(),
+            seen: std::iter::repeat_with(AtomicBool::default)
+                .take(CHANGED_MAX.min(content.files))
+                .collect(),
         };
         Self {
             numbers: numbers.collect(),
@@ -145,7 +147,11 @@ impl Site {
         self.live(mirror).filter(|live| build <= *live)?;
         self.asked.fetch_add(1, Ordering::Relaxed);
         let versions = self.versions.read().unwrap();
-        versions[number].iter().rev().find(|version| version.build <= build).cloned()
+        versions[number]
+            .iter()
+            .rev()
+            .find(|version| version.build <= build)
+            .cloned()
     }
 
     /// Files asked for so far, by any URL.
@@ -159,7 +165,10 @@ impl Site {
         assert_eq!(newest.0, build);
         let unseen = |mirror: &Mirror| {
             let places = &mirror.seen[..newest.1.len()];
-            places.iter().filter(|seen| !seen.load(Ordering::Relaxed)).count()
+            places
+                .iter()
+                .filter(|seen| !seen.load(Ordering::Relaxed))
+                .count()
         };
         self.mirrors.iter().map(unseen).sum()
     }

@@ -35,10 +35,15 @@ pub(crate) async fn serve(site: Arc<Site>) -> u16 {
     let listener = socket.listen(BACKLOG).unwrap();
     let port = listener.local_addr().unwrap().port();
     let handler = move |request: Request| {
-        let answer = answer(&site, &request).unwrap_or_else(|| StatusCode::NOT_FOUND.into_response());
+        let answer =
+            answer(&site, &request).unwrap_or_else(|| StatusCode::NOT_FOUND.into_response());
         std::future::ready(answer)
     };
-    tokio::spawn(async move { axum::serve(listener, handler.into_make_service()).await.unwrap() });
+    tokio::spawn(async move {
+        axum::serve(listener, handler.into_make_service())
+            .await
+            .unwrap()
+    });
     port
 }
 
