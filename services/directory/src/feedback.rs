@@ -328,7 +328,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let server = NatsServer::start(dir.path(), None).await.unwrap();
         let url = server.url.clone();
-        let log = Log::connect(&NatsConfig { url }, "test", false).await;
+        let log = Log::connect(&NatsConfig::new(url), "test", false).await;
         (dir, server, log.unwrap())
     }
 

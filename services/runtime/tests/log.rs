@@ -64,7 +64,7 @@ impl Net {
 }
 
 async fn connect(url: &str) -> Log {
-    Log::connect(&NatsConfig { url: url.into() }, "mirrorlog-test", false)
+    Log::connect(&NatsConfig::new(url), "mirrorlog-test", false)
         .await
         .unwrap()
 }
@@ -181,22 +181,14 @@ async fn a_stream_that_differs_is_refused() {
 
 #[tokio::test]
 async fn an_impatient_connection_says_that_nobody_is_there() {
-    let config = NatsConfig {
-        url: "nats://127.0.0.1:1".into(),
-    };
+    let config = NatsConfig::new("nats://127.0.0.1:1");
     let error = soon(Log::connect(&config, "test", false))
         .await
         .unwrap_err();
     assert!(matches!(error, LogError::Down { .. }), "{error}");
-    let error = Log::connect(
-        &NatsConfig {
-            url: "not an url".into(),
-        },
-        "test",
-        true,
-    )
-    .await
-    .unwrap_err();
+    let error = Log::connect(&NatsConfig::new("not an url"), "test", true)
+        .await
+        .unwrap_err();
     assert!(matches!(error, LogError::Address { .. }), "{error}");
 }
 
@@ -207,7 +199,7 @@ async fn a_patient_connection_waits_for_the_server() {
     let url = server.url.clone();
     let (folder, port) = server.kill().await.unwrap();
     let patient = tokio::spawn(async move {
-        Log::connect(&NatsConfig { url }, "test", true)
+        Log::connect(&NatsConfig::new(url), "test", true)
             .await
             .unwrap()
     });

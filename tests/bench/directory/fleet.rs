@@ -103,7 +103,7 @@ fn say_complete(network: &Network, count: usize, root: Digest) {
         .build()
         .unwrap();
     running.block_on(async {
-        let log = Log::connect(&NatsConfig { url }, "bench", false)
+        let log = Log::connect(&NatsConfig::new(url), "bench", false)
             .await
             .unwrap();
         let channel = ChannelId::new("bench").unwrap();

@@ -2,9 +2,6 @@
 
 use e2e::Network;
 
-/// Whose costs are shown.
-pub(crate) const SERVICES: [&str; 3] = ["consistency", "nats", "archive"];
-
 /// The services' processes, and this one.
 pub(crate) struct Costs {
     processes: Vec<(String, u32)>,
@@ -22,12 +19,21 @@ impl Cpu {
 }
 
 impl Costs {
-    pub(crate) fn new(network: &Network) -> Self {
-        let services = SERVICES.map(|name| (name.to_owned(), network.pid(name)));
+    /// `servers`: those of NATS.
+    pub(crate) fn new(network: &Network, servers: Vec<(String, u32)>) -> Self {
+        let services = ["consistency", "archive"].map(|name| (name.to_owned(), network.pid(name)));
         let own = ("this program".to_owned(), std::process::id());
         Self {
-            processes: services.into_iter().chain([own]).collect(),
+            processes: services.into_iter().chain(servers).chain([own]).collect(),
         }
+    }
+
+    /// Whose costs are counted, in order.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.processes
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect()
     }
 
     pub(crate) fn cpu(&self) -> Cpu {

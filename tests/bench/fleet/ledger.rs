@@ -8,10 +8,8 @@ use e2e::Network;
 use mirrorlog_core::id::MirrorId;
 use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::VerdictState;
-use runtime::log::Log;
+use runtime::log::{Log, NatsConfig};
 use wire::Signed;
-
-use crate::mirror::nats;
 
 /// A mirror's first verdict "complete" on a build.
 #[derive(Clone, Copy)]
@@ -31,14 +29,12 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     /// Reads verdicts in the background.
-    pub(crate) async fn follow(network: &Network) -> Self {
+    pub(crate) async fn follow(network: &Network, nats: &NatsConfig) -> Self {
         let file = network
             .config("consistency")
             .with_file_name("consistency.pub");
         let keys = TrustedKeys::new([runtime::key::read_public(&file).unwrap()]);
-        let log = Log::connect(&nats(network), "bench-ledger", false)
-            .await
-            .unwrap();
+        let log = Log::connect(nats, "bench-ledger", false).await.unwrap();
         let mut verdicts = log.verdicts().await.unwrap();
         let ledger = Self::default();
         let seen = Arc::clone(&ledger.seen);

@@ -10,6 +10,7 @@
     reason = "a program for people who measure"
 )]
 
+mod cluster;
 mod cost;
 mod ledger;
 mod mirror;
@@ -23,10 +24,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use cluster::Cluster;
 use cost::Costs;
 use e2e::{Network, Tree, binary, until_within};
 use ledger::Ledger;
 use mirror::Fleet;
+use mirrorlog_core::id::MirrorId;
+use runtime::log::{Log, NatsConfig};
 use site::{Content, Site};
 use table::Row;
 
@@ -34,6 +38,8 @@ use table::Row;
 const CHANNEL: &str = "bench";
 /// Longest that a publish is waited for.
 const PATIENCE: Duration = Duration::from_secs(900);
+/// Messages that are stored one after the other, to see how long one takes.
+const PROBES: usize = 400;
 
 /// Publishes small changes to a channel with very many mirrors.
 #[derive(Debug, Parser)]
@@ -59,6 +65,15 @@ struct Args {
     /// Seconds within which all mirrors must be complete after each publish
     #[arg(long, default_value_t = 60.0)]
     limit: f64,
+    /// Servers of NATS; more than one are a cluster
+    #[arg(long, default_value_t = 1)]
+    nodes: usize,
+    /// Servers of a cluster that hold each stream (`nats.replicas`)
+    #[arg(long, default_value_t = 3)]
+    replicas: u8,
+    /// At the end, kill the server that leads the log, and publish once more
+    #[arg(long, requires = "nodes")]
+    kill: bool,
     /// Where the services' logs are copied to
     #[arg(long)]
     logs: Option<PathBuf>,
@@ -100,13 +115,24 @@ fn main() {
     let site = Arc::new(Site::new(content, args.mirrors));
     site.write_first(&tree);
     let port = running.block_on(stub::serve(Arc::clone(&site)));
-    let (network, keys) = network::start(&args, port);
-    let costs = Costs::new(&network);
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = (args.nodes > 1).then(|| Cluster::start(args.nodes, folder.path()));
+    let (network, keys) = network::start(&args, port, cluster.as_ref());
+    let nats = NatsConfig::new(match &cluster {
+        Some(cluster) => cluster.url(),
+        None => network.nats().to_owned(),
+    });
+    let servers = match &cluster {
+        Some(cluster) => cluster.processes(),
+        None => vec![("nats".to_owned(), network.pid("nats"))],
+    };
+    let costs = Costs::new(&network, servers);
+    print_latency(&running, &nats);
 
     let begun = Instant::now();
     let fleet = Arc::new(Fleet::new(Arc::clone(&site)));
-    running.block_on(Arc::clone(&fleet).muster(&network, keys));
-    let ledger = running.block_on(Ledger::follow(&network));
+    running.block_on(Arc::clone(&fleet).muster(&network, &nats, keys));
+    let ledger = running.block_on(Ledger::follow(&network, &nats));
     println!(
         "joined   {:.1} s: each mirror has a connection, two durable consumers and two readers",
         begun.elapsed().as_secs_f64()
@@ -122,7 +148,7 @@ fn main() {
         costs: &costs,
     };
     let mut rows = Vec::new();
-    table::print_head();
+    table::print_head(&costs);
     for build in 1..=args.builds as u64 + 1 {
         let changed = match build {
             1 => None,
@@ -136,6 +162,35 @@ fn main() {
         }
     }
     table::print_end(&rows[1..], args.limit, &costs);
+    if let Some(cluster) = cluster.as_mut().filter(|_| args.kill) {
+        run.lose_leader(&tree, args.builds as u64 + 2, cluster);
+    }
+    println!("{} reports were not taken in time", fleet.unsent());
+    // The mirrors go first: they would look for a log that is gone.
+    running.shutdown_background();
+}
+
+/// How long one small message takes to be stored, one after the other.
+fn print_latency(running: &tokio::runtime::Runtime, nats: &NatsConfig) {
+    let mut seconds: Vec<f64> = running.block_on(async {
+        let log = Log::connect(nats, "bench", false).await.unwrap();
+        let nobody = MirrorId::new("nobody").unwrap();
+        let mut seconds = Vec::new();
+        for number in 0..PROBES {
+            let (begun, name) = (Instant::now(), format!("probe-{number}"));
+            log.publish_order(&nobody, &name, vec![0; 300].into())
+                .await
+                .unwrap();
+            seconds.push(begun.elapsed().as_secs_f64());
+        }
+        seconds
+    });
+    seconds.sort_by(f64::total_cmp);
+    println!(
+        "store    {:.2} ms median, {:.2} ms p99 for a message of 300 bytes",
+        seconds[PROBES / 2] * 1e3,
+        seconds[PROBES * 99 / 100] * 1e3
+    );
 }
 
 fn release() -> PathBuf {
@@ -199,6 +254,39 @@ impl Run<'_> {
             asked: self.site.asked() - asked,
             cpu: after.since(&before),
         }
+    }
+
+    /// Kills the server that leads the log, publishes, and says when the event and the verdicts are everywhere.
+    fn lose_leader(&self, tree: &Tree, build: u64, cluster: &mut Cluster) {
+        let list = self.network.scratch().join("changed");
+        std::fs::write(&list, self.site.change(tree, build, self.args.changed)).unwrap();
+        let begun = self.ledger.begin(build);
+        let killed = cluster.kill_leader_of("MIRRORLOG");
+        let publish = || {
+            let more = ["--changed", list.to_str().unwrap()];
+            self.network.publish(CHANNEL, tree.path(), &more)
+        };
+        until_within(PATIENCE, "a build is published without the server", || {
+            publish().code == 0
+        });
+        println!(
+            "\n{killed} killed; published after {:.2} s",
+            begun.elapsed().as_secs_f64()
+        );
+        for share in [25, 50, 75, 100] {
+            let some = self.args.mirrors * share / 100;
+            until_within(PATIENCE, "mirrors hear of it", || {
+                self.fleet.heard(build) >= some
+            });
+            println!(
+                "heard by {share} % after {:.2} s",
+                begun.elapsed().as_secs_f64()
+            );
+        }
+        until_within(PATIENCE, "all are complete", || {
+            self.ledger.complete(build).len() == self.args.mirrors
+        });
+        println!("all complete after {:.2} s", begun.elapsed().as_secs_f64());
     }
 
     /// `status --json` must say the same as the log.

@@ -1,6 +1,7 @@
 //! Simulated mirrors: each follows the log by its own consumers and reports, and holds nothing.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,18 +29,13 @@ const JOINING: usize = 32;
 /// Pause between two reports when nothing happens, as mirrors have it by default.
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 
-/// Where the log is.
-pub(crate) fn nats(network: &Network) -> NatsConfig {
-    NatsConfig {
-        url: network.nats().to_owned(),
-    }
-}
-
 /// All mirrors.
 pub(crate) struct Fleet {
     site: Arc<Site>,
     /// Milliseconds from the log to a mirror, by build.
     lags: Mutex<BTreeMap<u64, Vec<f64>>>,
+    /// Reports that NATS did not take in time.
+    unsent: AtomicU64,
 }
 
 impl Fleet {
@@ -47,17 +43,23 @@ impl Fleet {
         Self {
             site,
             lags: Mutex::default(),
+            unsent: AtomicU64::new(0),
         }
     }
 
     /// Connects all mirrors; they run in the background.
-    pub(crate) async fn muster(self: Arc<Self>, network: &Network, keys: Vec<SecretKey>) {
+    pub(crate) async fn muster(
+        self: Arc<Self>,
+        network: &Network,
+        nats: &NatsConfig,
+        keys: Vec<SecretKey>,
+    ) {
         let archive = TrustedKeys::new([runtime::key::read_public(&network.key()).unwrap()]);
         let archive = Arc::new(archive);
         let joining = Arc::new(Semaphore::new(JOINING));
         let mut joined = JoinSet::new();
         for (number, key) in keys.into_iter().enumerate() {
-            let (config, fleet) = (nats(network), Arc::clone(&self));
+            let (config, fleet) = (nats.clone(), Arc::clone(&self));
             let (archive, joining) = (Arc::clone(&archive), Arc::clone(&joining));
             joined.spawn(async move {
                 let _turn = joining.acquire().await.unwrap();
@@ -68,6 +70,16 @@ impl Fleet {
         while let Some(joined) = joined.join_next().await {
             joined.unwrap();
         }
+    }
+
+    /// Reports that NATS did not take in time.
+    pub(crate) fn unsent(&self) -> u64 {
+        self.unsent.load(Ordering::Relaxed)
+    }
+
+    /// How many mirrors have heard of a build.
+    pub(crate) fn heard(&self, build: u64) -> usize {
+        self.lags.lock().unwrap().get(&build).map_or(0, Vec::len)
     }
 
     /// How late each mirror heard of a build.
@@ -200,12 +212,9 @@ impl Mirror {
         };
         let signed = Signed::sign(&self.key, &Statement::Report(report)).encode();
         // What is not sent now is in the next report.
-        while let Err(error) = self
-            .log
-            .publish_report(&self.id, &channel, signed.clone().into())
-            .await
-        {
-            println!("{} could not report: {error}", self.id);
+        let sent = self.log.publish_report(&self.id, &channel, signed.into());
+        if sent.await.is_err() {
+            self.fleet.unsent.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

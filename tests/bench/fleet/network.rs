@@ -5,6 +5,7 @@ use std::path::Path;
 use e2e::{Network, Setup};
 use mirrorlog_core::sign::{KeyNumber, SecretKey};
 
+use crate::cluster::Cluster;
 use crate::{Args, stub};
 
 /// Pools of the mirrors, by turns.
@@ -16,7 +17,11 @@ pub(crate) fn id(mirror: usize) -> String {
 }
 
 /// Starts NATS, archive and consistency service with their defaults for real networks, and gives each mirror a key.
-pub(crate) fn start(args: &Args, port: u16) -> (Network, Vec<SecretKey>) {
+pub(crate) fn start(
+    args: &Args,
+    port: u16,
+    cluster: Option<&Cluster>,
+) -> (Network, Vec<SecretKey>) {
     let network = Network::start(&Setup::mirrors(1));
     for service in ["nz1", "directory", "consistency", "archive"] {
         network.kill(service);
@@ -51,6 +56,16 @@ pub(crate) fn start(args: &Args, port: u16) -> (Network, Vec<SecretKey>) {
         config.remove("heads");
         config.remove("reconcile");
     });
+    if let Some(cluster) = cluster {
+        network.kill("nats");
+        for service in ["archive", "consistency"] {
+            network.configure(service, |config| {
+                config["nats"]["url"] = cluster.url().into();
+                let nats = config["nats"].as_table_mut().unwrap();
+                nats.insert("replicas".to_owned(), i64::from(args.replicas).into());
+            });
+        }
+    }
     network.restart("archive");
     network.restart("consistency");
     (network, keys)

@@ -1,6 +1,6 @@
 //! What is printed.
 
-use crate::cost::{Costs, Cpu, SERVICES};
+use crate::cost::{Costs, Cpu};
 
 /// One build.
 pub(crate) struct Row {
@@ -17,12 +17,13 @@ pub(crate) struct Row {
     pub(crate) cpu: Cpu,
 }
 
-pub(crate) fn print_head() {
+pub(crate) fn print_head(costs: &Costs) {
+    let names = costs.names();
     println!(
-        "\n| build | new files | publish | half complete | all complete | event lag median | p99 | max | files audited | CPU {} | this program |",
-        SERVICES.join(" | ")
+        "\n| build | new files | publish | half complete | all complete | event lag median | p99 | max | files audited | CPU {} |",
+        names.join(" | ")
     );
-    println!("|{}", " ---: |".repeat(10 + SERVICES.len() - 1 + 1));
+    println!("|{}", " ---: |".repeat(9 + names.len()));
 }
 
 impl Row {
@@ -75,7 +76,7 @@ pub(crate) fn print_end(rows: &[Row], limit: f64, costs: &Costs) {
         part(&lags, 0.5),
         part(&lags, 1.0)
     );
-    for (place, name) in SERVICES.iter().enumerate() {
+    for (place, name) in costs.names().iter().enumerate() {
         line(
             &format!("CPU of {name} a build"),
             &all(&|row| row.cpu.0[place]),

@@ -172,15 +172,9 @@ impl Site {
     }
 
     pub async fn log(&self) -> Log {
-        Log::connect(
-            &NatsConfig {
-                url: self.nats.clone(),
-            },
-            "test",
-            true,
-        )
-        .await
-        .unwrap()
+        Log::connect(&NatsConfig::new(&self.nats), "test", true)
+            .await
+            .unwrap()
     }
 
     /// The newest event of a lane, verified.

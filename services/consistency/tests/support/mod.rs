@@ -227,15 +227,9 @@ impl Network {
         let nats = NatsServer::start(&dir.path().join("nats"), None)
             .await
             .unwrap();
-        let log = Log::connect(
-            &NatsConfig {
-                url: nats.url.clone(),
-            },
-            "test",
-            false,
-        )
-        .await
-        .unwrap();
+        let log = Log::connect(&NatsConfig::new(&nats.url), "test", false)
+            .await
+            .unwrap();
         log.ensure().await.unwrap();
         let archive = generate(&dir.path().join("archive"), "archive").unwrap();
         generate(&dir.path().join("consistency"), "consistency").unwrap();

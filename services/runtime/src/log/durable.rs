@@ -135,47 +135,60 @@ impl Durable {
     async fn consumer(&self, info: &stream::Info) -> Result<Consumer<pull::Config>, LogError> {
         let floor = lock(&self.tracker).floor;
         let asked = self.config(floor);
+        let stream = &info.config.name;
+        if let Some(standing) = self.standing(stream, floor, &asked).await? {
+            return Ok(standing);
+        }
+        tracing::debug!(consumer = %self.name, floor, "creating consumer");
+        let made = reader::create_consumer(&self.log, asked.clone(), stream).await?;
+        self.same(&asked, &made)?;
+        Ok(made)
+    }
+
+    /// The consumer that is there, if it can be gone on with; one that cannot is deleted.
+    async fn standing(
+        &self,
+        stream: &str,
+        floor: u64,
+        asked: &pull::Config,
+    ) -> Result<Option<Consumer<pull::Config>>, LogError> {
+        let name = &self.name;
         let found = self
             .log
             .jetstream
-            .get_consumer_from_stream(&self.name, &info.config.name)
+            .get_consumer_from_stream(name, stream)
             .await;
         match found {
             Ok(found)
-                if !self.opened
-                    && stands_at(&found, floor)
-                    && self.same(&asked, &found).is_ok() =>
+                if !self.opened && stands_at(&found, floor) && self.same(asked, &found).is_ok() =>
             {
-                return Ok(found);
+                return Ok(Some(found));
             }
-            Ok(_) => {
-                let deleted = self
-                    .log
-                    .jetstream
-                    .delete_consumer_from_stream(&self.name, &info.config.name)
-                    .await;
-                match deleted {
-                    Err(error) if !reader::is_absent(&error) => {
-                        return Err(reader::consumer_error(
-                            &format!("deleting consumer {}", self.name),
-                            error,
-                        ));
-                    }
-                    Ok(_) | Err(_) => {}
-                }
+            Ok(_) => {}
+            Err(error) if reader::is_absent(&error) => return Ok(None),
+            // One server of a cluster holds it. When that one is down nobody speaks for it, for as long as that lasts.
+            Err(error) if reader::is_leaderless(&error) => {
+                tracing::info!(consumer = %name, "the consumer's server is down, another one is to have it");
             }
-            Err(error) if reader::is_absent(&error) => {}
             Err(error) => {
-                return Err(reader::consumer_error(
-                    &format!("asking for consumer {}", self.name),
-                    error,
-                ));
+                let doing = format!("asking for consumer {name}");
+                return Err(reader::consumer_error(&doing, error));
             }
         }
-        tracing::debug!(consumer = %self.name, floor, "creating consumer");
-        let made = reader::create_consumer(&self.log, asked.clone(), &info.config.name).await?;
-        self.same(&asked, &made)?;
-        Ok(made)
+        let deleted = self
+            .log
+            .jetstream
+            .delete_consumer_from_stream(name, stream)
+            .await;
+        match deleted {
+            Ok(_) => Ok(None),
+            // It is deleted without an answer of those who held it.
+            Err(error) if reader::is_absent(&error) || reader::is_leaderless(&error) => Ok(None),
+            Err(error) => {
+                let doing = format!("deleting consumer {name}");
+                Err(reader::consumer_error(&doing, error))
+            }
+        }
     }
 
     fn same(&self, asked: &pull::Config, found: &Consumer<pull::Config>) -> Result<(), LogError> {

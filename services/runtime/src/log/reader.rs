@@ -350,6 +350,21 @@ pub(super) fn is_absent(error: &stream::ConsumerError) -> bool {
     }
 }
 
+/// True when nobody answers for the consumer: the servers that hold it are down, or very slow.
+pub(super) fn is_leaderless(error: &stream::ConsumerError) -> bool {
+    use jetstream::ErrorCode as Code;
+    match error.kind() {
+        stream::ConsumerErrorKind::TimedOut => true,
+        stream::ConsumerErrorKind::JetStream(error) => {
+            [Code::CLUSTER_NOT_AVAILABLE, Code::CONSUMER_OFFLINE].contains(&error.error_code())
+        }
+        stream::ConsumerErrorKind::Request
+        | stream::ConsumerErrorKind::InvalidConsumerType
+        | stream::ConsumerErrorKind::InvalidName
+        | stream::ConsumerErrorKind::Other => false,
+    }
+}
+
 /// Says why reading does not go on: as a warning what passes, as an error what an operator has to mend.
 pub(super) fn report(stream: &str, error: &LogError) {
     let cause = std::error::Error::source(error)

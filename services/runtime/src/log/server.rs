@@ -9,7 +9,8 @@ use bytes::Bytes;
 use super::{Log, LogError, REQUEST_TIMEOUT, StreamIdentity, declare};
 
 impl Log {
-    /// Makes the stream when it is missing, compares it when it is there.
+    /// Makes the stream when it is missing, compares it when it is there, and has as many servers hold it as were
+    /// asked for.
     pub(super) async fn ensure_stream(
         &self,
         config: &stream::Config,
@@ -20,8 +21,12 @@ impl Log {
             Some(info) => info,
             None => {
                 tracing::info!(stream = %name, "creating stream");
+                let asked = stream::Config {
+                    num_replicas: self.replicas.count(),
+                    ..config.clone()
+                };
                 match self
-                    .request(format!("STREAM.CREATE.{name}"), config)
+                    .request(format!("STREAM.CREATE.{name}"), &asked)
                     .await?
                 {
                     Response::Ok::<stream::Info>(info) => info,
@@ -40,7 +45,30 @@ impl Log {
             }
         };
         declare::same_stream(config, &info.config)?;
+        if info.config.num_replicas < self.replicas.count() {
+            return self.spread(info.config).await;
+        }
         Ok(info)
+    }
+
+    /// Has more servers hold a stream.
+    async fn spread(&self, config: stream::Config) -> Result<stream::Info, LogError> {
+        let (name, replicas) = (config.name.clone(), self.replicas.count());
+        tracing::info!(stream = %name, replicas, "more servers are to hold the stream");
+        let asked = stream::Config {
+            num_replicas: replicas,
+            ..config
+        };
+        match self
+            .request(format!("STREAM.UPDATE.{name}"), &asked)
+            .await?
+        {
+            Response::Ok(info) => Ok(info),
+            Response::Err { error } => {
+                let doing = format!("giving stream {name} to {replicas} servers");
+                Err(LogError::server(doing, error))
+            }
+        }
     }
 
     async fn stream_info(&self, name: &str) -> Result<Option<stream::Info>, LogError> {

@@ -1,0 +1,176 @@
+//! The log on a cluster of three real nats-servers.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
+use runtime::log::supervise::find_server;
+use runtime::log::{Delivery, Events, Log, LogError, NatsConfig, Replicas};
+use tokio::process::{Child, Command};
+
+/// Longest wait for anything: a reader needs tens of seconds to see that its consumer is dead.
+const PATIENCE: Duration = Duration::from_secs(120);
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+/// Enough that each server has consumers of some.
+const MIRRORS: usize = 9;
+
+struct Cluster {
+    servers: Vec<Child>,
+    ports: Vec<u16>,
+    _dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ports = free_ports(6);
+        let (clients, routes) = ports.split_at(3);
+        let all: Vec<String> = routes
+            .iter()
+            .map(|port| format!("nats-route://127.0.0.1:{port}"))
+            .collect();
+        let servers = (0..3).map(|number| {
+            let (client, route, name) = (clients[number], routes[number], format!("n{number}"));
+            let store = dir.path().join(&name);
+            let text = format!(
+                "server_name: {name}\nlisten: \"127.0.0.1:{client}\"\njetstream {{ store_dir: {:?} }}\n\
+                 cluster {{ name: test, listen: \"127.0.0.1:{route}\", routes: [{}] }}\n",
+                store,
+                all.join(", ")
+            );
+            spawn(&dir.path().join(format!("{name}.conf")), &text)
+        });
+        Self {
+            servers: servers.collect(),
+            ports: clients.to_vec(),
+            _dir: dir,
+        }
+    }
+
+    fn config(&self) -> NatsConfig {
+        let urls: Vec<String> = self
+            .ports
+            .iter()
+            .map(|port| format!("nats://127.0.0.1:{port}"))
+            .collect();
+        NatsConfig {
+            replicas: Replicas::Three,
+            ..NatsConfig::new(urls.join(","))
+        }
+    }
+}
+
+fn spawn(file: &Path, text: &str) -> Child {
+    std::fs::write(file, text).unwrap();
+    Command::new(find_server().unwrap())
+        .arg("--config")
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+fn free_ports(count: usize) -> Vec<u16> {
+    let mut bound: Vec<TcpListener> = Vec::new();
+    while bound.len() < count {
+        let drawn = getrandom::u32().unwrap() % PORTS.len() as u32;
+        bound.extend(TcpListener::bind(("127.0.0.1", PORTS.start + drawn as u16)));
+    }
+    bound
+        .iter()
+        .map(|bound| bound.local_addr().unwrap().port())
+        .collect()
+}
+
+/// Repeats while the cluster has no leader.
+async fn patiently<T, F: Future<Output = Result<T, LogError>>>(mut act: impl FnMut() -> F) -> T {
+    let all = async {
+        loop {
+            match act().await {
+                Ok(done) => return done,
+                Err(LogError::Down { .. }) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.unwrap()
+}
+
+async fn publish(log: &Log, number: u64) {
+    let channel = ChannelId::new("noble").unwrap();
+    let name = number.to_string();
+    patiently(|| async {
+        let last = log.last_event(Lane::Bulk, &channel).await?;
+        let last = last.map_or(0, |(sequence, _)| sequence);
+        log.publish_event(Lane::Bulk, &channel, &name, last, name.clone().into())
+            .await
+    })
+    .await;
+}
+
+/// Reads until event `number` came, acking all.
+async fn read_to(events: &mut Events, number: u64) {
+    let read = async {
+        loop {
+            if let Delivery::Event(event) = events.next().await {
+                event.ack.ack().await.ok();
+                if event.payload == number.to_string() {
+                    return;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, read)
+        .await
+        .expect("the event comes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_server_is_lost_all_mirrors_hear_of_the_next_build() {
+    let mut cluster = Cluster::start();
+    let log = Log::connect(&cluster.config(), "test", true).await.unwrap();
+    patiently(|| log.ensure()).await;
+    let mut mirrors = Vec::new();
+    for number in 0..MIRRORS {
+        let id = MirrorId::new(&format!("m{number}")).unwrap();
+        mirrors.push(patiently(|| log.consume(&id, Lane::Bulk, &[], None)).await);
+    }
+    publish(&log, 1).await;
+    for mirror in &mut mirrors {
+        read_to(mirror, 1).await;
+    }
+    cluster.servers[0].kill().await.unwrap();
+    publish(&log, 2).await;
+    let reading = mirrors.iter_mut().map(|mirror| read_to(mirror, 2));
+    futures::future::join_all(reading).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_are_given_more_servers_when_more_are_asked_for() {
+    let cluster = Cluster::start();
+    let one = NatsConfig::new(cluster.config().url);
+    let log = Log::connect(&one, "test", true).await.unwrap();
+    patiently(|| log.ensure()).await;
+    let copies = async || {
+        let client = async_nats::connect(format!("nats://127.0.0.1:{}", cluster.ports[0]))
+            .await
+            .unwrap();
+        let jetstream = async_nats::jetstream::new(client);
+        let stream = jetstream.get_stream("MIRRORLOG").await.unwrap();
+        stream.cached_info().config.num_replicas
+    };
+    assert_eq!(copies().await, 1);
+    let log = Log::connect(&cluster.config(), "test", true).await.unwrap();
+    patiently(|| log.ensure()).await;
+    assert_eq!(copies().await, 3);
+    // Who asks for one only leaves them as they are.
+    let log = Log::connect(&one, "test", true).await.unwrap();
+    patiently(|| log.ensure()).await;
+    assert_eq!(copies().await, 3);
+}

@@ -1,0 +1,172 @@
+//! Several nats-servers that are one cluster, on this machine.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use e2e::{Http, until_within};
+use runtime::log::supervise::find_server;
+use serde_json::Value;
+
+/// Longest wait until a cluster has a leader.
+const FORMS_WITHIN: Duration = Duration::from_secs(60);
+
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+/// One server.
+struct Node {
+    name: String,
+    client: u16,
+    monitor: u16,
+    process: Child,
+}
+
+/// A cluster; it is ended on drop.
+pub(crate) struct Cluster {
+    nodes: Vec<Node>,
+    http: Http,
+}
+
+impl Cluster {
+    /// Starts so many servers and waits until they have a leader.
+    pub(crate) fn start(count: usize, dir: &Path) -> Self {
+        let program = find_server().unwrap();
+        let ports: Vec<[u16; 3]> = free_ports(count * 3)
+            .chunks(3)
+            .map(|ports| [ports[0], ports[1], ports[2]])
+            .collect();
+        let routes: Vec<String> = ports
+            .iter()
+            .map(|[_, _, route]| format!("nats-route://127.0.0.1:{route}"))
+            .collect();
+        let nodes = ports.iter().enumerate().map(|(number, ports)| {
+            let name = format!("n{}", number + 1);
+            let [client, monitor, _] = *ports;
+            let text = configuration(&name, *ports, &dir.join(&name), &routes);
+            let process = spawn(&program, &dir.join(format!("{name}.conf")), &text);
+            Node {
+                name,
+                client,
+                monitor,
+                process,
+            }
+        });
+        let cluster = Self {
+            nodes: nodes.collect(),
+            http: Http::new(),
+        };
+        until_within(FORMS_WITHIN, "the cluster has a leader", || {
+            cluster.meta_leader().is_some()
+        });
+        cluster
+    }
+
+    /// Its servers, for `[nats] url`.
+    pub(crate) fn url(&self) -> String {
+        let urls: Vec<String> = self.nodes.iter().map(|node| node.url()).collect();
+        urls.join(",")
+    }
+
+    /// Names and processes.
+    pub(crate) fn processes(&self) -> Vec<(String, u32)> {
+        let of = |node: &Node| (node.name.clone(), node.process.id());
+        self.nodes.iter().map(of).collect()
+    }
+
+    fn meta_leader(&self) -> Option<String> {
+        let known = self.nodes.iter().map(|node| {
+            let state = self.monitor(node, "/jsz")?;
+            let meta = &state["meta_cluster"];
+            let whole = meta["cluster_size"] == self.nodes.len();
+            let leader = meta["leader"].as_str().filter(|leader| !leader.is_empty());
+            leader.filter(|_| whole).map(str::to_owned)
+        });
+        let known: Vec<String> = known.collect::<Option<_>>()?;
+        known
+            .windows(2)
+            .all(|pair| pair[0] == pair[1])
+            .then(|| known[0].clone())
+    }
+
+    /// Kills the server that leads the stream, as a crash would; gives its name.
+    pub(crate) fn kill_leader_of(&mut self, stream: &str) -> String {
+        let streams = self
+            .monitor(&self.nodes[0], "/jsz?streams=1&accounts=1")
+            .unwrap();
+        let accounts = streams["account_details"].as_array().unwrap().iter();
+        let details = accounts.flat_map(|account| account["stream_detail"].as_array().unwrap());
+        let found = details
+            .into_iter()
+            .find(|detail| detail["name"] == stream)
+            .unwrap();
+        let leader = found["cluster"]["leader"].as_str().unwrap().to_owned();
+        let node = self
+            .nodes
+            .iter_mut()
+            .find(|node| node.name == leader)
+            .unwrap();
+        node.process.kill().unwrap();
+        node.process.wait().unwrap();
+        leader
+    }
+
+    fn monitor(&self, node: &Node, path: &str) -> Option<Value> {
+        TcpStream::connect(("127.0.0.1", node.monitor)).ok()?;
+        let answer = self
+            .http
+            .get(&format!("http://127.0.0.1:{}{path}", node.monitor));
+        (answer.status == 200).then(|| answer.json())
+    }
+}
+
+impl Node {
+    fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.client)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            // One that was killed is gone already.
+            node.process.kill().ok();
+            node.process.wait().ok();
+        }
+    }
+}
+
+/// A server of the cluster, durable as `local up`'s own.
+fn configuration(name: &str, ports: [u16; 3], dir: &Path, routes: &[String]) -> String {
+    let [client, monitor, route] = ports;
+    let (dir, routes) = (dir.display(), routes.join(", "));
+    format!(
+        "server_name: {name}\nlisten: \"127.0.0.1:{client}\"\nhttp: \"127.0.0.1:{monitor}\"\nmax_payload: 1MB\n\
+         jetstream {{ store_dir: \"{dir}\", sync_interval: always, max_memory_store: 256MB, max_file_store: 16GB }}\n\
+         cluster {{ name: mirrorlog, listen: \"127.0.0.1:{route}\", routes: [{routes}] }}\n"
+    )
+}
+
+fn spawn(program: &Path, file: &Path, text: &str) -> Child {
+    std::fs::write(file, text).unwrap();
+    let log = std::fs::File::create(file.with_extension("log")).unwrap();
+    Command::new(program)
+        .arg("--config")
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// Ports that nobody uses now, below those that systems give to outgoing connections.
+fn free_ports(count: usize) -> Vec<u16> {
+    let mut bound: Vec<TcpListener> = Vec::new();
+    while bound.len() < count {
+        let port = PORTS.start + (getrandom::u32().unwrap() % PORTS.len() as u32) as u16;
+        bound.extend(TcpListener::bind(("127.0.0.1", port)));
+    }
+    let port = |bound: &TcpListener| bound.local_addr().unwrap().port();
+    bound.iter().map(port).collect()
+}
