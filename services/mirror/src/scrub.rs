@@ -265,10 +265,8 @@ impl Pace {
             return;
         };
         // In nanoseconds: a small file takes less than any coarser unit.
-        let ns = bytes
-            .saturating_mul(1_000_000_000)
-            .checked_div(bytes_per_s)
-            .unwrap_or(0);
+        let ns = u128::from(bytes) * 1_000_000_000 / u128::from(bytes_per_s.max(1));
+        let ns = u64::try_from(ns).unwrap_or(u64::MAX);
         self.owed += Duration::from_nanos(ns);
         while self.owed >= RATE_SLICE && !stop.is_cancelled() {
             std::thread::sleep(RATE_SLICE);
@@ -289,5 +287,9 @@ mod tests {
             pace.take(600, &stop);
         }
         assert!(pace.owed > Duration::ZERO, "{:?}", pace.owed);
+        // 100 GB at 100 MB/s; told to stop, it does not rest.
+        stop.cancel();
+        pace.take(100_000_000_000, &stop);
+        assert!(pace.owed >= Duration::from_secs(1000), "{:?}", pace.owed);
     }
 }

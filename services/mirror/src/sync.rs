@@ -226,26 +226,22 @@ impl Syncer {
                 Some(lack) => lack,
                 None => self.lack(job).await?,
             };
-            let whole = if missing.ordinals.is_empty() {
+            if missing.ordinals.is_empty() {
                 if let Some(draft) = draft {
                     self.settle(draft).await?;
                 }
-                true
-            } else {
-                self.check_space(missing.bytes)?;
-                let stored = job.progress.fetch.stored_bytes();
-                job.progress
-                    .planned_bytes
-                    .store(stored + missing.bytes, Ordering::Relaxed);
-                lacks.tell(missing).await;
-                self.fetch_blobs(job, wants, draft).await?
-            };
-            if whole {
                 return Ok(Whole {
                     received_bytes: job.progress.received_bytes(),
                     pin,
                 });
             }
+            self.check_space(missing.bytes)?;
+            let stored = job.progress.fetch.stored_bytes();
+            job.progress
+                .planned_bytes
+                .store(stored + missing.bytes, Ordering::Relaxed);
+            lacks.tell(missing).await;
+            self.fetch_blobs(job, wants, draft).await?;
         }
         Err(SyncError::Unstable)
     }
@@ -329,38 +325,29 @@ impl Syncer {
         whole(fetched?)
     }
 
-    /// Fetches what a build lacks, and makes the pages of `draft` durable with it. True when all that
-    /// was listed is here; false when somebody has to look again.
+    /// Fetches what a build lacks, and makes the pages of `draft` durable with it.
     async fn fetch_blobs(
         &self,
         job: &Job,
         wants: Option<Vec<Wanted>>,
         draft: Option<Draft>,
-    ) -> Result<bool, SyncError> {
+    ) -> Result<(), SyncError> {
         let options = self.options(job);
         let (batch, recalled) = match draft {
             Some(draft) => draft.into_parts(),
             None => (self.store().batch(), Recalled::default()),
         };
-        let Some(wants) = wants else {
-            self.fetch_walking(job, batch, &options).await?;
-            self.pages.recall(recalled);
-            return Ok(false);
-        };
-        let listed = tokio_stream::iter(wants.clone());
-        let fetched = fetcher::client::fetch_with(&self.sources, listed, batch, &options).await?;
-        whole(fetched)?;
-        self.pages.recall(recalled);
-        let store = self.store().clone();
-        tokio::task::spawn_blocking(move || {
-            for wanted in &wants {
-                if store.size(&wanted.digest)?.is_none() {
-                    return Ok(false);
-                }
+        match wants {
+            Some(wants) => {
+                let listed = tokio_stream::iter(wants);
+                let fetched =
+                    fetcher::client::fetch_with(&self.sources, listed, batch, &options).await;
+                whole(fetched?)?;
             }
-            Ok(true)
-        })
-        .await?
+            None => self.fetch_walking(job, batch, &options).await?,
+        }
+        self.pages.recall(recalled);
+        Ok(())
     }
 
     /// Fetches while the manifest is walked: for lists that are too long to be held.

@@ -59,10 +59,13 @@ impl Connections {
 }
 
 /// How many audits may run at the same time, of so many connections each, when so many files may be open.
-/// A request may begin a connection and then be answered through another one: each counts twice.
+/// A request may begin a connection and then be answered through another one: each counts twice. Those that are kept for
+/// mirrors audited lately count too.
 pub(super) fn audits_at_once(open_files_max: u64, per_mirror: usize) -> usize {
-    let files = open_files_max.saturating_sub(OTHER_FILES);
-    let audits = files / (2 * per_mirror.max(1) as u64);
+    let per_mirror = per_mirror.max(1) as u64;
+    let kept = (KEPT_MIRRORS as u64).saturating_mul(per_mirror);
+    let files = open_files_max.saturating_sub(OTHER_FILES.saturating_add(kept));
+    let audits = files / per_mirror.saturating_mul(2);
     usize::try_from(audits)
         .unwrap_or(usize::MAX)
         .clamp(1, AUDITS_AT_ONCE_MAX)
@@ -86,15 +89,12 @@ pub(crate) fn raise_open_files() -> u64 {
     open_files_max.unwrap_or(u64::MAX)
 }
 
-/// True when a request failed for want of files, memory or ports here: it says nothing about the mirror.
+/// True when a request failed for want of files or memory here: it says nothing about the mirror.
+///
+/// An address that cannot be used is no such failure. It may be the mirror's: of a family that this machine does not
+/// speak, which a dead mirror could name to hide behind.
 pub(super) fn is_own_fault(error: &(dyn Error + 'static)) -> bool {
-    let own = [
-        Errno::MFILE,
-        Errno::NFILE,
-        Errno::NOBUFS,
-        Errno::NOMEM,
-        Errno::ADDRNOTAVAIL,
-    ];
+    let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     let mut cause = Some(error);
     while let Some(error) = cause {
         let code = error
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn as_many_audits_as_files_may_be_open() {
         assert_eq!(audits_at_once(u64::MAX, 24), AUDITS_AT_ONCE_MAX);
-        assert_eq!(audits_at_once(1024, 24), 16);
+        assert_eq!(audits_at_once(1024, 24), 8);
         assert_eq!(audits_at_once(1024, 1000), 1);
         assert_eq!(audits_at_once(10, 24), 1);
         assert_eq!(audits_at_once(1024, 0), AUDITS_AT_ONCE_MAX);
@@ -138,7 +138,11 @@ mod tests {
     #[test]
     fn what_is_wanting_here_is_not_the_mirrors_fault() {
         let fault = |error: Errno| is_own_fault(&Outer(error.into()));
-        assert!(fault(Errno::MFILE) && fault(Errno::NFILE) && fault(Errno::ADDRNOTAVAIL));
+        assert!(fault(Errno::MFILE) && fault(Errno::NFILE) && fault(Errno::NOBUFS));
+        assert!(
+            !fault(Errno::ADDRNOTAVAIL),
+            "a mirror chooses its addresses"
+        );
         assert!(!fault(Errno::CONNREFUSED) && !fault(Errno::CONNRESET) && !fault(Errno::TIMEDOUT));
     }
 

@@ -234,7 +234,8 @@ impl Auditor {
         let mut checks = checks.buffer_unordered(self.0.concurrency);
         let (mut tally, mut again) = (Tally::default(), Vec::new());
         while let Some((file, found)) = checks.next().await {
-            if found == Found::Silent {
+            // What is wrong with another file must not be lost for want of something here.
+            if matches!(found, Found::Silent | Found::Unasked) {
                 again.push(file);
             } else if let Some(outcome) = tally.count(file.path, found) {
                 return outcome;

@@ -59,13 +59,18 @@ where
     };
     // Sessions hold the writers' queues: once they are gone the writers end.
     sessions.shutdown().await;
+    let mut broken = None;
     while let Some(ended) = threads.join_next().await {
-        ended?;
+        broken = ended.err().or(broken);
     }
     let fatal = board.take_fatal();
     let fetched = board.take_result();
-    let whole = fatal.is_none() && !cancelled && fetched.is_whole();
+    let whole = fatal.is_none() && broken.is_none() && !cancelled && fetched.is_whole();
+    // Whatever happened: a commit that is under way is waited for where one may wait.
     let finished = tokio::task::spawn_blocking(move || sink.finish(whole)).await?;
+    if let Some(error) = broken {
+        return Err(error.into());
+    }
     if let Some(error) = fatal {
         return Err(error);
     }

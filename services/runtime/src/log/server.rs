@@ -46,29 +46,32 @@ impl Log {
         };
         declare::same_stream(config, &info.config)?;
         if info.config.num_replicas < self.replicas.count() {
-            return self.spread(info.config).await;
+            return Ok(self.spread(info).await);
         }
         Ok(info)
     }
 
-    /// Has more servers hold a stream.
-    async fn spread(&self, config: stream::Config) -> Result<stream::Info, LogError> {
-        let (name, replicas) = (config.name.clone(), self.replicas.count());
+    /// Has more servers hold a stream. Where that cannot be now, for want of servers or of the right to do it, the
+    /// stream is used as it is: it is asked for again when it is opened the next time.
+    async fn spread(&self, info: stream::Info) -> stream::Info {
+        let (name, replicas) = (info.config.name.clone(), self.replicas.count());
+        let held = info.config.num_replicas;
         tracing::info!(stream = %name, replicas, "more servers are to hold the stream");
         let asked = stream::Config {
             num_replicas: replicas,
-            ..config
+            ..info.config.clone()
         };
-        match self
-            .request(format!("STREAM.UPDATE.{name}"), &asked)
-            .await?
-        {
-            Response::Ok(info) => Ok(info),
-            Response::Err { error } => {
-                let doing = format!("giving stream {name} to {replicas} servers");
-                Err(LogError::server(doing, error))
+        let answer = self.request(format!("STREAM.UPDATE.{name}"), &asked).await;
+        let error = match answer {
+            Ok(Response::Ok(spread)) => return spread,
+            Ok(Response::Err { error }) => {
+                LogError::server(format!("giving stream {name} to {replicas} servers"), error)
             }
-        }
+            Err(error) => error,
+        };
+        let error = wire::causes(&error);
+        tracing::warn!(stream = %name, held, replicas, error, "the stream is held by fewer servers than configured");
+        info
     }
 
     async fn stream_info(&self, name: &str) -> Result<Option<stream::Info>, LogError> {

@@ -75,7 +75,8 @@ impl Batch {
                 found,
             });
         }
-        self.put_hashed(digest, bytes)
+        self.put_hashed(digest, bytes)?;
+        Ok(())
     }
 
     /// Takes the content of `source` from its beginning, whatever its position: shares the disk blocks
@@ -217,15 +218,16 @@ impl Batch {
         Ok(Some(bytes))
     }
 
-    fn put_hashed(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
+    /// True when it was written; false when it was here, and nobody looked at its bytes.
+    pub(super) fn put_hashed(&self, digest: &Digest, bytes: &[u8]) -> Result<bool, StoreError> {
         if self.has(digest)? {
-            return Ok(());
+            return Ok(false);
         }
         let (mut file, name) = self.store.0.session.create()?;
         file.write_all(bytes)
             .map_err(|e| StoreError::io("write", &name.path(), e))?;
         self.insert(*digest, Incoming::Temp(name));
-        Ok(())
+        Ok(true)
     }
 
     fn ingest_large(&self, source: &File) -> Result<Ingested, StoreError> {
@@ -348,7 +350,7 @@ fn copy(source: &File, mut file: &File, path: &Path) -> Result<(Digest, u64), St
         file.write_all(&buffer[..filled])
             .map_err(|e| StoreError::io("write", path, e))?;
         offset += filled as u64;
-        if offset.is_multiple_of(WRITE_AHEAD_BYTES) {
+        if filled > 0 && offset.is_multiple_of(WRITE_AHEAD_BYTES) {
             begin_writing(file, offset - WRITE_AHEAD_BYTES, WRITE_AHEAD_BYTES);
         }
         if filled < buffer.len() {

@@ -48,8 +48,9 @@ impl PageWrite for &mut Draft {
     type Error = StoreError;
 
     fn put_page(&mut self, digest: Digest, bytes: Vec<u8>) -> Result<(), StoreError> {
-        self.batch.put(&digest, &bytes)?;
-        if self.kept.0.len() < KEPT_MAX {
+        // A page that was here already is read from the disk, where it may have rotted.
+        let written = self.batch.put_hashed(&digest, &bytes)?;
+        if written && self.kept.0.len() < KEPT_MAX {
             let page = Page::decode(&bytes);
             let page = page.map_err(|source| StoreError::Page { digest, source })?;
             self.kept.0.insert(digest, (Arc::new(page), bytes.len()));

@@ -107,6 +107,7 @@ impl Folder {
             names.extend(kept(entry.map_err(failed)?.file_name()));
         }
         names.sort_unstable();
+        names.shrink_to_fit();
         // Looked at after the names: one that came before this did not come later.
         let settled = is_settled(&rustix::fs::fstat(&folder).map_err(failed)?);
         Ok(Self::new(names, settled))

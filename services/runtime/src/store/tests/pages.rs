@@ -104,3 +104,29 @@ fn a_draft_is_read_before_it_is_committed_and_remembered_after() {
     assert!(pages.cached_bytes() > 0);
     assert_eq!(read(&Pages::new(store, 0)), 60_000);
 }
+
+#[test]
+fn a_draft_does_not_hide_a_page_that_rotted() {
+    let (_dir, store) = store();
+    let pages = Pages::new(store.clone(), 1 << 20);
+    let path = EntryPath::new(b"pool/a.deb").unwrap();
+    let file = FileEntry {
+        size_bytes: 1,
+        digest: Digest::of(b"a"),
+        mode: Mode::Plain,
+        mtime: Mtime::from_seconds(0),
+    };
+    let batch = store.batch();
+    let mut builder = Builder::new(&batch);
+    builder.push(&path, &Entry::File(file)).unwrap();
+    let root = builder.finish().unwrap().root;
+    batch.commit().unwrap();
+    fs::write(store.path_of(&root), "rot").unwrap();
+
+    let mut draft = Draft::new(&store);
+    let mut builder = Builder::new(&mut draft);
+    builder.push(&path, &Entry::File(file)).unwrap();
+    assert_eq!(builder.finish().unwrap().root, root);
+    let read = draft.over(&pages).page(&root);
+    assert!(matches!(read, Err(StoreError::Mismatch { .. })));
+}
