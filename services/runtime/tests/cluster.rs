@@ -95,7 +95,7 @@ async fn patiently<T, F: Future<Output = Result<T, LogError>>>(mut act: impl FnM
             match act().await {
                 Ok(done) => return done,
                 Err(LogError::Down { .. }) => tokio::task::yield_now().await,
-                Err(error) => panic!("{error}"),
+                Err(error) => panic!("{}", wire::causes(&error)),
             }
         }
     };

@@ -105,9 +105,11 @@ impl LogError {
         }
     }
 
-    /// Sorts what JetStream says: 5xx is a state that passes (no leader, restarting), the rest is not.
+    /// Sorts what JetStream says: 5xx is a state that passes (no leader, restarting), as is a cluster whose servers
+    /// are not all there; the rest is not.
     pub(super) fn server(doing: impl Into<String>, source: jetstream::Error) -> Self {
-        if source.code() >= 500 {
+        let too_few_servers = source.error_code() == jetstream::ErrorCode::CLUSTER_NO_PEERS;
+        if source.code() >= 500 || too_few_servers {
             Self::down(doing, source)
         } else {
             Self::Server {

@@ -4,6 +4,7 @@
 //! `next` never ends and never fails. What is written is answered by the server before it returns.
 
 mod ack;
+mod config;
 mod declare;
 mod durable;
 mod error;
@@ -23,6 +24,7 @@ use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use tokio::sync::watch;
 
 pub use ack::AckHandle;
+pub use config::{NatsConfig, Replicas, ReplicasError};
 pub use error::LogError;
 pub use events::{Delivery, Event, Events};
 pub use kv::{Bucket, KvChange, Watch};
@@ -42,68 +44,6 @@ pub const ACK_WAIT: Duration = Duration::from_secs(30);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// A silent connection is noticed after two of these.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
-
-/// `[nats]` of every service's configuration.
-#[derive(Clone, Debug, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NatsConfig {
-    /// `nats://host:port`, also `tls://` and `wss://`; several servers of a cluster with commas between.
-    pub url: String,
-    /// Servers of a cluster that hold each stream and bucket: 1, 3 or 5. Those that fewer hold are given more;
-    /// none is taken from more.
-    #[serde(default)]
-    pub replicas: Replicas,
-}
-
-impl NatsConfig {
-    /// A server, or a cluster of which one server holds each stream.
-    pub fn new(url: impl Into<String>) -> Self {
-        Self {
-            url: url.into(),
-            replicas: Replicas::One,
-        }
-    }
-}
-
-/// How many servers hold a stream: an odd number, so that a majority is left when some are lost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "u8")]
-pub enum Replicas {
-    /// Whatever is lost with the server is announced again by the archive.
-    #[default]
-    One,
-    /// One server may be lost.
-    Three,
-    /// Two servers may be lost.
-    Five,
-}
-
-/// No number of servers that can hold a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("replicas = {0} is not possible: use 1, 3 or 5")]
-pub struct ReplicasError(u8);
-
-impl Replicas {
-    const fn count(self) -> usize {
-        match self {
-            Self::One => 1,
-            Self::Three => 3,
-            Self::Five => 5,
-        }
-    }
-}
-
-impl TryFrom<u8> for Replicas {
-    type Error = ReplicasError;
-
-    fn try_from(count: u8) -> Result<Self, ReplicasError> {
-        let all = [Self::One, Self::Three, Self::Five];
-        let found = all
-            .into_iter()
-            .find(|one| one.count() == usize::from(count));
-        found.ok_or(ReplicasError(count))
-    }
-}
 
 /// A connection: reconnects for ever with backoff. Cheap to clone.
 #[derive(Clone)]
@@ -488,19 +428,7 @@ fn event_subject(lane: Lane, channel: Option<&ChannelId>) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn a_stream_has_one_three_or_five_copies() {
-        let read =
-            |text: &str| toml::from_str::<NatsConfig>(&format!("url = \"nats://n1\"\n{text}"));
-        assert_eq!(read("").unwrap().replicas, Replicas::One);
-        assert_eq!(read("replicas = 3").unwrap().replicas, Replicas::Three);
-        assert_eq!(read("replicas = 5").unwrap().replicas, Replicas::Five);
-        let error = read("replicas = 2").unwrap_err().to_string();
-        assert!(error.contains("use 1, 3 or 5"), "{error}");
-    }
 
     #[test]
     fn backoff_doubles_to_its_bound() {

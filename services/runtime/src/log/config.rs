@@ -1,0 +1,80 @@
+//! Where the log is, and how many servers hold it.
+
+/// `[nats]` of every service's configuration.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NatsConfig {
+    /// `nats://host:port`, also `tls://` and `wss://`; several servers of a cluster with commas between.
+    pub url: String,
+    /// Servers of a cluster that hold each stream and bucket: 1, 3 or 5. Those that fewer hold are given more;
+    /// none is taken from more.
+    #[serde(default)]
+    pub replicas: Replicas,
+}
+
+impl NatsConfig {
+    /// A server, or a cluster of which one server holds each stream.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            replicas: Replicas::One,
+        }
+    }
+}
+
+/// How many servers hold a stream: an odd number, so that a majority is left when some are lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "u8")]
+pub enum Replicas {
+    /// Whatever is lost with the server is announced again by the archive.
+    #[default]
+    One,
+    /// One server may be lost.
+    Three,
+    /// Two servers may be lost.
+    Five,
+}
+
+/// No number of servers that can hold a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("replicas = {0} is not possible: use 1, 3 or 5")]
+pub struct ReplicasError(u8);
+
+impl Replicas {
+    pub(super) const fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Three => 3,
+            Self::Five => 5,
+        }
+    }
+}
+
+impl TryFrom<u8> for Replicas {
+    type Error = ReplicasError;
+
+    fn try_from(count: u8) -> Result<Self, ReplicasError> {
+        let all = [Self::One, Self::Three, Self::Five];
+        let found = all
+            .into_iter()
+            .find(|one| one.count() == usize::from(count));
+        found.ok_or(ReplicasError(count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_stream_has_one_three_or_five_copies() {
+        let read =
+            |text: &str| toml::from_str::<NatsConfig>(&format!("url = \"nats://n1\"\n{text}"));
+        assert_eq!(read("").unwrap().replicas, Replicas::One);
+        assert_eq!(read("replicas = 3").unwrap().replicas, Replicas::Three);
+        assert_eq!(read("replicas = 5").unwrap().replicas, Replicas::Five);
+        let error = read("replicas = 2").unwrap_err().to_string();
+        assert!(error.contains("use 1, 3 or 5"), "{error}");
+    }
+}
