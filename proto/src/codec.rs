@@ -9,9 +9,9 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 /// What a stream's buffer takes at once, in bytes. Memory is only used as far as it is filled.
 const BUFFER_BYTES: usize = 2 * 1024 * 1024;
 /// Encoded messages are handed to the connection when they are this much, in bytes.
-const YIELD_BYTES: usize = 1024 * 1024;
+const YIELD_BYTES: usize = 384 * 1024;
 
-/// The codec of all our services: prost's, but a message of 256 KiB neither grows a buffer of 8 KiB step by step nor
+/// The codec of all our services: prost's, but a message of 512 KiB neither grows a buffer of 8 KiB step by step nor
 /// is handed over in pieces of 32 KiB. Content travels at more than twice the speed.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamCodec<T, U>(PhantomData<(T, U)>);

@@ -18,8 +18,8 @@ use super::{FetchError, Progress};
 
 /// Threads that hash and write for one fetch.
 const WRITERS: usize = 3;
-/// Work queued for one writer: with 256 KiB each, 4 MiB.
-const QUEUE_MAX: usize = 16;
+/// Work queued for one writer: at most 2 MiB, or 1 MiB of small blobs.
+const QUEUE_MAX: usize = 4;
 /// A batch is committed, with its two `syncfs`, when it holds this much.
 const BATCH_MAX_BYTES: u64 = 64 * 1024 * 1024;
 const BATCH_MAX_FILES: u64 = 20_000;
@@ -232,7 +232,7 @@ impl Writer {
                 digest,
                 size_bytes,
                 data,
-            } => self.partial(&digest, size_bytes)?.write(&data)?,
+            } => self.partial(&digest, size_bytes)?.write(data)?,
             Work::Finish { source, job } => self.finish(Some(source), job)?,
         }
         Ok(())

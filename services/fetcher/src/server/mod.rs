@@ -22,7 +22,7 @@ use inbox::Inbox;
 use reader::Reader;
 
 /// Messages read ahead of the network, per stream.
-const READ_AHEAD_MESSAGES: usize = 4;
+const READ_AHEAD_MESSAGES: usize = 2;
 
 /// What one server lends to its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

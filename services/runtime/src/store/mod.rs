@@ -16,6 +16,7 @@ mod batch;
 mod committer;
 mod draft;
 mod error;
+mod hasher;
 mod names;
 mod pages;
 mod partial;

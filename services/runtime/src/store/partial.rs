@@ -6,19 +6,21 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::time::Timestamp;
 use rustix::fs::{AtFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
+use super::hasher::Hasher;
 use super::{BLOB_MODE, Store, StoreError, WRITE_AHEAD_BYTES, begin_writing, hash_into, try_lock};
 
 /// A blob that arrives in pieces and may be resumed. Locked: one receiver at a time, over all processes.
 #[derive(Debug)]
 pub struct Partial {
     file: PartialFile,
-    hash: Sha256,
+    hash: Hasher,
     offset: u64,
     size_bytes: u64,
 }
@@ -42,21 +44,23 @@ impl Partial {
     /// [`StoreError::Busy`] while somebody else receives this blob, [`StoreError::Io`].
     pub fn open(store: &Store, digest: &Digest, size_bytes: u64) -> Result<Self, StoreError> {
         let file = PartialFile::open(store, digest)?;
-        let mut partial = Self {
-            file,
-            hash: Sha256::new(),
-            offset: 0,
-            size_bytes,
-        };
-        let fail = |e| StoreError::io("read", &partial.file.path(), e);
-        let there = partial.file.file.metadata().map_err(fail)?.len();
+        let fail = |e| StoreError::io("read", &file.path(), e);
+        let (mut hash, mut offset) = (Sha256::new(), 0);
+        let there = file.file.metadata().map_err(fail)?.len();
         if there > size_bytes {
-            partial.file.file.set_len(0).map_err(fail)?;
+            file.file.set_len(0).map_err(fail)?;
         } else if there > 0 {
-            let hashed = hash_into(&partial.file.file, &mut partial.hash);
-            partial.offset = hashed.map_err(|e| StoreError::io("read", &partial.file.path(), e))?;
+            offset = hash_into(&file.file, &mut hash).map_err(fail)?;
         }
-        Ok(partial)
+        let left_bytes = size_bytes.saturating_sub(offset);
+        let hash = Hasher::new(hash, left_bytes)
+            .map_err(|e| StoreError::io("start hashing", &file.path(), e))?;
+        Ok(Self {
+            file,
+            hash,
+            offset,
+            size_bytes,
+        })
     }
 
     /// Bytes that are here: the next write goes there.
@@ -69,15 +73,17 @@ impl Partial {
     /// # Errors
     /// [`StoreError::Size`] when it would grow past its size, [`StoreError::Full`], [`StoreError::Io`]:
     /// open it anew then.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+    pub fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         let end = self.offset.saturating_add(bytes.len() as u64);
         if end > self.size_bytes {
             return Err(self.wrong_size(end));
         }
+        self.hash
+            .update(bytes.clone())
+            .map_err(|e| StoreError::io("hash", &self.file.path(), e))?;
         (&self.file.file)
-            .write_all(bytes)
+            .write_all(&bytes)
             .map_err(|e| StoreError::io("write", &self.file.path(), e))?;
-        self.hash.update(bytes);
         let piece = |at: u64| at / WRITE_AHEAD_BYTES * WRITE_AHEAD_BYTES;
         let (from, until) = (piece(self.offset), piece(end));
         if from < until {
@@ -96,7 +102,8 @@ impl Partial {
         if self.offset != self.size_bytes {
             return Err(self.wrong_size(self.offset));
         }
-        let found = Digest::from_bytes(self.hash.finalize().into());
+        let found = self.hash.finish();
+        let found = found.map_err(|e| StoreError::io("hash", &self.file.path(), e))?;
         if found != self.file.digest {
             let expected = self.file.digest;
             self.file.remove()?;

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use bytes::Bytes;
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::time::Timestamp;
 
@@ -27,7 +28,9 @@ fn partials_resume_where_they_stopped() {
     let digest = Digest::of(&bytes);
     let mut partial = open(&store, &digest, bytes.len() as u64);
     assert_eq!(partial.offset(), 0);
-    partial.write(&bytes[..1000]).unwrap();
+    partial
+        .write(Bytes::copy_from_slice(&bytes[..1000]))
+        .unwrap();
     assert!(matches!(
         Partial::open(&store, &digest, 300_000),
         Err(StoreError::Busy(_))
@@ -45,8 +48,13 @@ fn partials_resume_where_they_stopped() {
     ));
 
     let mut partial = open(&store, &digest, bytes.len() as u64);
-    partial.write(&bytes[1000..]).unwrap();
-    assert!(matches!(partial.write(b"x"), Err(StoreError::Size { .. })));
+    partial
+        .write(Bytes::copy_from_slice(&bytes[1000..]))
+        .unwrap();
+    assert!(matches!(
+        partial.write(Bytes::from_static(b"x")),
+        Err(StoreError::Size { .. })
+    ));
     let finished = partial.finish().unwrap();
 
     // Dropped without commit, it can be finished again.
@@ -71,7 +79,7 @@ fn a_lying_partial_is_deleted() {
     let (_dir, store) = store();
     let digest = Digest::of(b"good");
     let mut partial = open(&store, &digest, 4);
-    partial.write(b"evil").unwrap();
+    partial.write(Bytes::from_static(b"evil")).unwrap();
     assert!(matches!(partial.finish(), Err(StoreError::Mismatch { .. })));
     assert_eq!(open(&store, &digest, 4).offset(), 0);
     // One that is longer than the blob starts over too.
@@ -82,7 +90,7 @@ fn a_lying_partial_is_deleted() {
     .unwrap();
     let mut partial = open(&store, &digest, 4);
     assert_eq!(partial.offset(), 0);
-    partial.write(b"good").unwrap();
+    partial.write(Bytes::from_static(b"good")).unwrap();
     // Meanwhile somebody else brought it: the partial goes.
     put(&store, b"good");
     store.batch().adopt(partial.finish().unwrap()).unwrap();
@@ -107,12 +115,38 @@ fn old_partials_are_swept_and_busy_ones_stay() {
     let (_dir, store) = store();
     assert_eq!(store.sweep_partials(Timestamp::EPOCH).unwrap(), 0);
     let (old, busy) = (Digest::of(b"old"), Digest::of(b"busy"));
-    open(&store, &old, 10).write(b"12345").unwrap();
+    open(&store, &old, 10)
+        .write(Bytes::from_static(b"12345"))
+        .unwrap();
     let mut partial = open(&store, &busy, 10);
-    partial.write(b"12345").unwrap();
+    partial.write(Bytes::from_static(b"12345")).unwrap();
     assert_eq!(store.sweep_partials(Timestamp::EPOCH).unwrap(), 0);
     let later = crate::boot::now().plus_ms(60_000);
     assert_eq!(store.sweep_partials(later).unwrap(), 5);
     drop(partial);
     assert_eq!(open(&store, &busy, 10).offset(), 5);
+}
+
+/// Large enough to be hashed beside the writing.
+#[test]
+fn a_large_blob_is_checked_as_a_small_one_is() {
+    let (_dir, store) = store();
+    let bytes = Bytes::from(content(7, 20 << 20));
+    let digest = Digest::of(&bytes);
+    let receive = |bytes: &Bytes| {
+        let mut partial = open(&store, &digest, bytes.len() as u64);
+        for start in (0..bytes.len()).step_by(1 << 20) {
+            let end = bytes.len().min(start + (1 << 20));
+            partial.write(bytes.slice(start..end)).unwrap();
+        }
+        partial.finish()
+    };
+    let mut wrong = bytes.to_vec();
+    wrong[12 << 20] ^= 1;
+    let refused = receive(&Bytes::from(wrong));
+    assert!(matches!(refused, Err(StoreError::Mismatch { .. })));
+    let batch = store.batch();
+    batch.adopt(receive(&bytes).unwrap()).unwrap();
+    batch.commit().unwrap();
+    assert_eq!(store.size(&digest).unwrap(), Some(20 << 20));
 }
