@@ -11,6 +11,7 @@ use runtime::store::Pages;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::filter::Filter;
 use crate::run::Parts;
 
 /// Time between the two marks.
@@ -19,8 +20,9 @@ const PAUSE: Duration = Duration::from_secs(5);
 const FAILED_PAUSE: Duration = Duration::from_secs(600);
 /// Begun files that no sync has touched for this long go too, in milliseconds.
 const PARTIALS_KEPT_MS: i64 = 3 * 24 * 3600 * 1000;
-/// Entries whose digests one pass over the manifests keeps in memory: 32 MiB.
-const MARKED_MAX: u64 = 1 << 20;
+/// Entries that one pass over the manifests marks in 8 MiB. Of what no build names, one in 5,000 is then taken for
+/// marked, and stays.
+const MARKED_MAX: u64 = 1 << 21;
 /// How long a build stays after somebody read it by number.
 const LEASE: Duration = Duration::from_secs(300);
 /// Builds of one channel that readers can keep.
@@ -206,10 +208,11 @@ async fn unused(
             entries += pages.page(root).map_or(0, |page| page.entries());
         }
         let passes = u8::try_from(entries / MARKED_MAX + 1).unwrap_or(u8::MAX);
+        let about = entries / u64::from(passes);
         let mut unused = BTreeSet::new();
         for pass in 0..passes {
             let mine = |digest: &Digest| digest.as_bytes()[31] % passes == pass;
-            let Some(used) = used(&pages, &roots, &coming, &mine, &halted)? else {
+            let Some(used) = used(&pages, &roots, &coming, about, &mine, &halted)? else {
                 return Ok(None);
             };
             for digest in pages.store().digests()? {
@@ -224,14 +227,16 @@ async fn unused(
     unused.await?
 }
 
+/// Marks what the builds name, about so many digests; a little more than that counts as marked.
 fn used(
     pages: &Pages,
     roots: &BTreeSet<Digest>,
     coming: &BTreeSet<Digest>,
+    about: u64,
     mine: &dyn Fn(&Digest) -> bool,
     halted: &dyn Fn() -> bool,
-) -> anyhow::Result<Option<HashSet<Digest>>> {
-    let mut used = HashSet::new();
+) -> anyhow::Result<Option<Filter>> {
+    let mut used = Filter::new(about);
     let mut walked = HashSet::new();
     let mut before: Option<&Digest> = None;
     for root in roots {
@@ -253,7 +258,7 @@ fn used(
                 .as_ref()
                 .and_then(|entry| entry.file())
                 .map(|file| file.digest);
-            used.extend(digest.filter(mine));
+            mark(&mut used, digest, mine);
         }
         before = Some(root);
     }
@@ -274,11 +279,21 @@ fn used(
             let files = manifest::iter(pages, &digest, b"", None)
                 .filter_map(Result::ok)
                 .filter_map(|(_, _, entry)| entry.file().map(|file| file.digest));
-            used.extend(files.filter(mine));
+            mark(&mut used, files, mine);
         }
     }
-    used.extend(walked.into_iter().filter(mine));
+    mark(&mut used, walked, mine);
     Ok(Some(used))
+}
+
+fn mark(
+    used: &mut Filter,
+    digests: impl IntoIterator<Item = Digest>,
+    mine: &dyn Fn(&Digest) -> bool,
+) {
+    for digest in digests.into_iter().filter(mine) {
+        used.insert(&digest);
+    }
 }
 
 #[cfg(test)]
@@ -317,13 +332,13 @@ mod tests {
         store.remove(&lost).unwrap();
         let pages = Pages::new(store, 1 << 20);
         let (none, coming) = (BTreeSet::new(), BTreeSet::from([root]));
-        let found = used(&pages, &none, &coming, &|_| true, &|| false)
+        let found = used(&pages, &none, &coming, 5000, &|_| true, &|| false)
             .unwrap()
             .unwrap();
         assert!(found.contains(&root) && !found.contains(&contents[0]));
         assert!(found.contains(&contents[4999]));
         assert!(
-            used(&pages, &none, &coming, &|_| true, &|| true)
+            used(&pages, &none, &coming, 5000, &|_| true, &|| true)
                 .unwrap()
                 .is_none()
         );

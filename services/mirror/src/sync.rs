@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::collect::Sweeps;
 use crate::engine::{Mailbox, Message};
+use crate::filter::Filter;
 
 /// Wants that may wait between the walk over the manifest and the fetcher.
 const WANTS_QUEUED: usize = 4096;
@@ -82,7 +83,7 @@ pub(crate) struct Missing {
     pub(crate) entries: u64,
     /// Ordinals of the entries that are not here.
     pub(crate) ordinals: RoaringBitmap,
-    /// Their bytes, each content counted once.
+    /// Their bytes, each content counted once; of a great many, a few are not counted.
     pub(crate) bytes: u64,
 }
 
@@ -360,10 +361,10 @@ impl Syncer {
         let (sender, receiver) = mpsc::channel(WANTS_QUEUED);
         let (pages, root, known) = (self.pages.clone(), job.root, job.whole);
         let walk = tokio::task::spawn_blocking(move || {
-            let mut named = HashSet::new();
+            let mut named = Named::new(pages.page(&root)?.entries());
             lacking(&pages, pages.store(), known.as_ref(), &root, |_, file| {
                 // The fetcher is gone when it was cancelled: then nothing more is wanted.
-                !named.insert(short(&file.digest)) || sender.blocking_send(wanted(file)).is_ok()
+                !named.insert(&file.digest) || sender.blocking_send(wanted(file)).is_ok()
             })
         });
         let wants = tokio_stream::wrappers::ReceiverStream::new(receiver);
@@ -420,14 +421,38 @@ fn whole(fetched: Fetched) -> Result<(), SyncError> {
     Ok(())
 }
 
-/// Tells apart contents of one build in little memory. Two contents that share it are fetched one
-/// round after the other.
-fn short(digest: &Digest) -> u64 {
-    digest
-        .as_bytes()
-        .first_chunk()
-        .copied()
-        .map_or(0, u64::from_le_bytes)
+/// Contents that were named before, of a build of any size in 8 MiB: the first ones exactly, of further ones a few are
+/// taken for named that were not. Those are missing in the next round, and come then.
+struct Named {
+    entries: u64,
+    first: HashSet<Digest>,
+    /// All of them, once they are too many.
+    all: Option<Filter>,
+}
+
+impl Named {
+    fn new(entries: u64) -> Self {
+        Self {
+            entries,
+            first: HashSet::new(),
+            all: None,
+        }
+    }
+
+    /// True when it is named for the first time.
+    fn insert(&mut self, digest: &Digest) -> bool {
+        if let Some(all) = &mut self.all {
+            return all.insert(digest);
+        }
+        let new = self.first.insert(*digest);
+        if self.first.len() > WANTS_LISTED_MAX {
+            let all = self.all.insert(Filter::new(self.entries));
+            for digest in std::mem::take(&mut self.first) {
+                all.insert(&digest);
+            }
+        }
+        new
+    }
 }
 
 fn wanted(file: &FileEntry) -> Wanted {
@@ -466,10 +491,10 @@ fn look<R: PageRead<Error = StoreError>>(
         entries: pages.page(root)?.entries(),
         ..Missing::default()
     };
-    let (mut named, mut wants) = (HashSet::new(), Vec::new());
+    let (mut named, mut wants) = (Named::new(missing.entries), Vec::new());
     lacking(pages, store, known, root, |ordinal, file| {
         missing.ordinals.insert(ordinal.0);
-        if named.insert(short(&file.digest)) {
+        if named.insert(&file.digest) {
             missing.bytes += file.size_bytes;
             if wants.len() <= WANTS_LISTED_MAX {
                 wants.push(wanted(file));
