@@ -38,6 +38,7 @@ use axum::response::{IntoResponse as _, Response};
 use mirrorlog_core::manifest::ManifestError;
 use mirrorlog_core::tree::{Place, Scope};
 use runtime::store::{Pages, Store, StoreError};
+use tokio::sync::Semaphore;
 use tracing::{Instrument as _, Span};
 
 use crate::collect::Leases;
@@ -56,6 +57,9 @@ type Fault = ManifestError<StoreError>;
 /// that is held: deeper ones must not hold up the connections of others.
 const SLASHES_AT_ONCE: usize = 24;
 
+/// Requests that may reach for the disk at once; further ones wait. Each holds the decoded pages on the way to its file.
+const DESKS: usize = 16;
+
 /// How far a request may reach for what answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
@@ -73,6 +77,8 @@ pub(crate) struct Face {
     suspects: Suspects,
     requests: HttpRequests,
     site: Site,
+    /// For those that reach for the disk.
+    desks: Arc<Semaphore>,
 }
 
 impl Face {
@@ -84,6 +90,7 @@ impl Face {
             suspects: parts.suspects.clone(),
             requests: parts.metrics.http_requests.clone(),
             site: Site::of(&parts.config),
+            desks: Arc::new(Semaphore::new(DESKS)),
         }
     }
 }
@@ -116,8 +123,15 @@ async fn respond(face: Arc<Face>, head: request::Parts) -> Response {
         Err(Refusal::Later) => {}
         looked => return answered(looked),
     }
+    let Ok(desk) = Arc::clone(&face.desks).acquire_owned().await else {
+        return Refusal::internal().into_response();
+    };
     let span = Span::current();
-    let looking = move || span.in_scope(|| answered(look(&face, Reach::Disk, &head)));
+    let looking = move || {
+        let looked = span.in_scope(|| answered(look(&face, Reach::Disk, &head)));
+        drop(desk);
+        looked
+    };
     let looked = tokio::task::spawn_blocking(looking).await;
     looked.unwrap_or_else(|error| {
         tracing::error!(%error, "a request could not be answered");

@@ -24,6 +24,7 @@ use mirrorlog_core::time::{Mtime, Timestamp};
 use prometheus_client::registry::Registry;
 use runtime::store::{Pages, Store};
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
 use super::trace::Site;
@@ -79,6 +80,7 @@ impl World {
                 country: "NZ".to_owned(),
                 upstream: "up.example.org".to_owned(),
             },
+            desks: Arc::new(Semaphore::new(1)),
         });
         Self {
             _dir: dir,
