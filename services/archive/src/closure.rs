@@ -13,7 +13,7 @@ use mirrorlog_core::path::{EntryPath, resolve_target};
 
 use crate::layout::{IndexKind, Packing, Release, read_index};
 use crate::publish::{Channel, Fault, Faults, PublishError, Rule};
-use crate::scan::{Kind, Tree, Walk, fault_or_error};
+use crate::scan::{Kind, Tree, fault_or_error, links_in};
 use path_set::PathSet;
 
 const RELEASE_MAX_BYTES: u64 = 64 << 20;
@@ -142,7 +142,7 @@ impl Closure {
         if self.folders.is_empty() {
             return Ok(());
         }
-        for name in Walk::links_in(tree, b"dists")? {
+        for name in links_in(tree, b"dists")? {
             let mut others = Self::default();
             if let Some(folder) = others.follow(tree, name)?
                 && self.folders.contains(&folder)

@@ -1,6 +1,7 @@
 //! `--changed`: looks at the listed paths only and makes the changes to a base manifest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::manifest::Entry;
@@ -13,8 +14,8 @@ use super::error::PublishError;
 use super::fault::{Fault, Faults, Rule};
 use super::workspace::{View, Workspace};
 use crate::scan::{
-    Found, Item, Kind, ScanInput, Stamp, Step, Walk, fault_or_error, means_changed, recheck_one,
-    take,
+    Found, Item, Kind, ScanInput, Stamp, Step, fault_or_error, means_changed, recheck_one, take,
+    walk,
 };
 
 /// What is at the listed paths now. A listed folder, there or gone, means everything below it.
@@ -192,12 +193,15 @@ fn look_at(
         kind,
     });
     if is_folder {
-        for step in Walk::below(input.tree, scope.as_bytes())? {
-            match step? {
-                Step::Item(item) => items.push(item),
-                Step::Fault(fault) => faults.push(fault),
+        walk(input.tree, scope.as_bytes(), &mut |steps| {
+            for step in steps {
+                match step {
+                    Step::Item(item) => items.push(item),
+                    Step::Fault(fault) => faults.push(fault),
+                }
             }
-        }
+            ControlFlow::Continue(())
+        })?;
     }
     Ok(())
 }

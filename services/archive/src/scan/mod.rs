@@ -2,32 +2,35 @@
 //! once, in parallel, straight into the store; at the end folders and files that were read are looked
 //! at again. Memory is bounded by a window of entries, not by the tree.
 
+mod folder;
 mod recheck;
+mod take;
 mod tree;
 mod walk;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use mirrorlog_core::id::Digest;
-use mirrorlog_core::manifest::{Builder, Entry, FileEntry, Mode, Summary};
-use mirrorlog_core::path::{EntryPath, resolve_target};
-use mirrorlog_core::time::Mtime;
+use mirrorlog_core::manifest::{Builder, Entry, Summary};
+use mirrorlog_core::path::EntryPath;
 use rayon::prelude::*;
 use runtime::store::{Batch, Committer, Names};
 
 pub(crate) use recheck::recheck_one;
+pub(crate) use take::{Found, take};
 pub(crate) use tree::{Kind, Stamp, Tree, means_changed, split};
-pub(crate) use walk::{Item, Step, Walk, fault_or_error};
+pub(crate) use walk::{Item, Step, fault_or_error, links_in, walk};
 
-use crate::publish::{Counters, Fault, Faults, PublishError, Rule, Workspace, manifest_failure};
+use crate::publish::{Counters, Faults, PublishError, Workspace, manifest_failure};
 use crate::stat_cache::{Reader, Record, Writer};
 
 /// Entries in work at a time.
 const WINDOW: usize = 4096;
 /// Windows that the walk may be ahead.
-const WINDOWS_AHEAD: usize = 8;
+const WINDOWS_AHEAD: usize = 4;
 /// New blobs, or bytes of them, after which a batch is committed: one pair of `syncfs` for so many.
 const BATCH_BLOBS: usize = 64 * 1024;
 const BATCH_BYTES: u64 = 128 * 1024 * 1024;
@@ -81,6 +84,7 @@ pub(crate) fn scan(input: &ScanInput<'_>, faults: &mut Faults) -> Result<Scanned
         committer: Committer::default(),
         racy_from_ns: racy_from_ns(),
         ingest: Duration::ZERO,
+        key: Vec::new(),
     };
     let pages = input.workspace.page_store().batch();
     let mut builder = Builder::new(&pages);
@@ -97,19 +101,32 @@ pub(crate) fn scan(input: &ScanInput<'_>, faults: &mut Faults) -> Result<Scanned
         Ok(fault) => PublishError::Manifest(fault.to_string().into()),
         Err(error) => error,
     })?;
-    let begun = Instant::now();
-    run.committer.wait()?;
-    run.make_durable(pages, summary.root)?;
-    let ingest = run.ingest + begun.elapsed();
-    let Run { records, again, .. } = run;
+    let Run {
+        records,
+        again,
+        batch,
+        mut committer,
+        ingest,
+        ..
+    } = run;
     let written = records.finish().map_err(cache_error)?;
     let again = again.finish().map_err(cache_error)?;
-    recheck::recheck(
-        input.tree,
-        &top,
-        again.records().map_err(cache_error)?,
-        faults,
-    )?;
+    let again = again.records().map_err(cache_error)?;
+    let begun = Instant::now();
+    let mut durable = Ok(ingest);
+    let rechecked = std::thread::scope(|scope| {
+        // The disk takes its time; looking again needs none of it.
+        scope.spawn(|| {
+            durable = committer
+                .wait()
+                .map_err(PublishError::from)
+                .and_then(|()| make_durable(input, batch, pages, summary.root))
+                .map(|()| ingest + begun.elapsed());
+        });
+        recheck::recheck(input.tree, &top, again, faults)
+    });
+    let ingest = durable?;
+    rechecked?;
     if faults.is_empty() && input.workspace.keeps_content() {
         written.put(input.cache).map_err(cache_error)?;
     }
@@ -122,21 +139,20 @@ pub(crate) fn scan(input: &ScanInput<'_>, faults: &mut Faults) -> Result<Scanned
 
 /// Walks the tree while others work on what was found, a window at a time.
 fn walk_ahead(tree: &Tree, windows: &SyncSender<Result<Vec<Step>, PublishError>>) {
-    let mut walk = match Walk::new(tree) {
-        Ok(walk) => walk,
-        Err(error) => {
-            // Nobody takes it only when the scan has failed already.
-            windows.send(Err(error)).ok();
-            return;
+    let mut window = Vec::with_capacity(WINDOW);
+    // Nobody takes them only when the scan has failed already.
+    let walked = walk(tree, b"", &mut |steps| {
+        window.extend(steps);
+        if window.len() < WINDOW {
+            return ControlFlow::Continue(());
         }
-    };
-    loop {
-        let window: Result<Vec<Step>, PublishError> = walk.by_ref().take(WINDOW).collect();
-        let last = window.as_ref().map_or(true, |steps| steps.len() < WINDOW);
-        if windows.send(window).is_err() || last {
-            return;
+        let full = std::mem::replace(&mut window, Vec::with_capacity(WINDOW));
+        match windows.send(Ok(full)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
         }
-    }
+    });
+    windows.send(walked.map(|()| window)).ok();
 }
 
 /// Stamps from here on are not trusted.
@@ -157,6 +173,8 @@ struct Run<'a> {
     committer: Committer,
     racy_from_ns: i64,
     ingest: Duration,
+    /// Room for one record's key.
+    key: Vec<u8>,
 }
 
 impl Run<'_> {
@@ -182,18 +200,25 @@ impl Run<'_> {
         }
         let known: Result<Vec<Option<Found>>, PublishError> =
             items.iter().map(|item| self.known(item)).collect();
-        let begun = Instant::now();
-        let found: Result<Vec<Found>, PublishError> = items
-            .par_iter()
-            .zip(known?)
-            .with_max_len(16)
-            .map(|(item, known)| match known {
-                Some(known) => Ok(known),
-                None => take(self.input, &self.batch, item),
-            })
+        let mut known = known?;
+        let unknown: Vec<(&Item, &mut Option<Found>)> = items
+            .iter()
+            .zip(&mut known)
+            .filter(|(_, known)| known.is_none())
             .collect();
-        self.ingest += begun.elapsed();
-        for (item, found) in items.into_iter().zip(found?) {
+        if !unknown.is_empty() {
+            let begun = Instant::now();
+            unknown
+                .into_par_iter()
+                .with_max_len(16)
+                .try_for_each(|(item, found)| {
+                    *found = Some(take(self.input, &self.batch, item)?);
+                    Ok::<_, PublishError>(())
+                })?;
+            self.ingest += begun.elapsed();
+        }
+        for (item, found) in items.into_iter().zip(known) {
+            let Some(found) = found else { continue };
             self.record(&item, &found)?;
             self.input.counters.seen(1);
             let entry = match found {
@@ -219,25 +244,10 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Commits the new content and pages together. A manifest that was published is durable with all that it
-    /// names: then there is nothing to do, unless something of it was lost and read again.
-    fn make_durable(&mut self, pages: Batch, root: Digest) -> Result<(), PublishError> {
-        let batch = std::mem::replace(&mut self.batch, self.input.workspace.store().batch());
-        if !self.input.workspace.keeps_content() {
-            pages.commit()?;
-            return Ok(batch.commit()?);
-        }
-        batch.absorb(pages);
-        if self.input.published != Some(root) || !batch.is_empty() {
-            batch.commit()?;
-        }
-        Ok(())
-    }
-
-    /// What the cache says of a file that is stored; `None`: take it in.
+    /// What is known without reading; `None`: a file to be taken in.
     fn known(&mut self, item: &Item) -> Result<Option<Found>, PublishError> {
         let Kind::File(mode) = item.kind else {
-            return Ok(None);
+            return take(self.input, &self.batch, item).map(Some);
         };
         let Some(digest) = self.cache.find(item.path.as_bytes(), &item.stamp) else {
             return Ok(None);
@@ -245,7 +255,7 @@ impl Run<'_> {
         let kept =
             !self.input.workspace.keeps_content() || self.names.have(&self.batch, &digest)?;
         Ok(kept.then(|| Found::Entry {
-            entry: file(item, digest, mode),
+            entry: take::file(item, digest, mode),
             read: false,
         }))
     }
@@ -267,8 +277,10 @@ impl Run<'_> {
             mtime_ns, ctime_ns, ..
         } = item.stamp;
         let racy = mtime_ns.max(ctime_ns) >= self.racy_from_ns;
+        let mut key = std::mem::take(&mut self.key);
+        item.write_key(&mut key);
         let record = Record {
-            key: item.key(),
+            key,
             stamp: item.stamp,
             digest,
             read,
@@ -279,98 +291,29 @@ impl Run<'_> {
         if read || item.kind == Kind::Folder {
             self.again.push(&record).map_err(failed)?;
         }
-        self.records.push(&record).map_err(failed)
+        self.records.push(&record).map_err(failed)?;
+        self.key = record.key;
+        Ok(())
     }
 }
 
-/// What became of an item.
-pub(crate) enum Found {
-    Folder,
-    Entry { entry: Entry, read: bool },
-    Fault(Fault),
-}
-
-/// Makes the entry of one item; a file is read.
-pub(crate) fn take(
+/// Commits the new content and pages together. A manifest that was published is durable with all that it
+/// names: then there is nothing to do, unless something of it was lost and read again.
+fn make_durable(
     input: &ScanInput<'_>,
-    batch: &Batch,
-    item: &Item,
-) -> Result<Found, PublishError> {
-    match &item.kind {
-        Kind::Folder => Ok(Found::Folder),
-        Kind::Special(what) => {
-            let fault = Fault::new(
-                item.path.as_bytes(),
-                Rule::SpecialFile,
-                "a file, folder or symlink",
-                *what,
-            );
-            Ok(Found::Fault(fault))
-        }
-        Kind::Symlink(target) => Ok(symlink(&item.path, target)),
-        Kind::File(mode) => read(input, batch, item, *mode),
+    batch: Batch,
+    pages: Batch,
+    root: Digest,
+) -> Result<(), PublishError> {
+    if !input.workspace.keeps_content() {
+        pages.commit()?;
+        return Ok(batch.commit()?);
     }
-}
-
-fn symlink(path: &EntryPath, target: &[u8]) -> Found {
-    match resolve_target(path, target) {
-        Ok(_inside) => Found::Entry {
-            entry: Entry::Symlink {
-                target: target.into(),
-            },
-            read: false,
-        },
-        Err(error) => {
-            let found = format!("{error}: {}", String::from_utf8_lossy(target));
-            Found::Fault(Fault::new(
-                path.as_bytes(),
-                Rule::Symlink,
-                "a relative target inside the tree",
-                found,
-            ))
-        }
+    batch.absorb(pages);
+    if input.published != Some(root) || !batch.is_empty() {
+        batch.commit()?;
     }
-}
-
-fn read(
-    input: &ScanInput<'_>,
-    batch: &Batch,
-    item: &Item,
-    mode: Mode,
-) -> Result<Found, PublishError> {
-    let path = item.path.as_bytes();
-    let (source, stamp) = match input.tree.file(path) {
-        Ok(opened) => opened,
-        Err(error) => return fault_or_error(input.tree, path, error).map(Found::Fault),
-    };
-    if stamp != item.stamp {
-        return Ok(Found::Fault(Fault::changed(
-            path,
-            "a file with another size or time",
-        )));
-    }
-    let (digest, size_bytes) = input.workspace.take_in(batch, &item.path, &source)?;
-    if size_bytes != stamp.size_bytes {
-        return Ok(Found::Fault(Fault::changed(
-            path,
-            format!("{size_bytes} bytes"),
-        )));
-    }
-    input.counters.read(size_bytes);
-    Ok(Found::Entry {
-        entry: file(item, digest, mode),
-        read: true,
-    })
-}
-
-fn file(item: &Item, digest: Digest, mode: Mode) -> Entry {
-    let mtime = Mtime::from_seconds(item.stamp.mtime_ns.div_euclid(1_000_000_000));
-    Entry::File(FileEntry {
-        size_bytes: item.stamp.size_bytes,
-        digest,
-        mode,
-        mtime,
-    })
+    Ok(())
 }
 
 /// Counts folders that have no entry below them, at any depth.

@@ -3,11 +3,11 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
-use mirrorlog_core::manifest;
+use mirrorlog_core::manifest::{self, Mode};
 use tempfile::TempDir;
 
 use super::*;
-use crate::publish::Purpose;
+use crate::publish::{Purpose, Rule};
 
 struct Bench {
     dir: TempDir,

@@ -123,6 +123,13 @@ impl Tree {
     }
 }
 
+/// Opens a folder by its name in an open one. One name that is no link cannot lead out.
+pub(crate) fn folder_at(folder: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = rustix::fs::Mode::empty();
+    Ok(rustix::fs::openat(folder, name, flags, mode)?)
+}
+
 /// Stats a name in an open folder.
 pub(crate) fn look_at(folder: impl AsFd, name: &[u8]) -> io::Result<(Stamp, Kind)> {
     let stat = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;

@@ -1,28 +1,32 @@
 //! Walks a tree in byte order of full path, reading ahead in parallel, in bounded memory.
 //!
-//! Folders come at `path + "/"` in that order, before what is in them.
+//! Folders come at `path + "/"` in that order, before what is in them. What is found does not depend on who found
+//! it: workers do shares of folders ahead, and their results are handed on in the order of the tree. At most
+//! [`BEGUN_MAX`] shares of about a thousand names at most are done or under way (some 10 MB), and a million names are
+//! held for folders that were found and not begun (some 40 MB), more only by the one folder that a worker reads last.
+//! How large or deep the tree is does not matter.
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use mirrorlog_core::path::EntryPath;
-use rayon::prelude::*;
-use rustix::fs::{Dir, FileType, RawDir};
+use rustix::fs::Dir;
 
+use super::folder::{Names, Piece, Rest, Share, Visit, rest};
 use super::tree::{Kind, Stamp, Tree, look_at, means_changed};
 use crate::publish::{Fault, PublishError, Rule};
 
-/// Names looked at in one go.
-const CHUNK: usize = 512;
-/// A folder ahead with at most this many names is looked at whole; a larger one when its turn comes.
-const SMALL_FOLDER: usize = 128;
-
-/// Room for the names of a usual folder, in bytes.
-const NAMES_BYTES: usize = 512;
-/// Buffer for a folder's names, in bytes.
-const LIST_BYTES: usize = 16 * 1024;
+/// Shares under way for each worker: one for it to do, others so that it need not wait for the next one.
+const RUNNING_EACH: usize = 4;
+/// Shares under way at most.
+const RUNNING_MAX: usize = 16;
+/// Shares that are under way, or done and not handed on, at most. A large folder that comes first finds room
+/// though others after it were done.
+const BEGUN_MAX: usize = 64;
 
 /// A name in the tree.
 #[derive(Clone, Debug)]
@@ -34,12 +38,13 @@ pub(crate) struct Item {
 
 impl Item {
     /// What it is ordered by: folders end in a slash.
-    pub(crate) fn key(&self) -> Vec<u8> {
-        let slash: &[u8] = match self.kind {
-            Kind::Folder => b"/",
-            Kind::File(_) | Kind::Symlink(_) | Kind::Special(_) => b"",
-        };
-        [self.path.as_bytes(), slash].concat()
+    pub(crate) fn write_key(&self, key: &mut Vec<u8>) {
+        key.clear();
+        key.extend_from_slice(self.path.as_bytes());
+        match self.kind {
+            Kind::Folder => key.push(b'/'),
+            Kind::File(_) | Kind::Symlink(_) | Kind::Special(_) => {}
+        }
     }
 }
 
@@ -50,247 +55,174 @@ pub(crate) enum Step {
     Fault(Fault),
 }
 
-/// An ordered walk.
-pub(crate) struct Walk<'a> {
-    tree: &'a Tree,
-    stack: Vec<Frame>,
+/// Walks everything below one folder; empty: the tree's top. The folder itself does not come. Ends early when
+/// `take` breaks. Not for rayon's own threads: it waits for them.
+///
+/// # Errors
+/// Faults of the disk: the first one in the order of the walk, after all that comes before it.
+pub(crate) fn walk(
+    tree: &Tree,
+    folder: &[u8],
+    take: &mut dyn FnMut(Vec<Step>) -> ControlFlow<()>,
+) -> Result<(), PublishError> {
+    walk_holding(tree, folder, &Arc::default(), take)
 }
 
-impl<'a> Walk<'a> {
-    /// Walks everything below the tree's top.
-    pub(crate) fn new(tree: &'a Tree) -> Result<Self, PublishError> {
-        Self::below(tree, b"")
-    }
-
-    /// Walks everything below one folder; the folder itself does not come.
-    pub(crate) fn below(tree: &'a Tree, folder: &[u8]) -> Result<Self, PublishError> {
-        let frame = Frame::read(tree, folder.to_vec());
-        let (frame, _fd) = frame.map_err(|e| read_error(tree, folder, e))?;
-        Ok(Self {
-            tree,
-            stack: vec![frame],
+/// With a count of the names that are held for folders not begun.
+fn walk_holding(
+    tree: &Tree,
+    folder: &[u8],
+    held: &Arc<AtomicUsize>,
+    take: &mut dyn FnMut(Vec<Step>) -> ControlFlow<()>,
+) -> Result<(), PublishError> {
+    let names = tree.folder(folder).and_then(|fd| Names::read(&fd));
+    let names = names.map_err(|e| read_error(tree, folder, e))?;
+    let running = AtomicUsize::new(0);
+    let running_of = &running;
+    let mut line = Line {
+        parts: VecDeque::from([Part::Rest(rest(folder.to_vec(), names, held))]),
+        begun: 0,
+        running: &running,
+        running_max: (RUNNING_EACH * rayon::current_num_threads()).min(RUNNING_MAX),
+    };
+    rayon::in_place_scope(|scope| {
+        line.run(take, &|share| {
+            let (result, found) = sync_channel(1);
+            running_of.fetch_add(1, Ordering::Relaxed);
+            scope.spawn(move |_| {
+                let pieces = Visit::run(tree, held, share);
+                running_of.fetch_sub(1, Ordering::Relaxed);
+                // Nobody takes it only when the walk has ended already.
+                result.send(pieces).ok();
+            });
+            found
         })
-    }
+    })
+}
 
-    /// Paths of the symlinks directly in a folder; none when there is no such folder.
-    pub(crate) fn links_in(tree: &Tree, folder: &[u8]) -> Result<Vec<Vec<u8>>, PublishError> {
-        let list = || -> io::Result<Vec<Vec<u8>>> {
-            let fd = tree.folder(folder)?;
-            let mut links = Vec::new();
-            for entry in Dir::read_from(&fd)? {
-                let entry = entry?;
-                let name = entry.file_name().to_bytes();
-                if matches!(look_at(&fd, name)?.1, Kind::Symlink(_)) {
-                    links.push([folder, b"/", name].concat());
-                }
-            }
-            Ok(links)
-        };
-        match list() {
-            Ok(links) => Ok(links),
-            Err(error) => fault_or_error(tree, folder, error).map(|_fault| Vec::new()),
+/// What is still to come, in the order of the tree.
+struct Line<'a> {
+    parts: VecDeque<Part>,
+    /// Shares that were begun and not handed on.
+    begun: usize,
+    /// Those of them that are not done.
+    running: &'a AtomicUsize,
+    running_max: usize,
+}
+
+enum Part {
+    Steps(Vec<Step>),
+    /// A share that was begun.
+    Begun(Receiver<Vec<Piece>>),
+    Rest(Rest),
+    Later(Vec<u8>),
+    Gone(Fault),
+    Failed(PublishError),
+}
+
+impl From<Piece> for Part {
+    fn from(piece: Piece) -> Self {
+        match piece {
+            Piece::Steps(steps) => Self::Steps(steps),
+            Piece::Rest(rest) => Self::Rest(rest),
+            Piece::Later(path) => Self::Later(path),
+            Piece::Gone(fault) => Self::Gone(fault),
+            Piece::Failed(error) => Self::Failed(error),
         }
     }
 }
 
-impl Iterator for Walk<'_> {
-    type Item = Result<Step, PublishError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+impl Line<'_> {
+    fn run(
+        &mut self,
+        take: &mut dyn FnMut(Vec<Step>) -> ControlFlow<()>,
+        begin: &dyn Fn(Share) -> Receiver<Vec<Piece>>,
+    ) -> Result<(), PublishError> {
+        let mut last_gone = None;
         loop {
-            let frame = self.stack.last_mut()?;
-            if frame.ready.is_empty()
-                && frame.next < frame.names.index.len()
-                && let Err(error) = frame.fill_parallel(self.tree)
-            {
-                return Some(Err(error));
-            }
-            match frame.ready.pop_front() {
-                None => {
-                    self.stack.pop();
+            self.begin_ahead(begin);
+            let Some(part) = self.parts.pop_front() else {
+                return Ok(());
+            };
+            let steps = match part {
+                Part::Steps(steps) => steps,
+                Part::Begun(found) => {
+                    self.begun -= 1;
+                    let pieces = found.recv().map_err(|e| PublishError::Worker(e.into()))?;
+                    for piece in pieces.into_iter().rev() {
+                        self.parts.push_front(piece.into());
+                    }
+                    continue;
                 }
-                Some(Ready::Fault(fault)) => return Some(Ok(Step::Fault(fault))),
-                Some(Ready::Leaf(item)) => return Some(Ok(Step::Item(item))),
-                Some(Ready::Folder(item, below)) => {
-                    self.stack.push(below);
-                    return Some(Ok(Step::Item(item)));
+                // What comes first was begun; nothing is left of it.
+                Part::Rest(_) | Part::Later(_) => continue,
+                // Each share of the folder says so.
+                Part::Gone(fault) if last_gone.as_ref() == Some(&fault.path) => continue,
+                Part::Gone(fault) => {
+                    last_gone = Some(fault.path.clone());
+                    vec![Step::Fault(fault)]
                 }
+                Part::Failed(error) => return Err(error),
+            };
+            if take(steps).is_break() {
+                return Ok(());
             }
+        }
+    }
+
+    /// Begins shares, those that come first before others. What comes first of all is always begun.
+    fn begin_ahead(&mut self, begin: &dyn Fn(Share) -> Receiver<Vec<Piece>>) {
+        let mut at = 0;
+        while at < self.parts.len() {
+            let has_room =
+                self.begun < BEGUN_MAX && self.running.load(Ordering::Relaxed) < self.running_max;
+            if at > 0 && !has_room {
+                return;
+            }
+            let share = match &mut self.parts[at] {
+                Part::Rest(rest) if rest.is_empty() => {
+                    self.parts.remove(at);
+                    continue;
+                }
+                Part::Rest(rest) => rest.share(),
+                // Its names may be many: they are read for one such folder at a time.
+                Part::Later(path) if at == 0 => Share::List(std::mem::take(path)),
+                Part::Later(_) => return,
+                Part::Steps(_) | Part::Begun(_) | Part::Gone(_) | Part::Failed(_) => {
+                    at += 1;
+                    continue;
+                }
+            };
+            let is_listed = matches!(share, Share::List(_));
+            let found = Part::Begun(begin(share));
+            self.begun += 1;
+            if is_listed {
+                self.parts[at] = found;
+            } else {
+                self.parts.insert(at, found);
+            }
+            at += 1;
         }
     }
 }
 
-/// Names of one folder, in one allocation.
-struct Names {
-    bytes: Vec<u8>,
-    index: Vec<Name>,
-}
-
-#[derive(Clone, Copy)]
-struct Name {
-    start: u32,
-    len: u16,
-    folder: bool,
-}
-
-impl Names {
-    fn get(&self, name: Name) -> &[u8] {
-        let start = name.start as usize;
-        &self.bytes[start..start + usize::from(name.len)]
-    }
-
-    fn sort(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        let key = |name: &Name| {
-            let start = name.start as usize;
-            let plain = bytes[start..start + usize::from(name.len)].iter().copied();
-            plain.chain(name.folder.then_some(b'/'))
-        };
-        self.index.sort_unstable_by(|a, b| key(a).cmp(key(b)));
-        self.bytes = bytes;
-    }
-}
-
-/// One folder on the way down.
-struct Frame {
-    folder: Vec<u8>,
-    names: Names,
-    next: usize,
-    ready: VecDeque<Ready>,
-}
-
-enum Ready {
-    Leaf(Item),
-    Folder(Item, Frame),
-    Fault(Fault),
-}
-
-impl Frame {
-    /// Reads a folder's names; the folder is still open then.
-    fn read(tree: &Tree, folder: Vec<u8>) -> io::Result<(Self, OwnedFd)> {
-        let fd = tree.folder(&folder)?;
-        let mut names = Names {
-            bytes: Vec::with_capacity(NAMES_BYTES),
-            index: Vec::with_capacity(NAMES_BYTES / 32),
-        };
-        let mut buffer = [MaybeUninit::uninit(); LIST_BYTES];
-        let mut listed = RawDir::new(&fd, &mut buffer);
-        while let Some(entry) = listed.next() {
+/// Paths of the symlinks directly in a folder; none when there is no such folder.
+pub(crate) fn links_in(tree: &Tree, folder: &[u8]) -> Result<Vec<Vec<u8>>, PublishError> {
+    let list = || -> io::Result<Vec<Vec<u8>>> {
+        let fd = tree.folder(folder)?;
+        let mut links = Vec::new();
+        for entry in Dir::read_from(&fd)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
-                continue;
+            if matches!(look_at(&fd, name)?.1, Kind::Symlink(_)) {
+                links.push([folder, b"/", name].concat());
             }
-            let folder = match entry.file_type() {
-                FileType::Directory => true,
-                FileType::Unknown => look_at(&fd, name)?.1 == Kind::Folder,
-                FileType::RegularFile
-                | FileType::Symlink
-                | FileType::Fifo
-                | FileType::Socket
-                | FileType::CharacterDevice
-                | FileType::BlockDevice => false,
-            };
-            let too_many = |_| io::Error::other("more names in one folder than 4 GiB hold");
-            let start = u32::try_from(names.bytes.len()).map_err(too_many)?;
-            let len = u16::try_from(name.len()).map_err(io::Error::other)?;
-            names.bytes.extend_from_slice(name);
-            names.index.push(Name { start, len, folder });
         }
-        names.sort();
-        let frame = Self {
-            folder,
-            names,
-            next: 0,
-            ready: VecDeque::new(),
-        };
-        Ok((frame, fd))
-    }
-
-    /// Looks at the next names, and at what is in the small folders among them.
-    fn fill_parallel(&mut self, tree: &Tree) -> Result<(), PublishError> {
-        let fd = match tree.folder(&self.folder) {
-            Ok(fd) => fd,
-            Err(error) => return self.give_up(tree, error),
-        };
-        let end = self.names.index.len().min(self.next + CHUNK);
-        let chunk = &self.names.index[self.next..end];
-        let one = |name: &Name| self.look(tree, &fd, *name, true);
-        let ready: Result<Vec<Ready>, PublishError> = if chunk.len() == 1 {
-            chunk.iter().map(one).collect()
-        } else {
-            chunk.par_iter().map(one).collect()
-        };
-        self.ready = ready?.into();
-        self.next = end;
-        Ok(())
-    }
-
-    /// Looks at all names of a small folder, in this thread.
-    fn fill_small(&mut self, tree: &Tree, fd: &OwnedFd) -> Result<(), PublishError> {
-        if self.names.index.len() > SMALL_FOLDER {
-            return Ok(());
-        }
-        let ready: Result<VecDeque<Ready>, PublishError> = self
-            .names
-            .index
-            .iter()
-            .map(|name| self.look(tree, fd, *name, false))
-            .collect();
-        self.ready = ready?;
-        self.next = self.names.index.len();
-        Ok(())
-    }
-
-    fn look(
-        &self,
-        tree: &Tree,
-        fd: &OwnedFd,
-        name: Name,
-        ahead: bool,
-    ) -> Result<Ready, PublishError> {
-        let bytes = self.names.get(name);
-        let slash: &[u8] = if self.folder.is_empty() { b"" } else { b"/" };
-        let path = match EntryPath::from_vec([&self.folder, slash, bytes].concat()) {
-            Ok(path) => path,
-            Err((e, path)) => {
-                let fault = Fault::new(
-                    &path,
-                    Rule::Path,
-                    "a path that a manifest can hold",
-                    e.to_string(),
-                );
-                return Ok(Ready::Fault(fault));
-            }
-        };
-        let (stamp, kind) = match look_at(fd, bytes) {
-            Ok(found) => found,
-            Err(error) => return fault_or_error(tree, path.as_bytes(), error).map(Ready::Fault),
-        };
-        if (kind == Kind::Folder) != name.folder {
-            return Ok(Ready::Fault(Fault::changed(
-                path.as_bytes(),
-                "another kind of file",
-            )));
-        }
-        if !name.folder {
-            return Ok(Ready::Leaf(Item { path, stamp, kind }));
-        }
-        let (mut below, fd) = match Self::read(tree, path.as_bytes().to_vec()) {
-            Ok(below) => below,
-            Err(error) => return fault_or_error(tree, path.as_bytes(), error).map(Ready::Fault),
-        };
-        if ahead {
-            below.fill_small(tree, &fd)?;
-        }
-        Ok(Ready::Folder(Item { path, stamp, kind }, below))
-    }
-
-    fn give_up(&mut self, tree: &Tree, error: io::Error) -> Result<(), PublishError> {
-        let fault = fault_or_error(tree, &self.folder, error)?;
-        self.ready = VecDeque::from([Ready::Fault(fault)]);
-        self.next = self.names.index.len();
-        Ok(())
+        Ok(links)
+    };
+    match list() {
+        Ok(links) => Ok(links),
+        Err(error) => fault_or_error(tree, folder, error).map(|_fault| Vec::new()),
     }
 }
 
@@ -323,18 +255,42 @@ fn read_error(tree: &Tree, path: &[u8], error: io::Error) -> PublishError {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use super::super::folder::{HELD_MAX, SHARE, SMALL_FOLDER};
     use super::*;
     use proptest::prelude::*;
 
-    fn walk(root: &std::path::Path) -> Vec<Vec<u8>> {
-        let tree = Tree::open(root).unwrap();
-        Walk::new(&tree)
-            .unwrap()
-            .map(|step| match step.unwrap() {
-                Step::Item(item) => item.key(),
-                Step::Fault(fault) => panic!("{fault}"),
-            })
-            .collect()
+    fn steps(tree: &Tree, held: usize) -> Vec<Step> {
+        let mut all = Vec::new();
+        let held = Arc::new(AtomicUsize::new(held));
+        walk_holding(tree, b"", &held, &mut |steps| {
+            all.extend(steps);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        all
+    }
+
+    fn keys(steps: Vec<Step>) -> Vec<Vec<u8>> {
+        let key = |step| match step {
+            Step::Item(item) => {
+                let mut key = Vec::new();
+                Item::write_key(&item, &mut key);
+                key
+            }
+            Step::Fault(fault) => panic!("{fault}"),
+        };
+        steps.into_iter().map(key).collect()
+    }
+
+    fn walked(root: &Path) -> Vec<Vec<u8>> {
+        keys(steps(&Tree::open(root).unwrap(), 0))
+    }
+
+    fn file(path: &Path) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "x").unwrap();
     }
 
     proptest! {
@@ -354,7 +310,7 @@ mod tests {
                     made.push(path.into_bytes());
                 }
             }
-            let keys = walk(dir.path());
+            let keys = walked(dir.path());
             prop_assert!(keys.is_sorted());
             let mut files: Vec<_> = keys.into_iter().filter(|k| !k.ends_with(b"/")).collect();
             files.sort();
@@ -363,25 +319,75 @@ mod tests {
         }
     }
 
+    /// Folders of every size beside and inside each other: shared out, gone through, read again.
     #[test]
-    fn large_folders_are_walked_in_chunks() {
+    fn order_is_that_of_the_tree_however_it_is_shared_out() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("big")).unwrap();
-        for n in 0..CHUNK * 2 + 3 {
-            std::fs::write(dir.path().join(format!("big/{n}")), "").unwrap();
+        for n in 0..2 * SHARE + 3 {
+            file(&dir.path().join(format!("b/large/{n}")));
+            file(&dir.path().join(format!("b/folders/{n}/{n}")));
         }
-        let keys = walk(dir.path());
-        assert_eq!(keys.len(), CHUNK * 2 + 4);
-        assert!(keys.is_sorted());
+        for n in 0..=SMALL_FOLDER {
+            file(&dir.path().join(format!("a/x{n}/{n}")));
+            file(&dir.path().join(format!("a/y/{n}/z")));
+        }
+        let deep = dir.path().join("c").join("d/".repeat(40));
+        file(&deep.join("end"));
+        file(&dir.path().join("b.c"));
+        let keys_found = walked(dir.path());
+        assert!(keys_found.is_sorted());
+        let large = 2 * (2 * SHARE + 3) + 2 * (SMALL_FOLDER + 1) + 2;
+        let files = keys_found.iter().filter(|key| !key.ends_with(b"/"));
+        assert_eq!(files.count(), large);
+        // Names that are not held are read again.
+        let tree = Tree::open(dir.path()).unwrap();
+        assert_eq!(keys(steps(&tree, HELD_MAX)), keys_found);
+    }
+
+    #[test]
+    fn a_folder_that_went_is_one_fault_and_the_rest_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..3 * SHARE {
+            file(&dir.path().join(format!("a/{n}")));
+        }
+        file(&dir.path().join("b/x"));
+        let tree = Tree::open(dir.path()).unwrap();
+        let names = tree.folder(b"a").and_then(|fd| Names::read(&fd)).unwrap();
+        std::fs::remove_dir_all(dir.path().join("a")).unwrap();
+        let held = Arc::default();
+        let mut line = Line {
+            parts: VecDeque::from([
+                Part::Rest(rest(b"a".to_vec(), names, &held)),
+                Part::Later(b"b".to_vec()),
+            ]),
+            begun: 0,
+            running: &AtomicUsize::new(0),
+            running_max: RUNNING_MAX,
+        };
+        let mut found = Vec::new();
+        let mut take = |steps: Vec<Step>| {
+            found.extend(steps);
+            ControlFlow::Continue(())
+        };
+        line.run(&mut take, &|share| {
+            let (result, found) = sync_channel(1);
+            result.send(Visit::run(&tree, &held, share)).unwrap();
+            found
+        })
+        .unwrap();
+        let [Step::Fault(fault), Step::Item(item)] = &found[..] else {
+            panic!("{} steps", found.len());
+        };
+        assert_eq!((fault.path.as_str(), fault.what), ("a", Rule::Changed));
+        assert_eq!(item.path.as_bytes(), b"b/x");
+        assert_eq!(held.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn reserved_names_are_faults() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("@")).unwrap();
-        std::fs::write(dir.path().join("@/x"), "").unwrap();
-        let tree = Tree::open(dir.path()).unwrap();
-        let steps: Vec<_> = Walk::new(&tree).unwrap().map(Result::unwrap).collect();
+        file(&dir.path().join("@/x"));
+        let steps = steps(&Tree::open(dir.path()).unwrap(), 0);
         assert!(matches!(
             &steps[..],
             [Step::Fault(Fault {

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 
 use mirrorlog_core::id::Digest;
+use rayon::prelude::*;
 use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
@@ -18,6 +19,8 @@ const FOLDERS: usize = 256;
 const NAMES_FOR_EACH: u64 = 8;
 /// Names that may be in memory, 15 bytes each.
 const NAMES_MAX: u64 = 4 << 20;
+/// Questions from which on every folder is asked for, so that all are listed at once.
+const LIST_ALL_FROM: u64 = 16 * FOLDERS as u64;
 /// Names of one folder are found by their first byte: few have the same.
 const DRAWERS: usize = 256;
 /// Buffer for a folder's names, in bytes.
@@ -56,11 +59,31 @@ impl Names {
         let first = Folder::list(store, 0)?;
         let about = (first.names.len() as u64).saturating_mul(FOLDERS as u64);
         folders[0] = Some(first);
-        Ok(Self {
+        let mut names = Self {
             store: store.clone(),
             pays: about <= NAMES_MAX.min(asked.saturating_mul(NAMES_FOR_EACH)),
             folders,
-        })
+        };
+        if names.pays && asked >= LIST_ALL_FROM {
+            names.list_all()?;
+        }
+        Ok(names)
+    }
+
+    /// Lists what is not listed yet, on all cores.
+    fn list_all(&mut self) -> Result<(), StoreError> {
+        let store = &self.store;
+        let listed: Vec<Result<(), StoreError>> = self
+            .folders
+            .par_iter_mut()
+            .zip(0..=u8::MAX)
+            .filter(|(slot, _)| slot.is_none())
+            .map(|(slot, first)| {
+                *slot = Some(Folder::list(store, first)?);
+                Ok(())
+            })
+            .collect();
+        listed.into_iter().collect()
     }
 
     /// True when the store or `batch` has it. As [`Batch::has`], it makes it durable with the next commit.
