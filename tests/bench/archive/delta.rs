@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args, files: usize, results: &mut Results) -> Option<Ch
     if args.with_peers() {
         copies.push("copy");
     }
-    if args.with_ftpsync() {
+    if args.with_ftpsync(files) {
         copies.push("ftpsync");
     }
     site.rsync.compare(&copies);
@@ -89,7 +89,7 @@ impl<'a> Site<'a> {
             let first = site.copy();
             eprintln!("rsync's first copy {:.2} s", first.seconds);
         }
-        if args.with_ftpsync() {
+        if args.with_ftpsync(files) {
             let first = site.rsync.ftpsync("ftpsync");
             eprintln!("ftpsync's first copy {:.2} s", first.used.seconds);
         }
@@ -152,7 +152,7 @@ impl<'a> Site<'a> {
                     }
                     1 => self.args.with_peers().then(|| self.copy()),
                     _two => {
-                        let with = self.args.with_ftpsync();
+                        let with = self.args.with_ftpsync(files);
                         with.then(|| Sample::of_rsync(&self.rsync.ftpsync("ftpsync")))
                     }
                 };
@@ -202,7 +202,7 @@ impl<'a> Site<'a> {
             row.add(ours, theirs, &cost.phases);
         }
         results.rows.push(row);
-        if self.args.with_ftpsync() {
+        if self.args.with_ftpsync(self.tree.files()) {
             self.rsync.ftpsync("ftpsync");
         }
     }

@@ -72,6 +72,9 @@ struct Args {
     /// Without ftpsync
     #[arg(long)]
     no_ftpsync: bool,
+    /// The largest archive that ftpsync copies too: its own million files more cost many minutes
+    #[arg(long, default_value_t = 100_000)]
+    ftpsync_files: usize,
     /// Folder for `table.md` and `plot.svg`
     #[arg(long)]
     out: Option<PathBuf>,
@@ -117,8 +120,9 @@ impl Args {
         !self.no_peers
     }
 
-    fn with_ftpsync(&self) -> bool {
-        !self.no_peers && !self.no_ftpsync && self.wants(Section::Delta)
+    fn with_ftpsync(&self, files: usize) -> bool {
+        let wanted = self.with_peers() && !self.no_ftpsync && files <= self.ftpsync_files;
+        wanted && self.wants(Section::Delta)
     }
 
     fn tools(&self) -> PathBuf {
@@ -135,6 +139,18 @@ impl Args {
         });
         eprintln!("an archive of {files} files, {} bytes", tree.bytes());
         tree
+    }
+
+    /// Writes what there is so far where it was asked for: a run takes long. Returns the tables.
+    fn save(&self, results: &Results) -> String {
+        let facts = machine::facts();
+        let table = format!("{facts}\n\n{}", results.markdown());
+        if let Some(out) = &self.out {
+            std::fs::create_dir_all(out).unwrap();
+            std::fs::write(out.join("table.md"), &table).unwrap();
+            std::fs::write(out.join("plot.svg"), plot::svg(results, &facts)).unwrap();
+        }
+        table
     }
 }
 
@@ -157,26 +173,22 @@ fn main() {
     {
         for files in &args.files {
             changes.extend(delta::run(&args, *files, &mut results));
+            args.save(&results);
         }
         delta::compare_sizes(&changes, &mut results);
     }
     if args.wants(Section::Ten) || args.wants(Section::MemoryTen) {
         many::run(&args, &mut results);
+        args.save(&results);
     }
     if args.wants(Section::Bulk) {
         bulk::many_files(&args, &mut results);
+        args.save(&results);
     }
     if args.wants(Section::Large) {
         bulk::large_files(&args, &mut results);
     }
-    let facts = machine::facts();
-    let table = format!("{facts}\n\n{}", results.markdown());
-    println!("{table}");
-    if let Some(out) = &args.out {
-        std::fs::create_dir_all(out).unwrap();
-        std::fs::write(out.join("table.md"), table).unwrap();
-        std::fs::write(out.join("plot.svg"), plot::svg(&results, &facts)).unwrap();
-    }
+    println!("{}", args.save(&results));
 }
 
 /// The folder of what is built.
