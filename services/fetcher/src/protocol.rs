@@ -3,10 +3,10 @@
 /// Metadata key that names the lane of a stream: `priority` or `bulk` (the default).
 pub const LANE_METADATA: &str = "mirrorlog-lane";
 
-/// Most data in one message, in bytes; only one large blob fills it. The larger, the fewer changes of thread on both
+/// Most data of one blob in one message, in bytes. The larger, the fewer changes of thread on both
 /// sides; but what is under way should stay in the processor's caches.
 pub const MESSAGE_DATA_MAX_BYTES: usize = 512 * 1024;
-/// A message that several blobs share ends here, in bytes of data.
+/// A message that several pages or blobs share ends with the one that reaches this, in bytes of data.
 pub const MESSAGE_SHARED_BYTES: usize = 256 * 1024;
 /// Most pieces in one message.
 pub const MESSAGE_PIECES_MAX: usize = 64;

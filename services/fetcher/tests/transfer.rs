@@ -269,6 +269,37 @@ async fn a_blob_that_bulk_is_receiving_comes_by_priority_too() {
     assert!(fetch.await.unwrap().unwrap().is_whole());
 }
 
+/// Two thirds of such a page are digits, which compress to half: sixty-four of them are more than a message may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_compress_well_come_in_messages_that_fit() {
+    let (from, to) = (disk(), disk());
+    let batch = from.store.batch();
+    let mut builder = Builder::new(&batch);
+    let named: std::collections::BTreeMap<String, Digest> = (0..40_000_u32)
+        .map(|i| Digest::of(&i.to_le_bytes()))
+        .map(|d| (format!("{d}{}", Digest::of(d.as_bytes())), d))
+        .collect();
+    for (name, digest) in named {
+        let file = FileEntry {
+            size_bytes: 1,
+            digest,
+            mode: Mode::Plain,
+            mtime: Mtime::from_seconds(1_700_000_000),
+        };
+        entries(&mut builder, EntryPath::new(name.as_bytes()).unwrap(), file);
+    }
+    let root = builder.finish().unwrap().root;
+    batch.commit().unwrap();
+    let server = Server::start(&from.store);
+    let (sources, options) = ([server.source()], FetchOptions::default());
+    let fetched = fetch_manifest(&sources, root, &to.store, Present::Whole, &options);
+    assert!(fetched.await.unwrap().is_whole());
+    assert_eq!(
+        pages_below(&to.store, &root),
+        pages_below(&from.store, &root)
+    );
+}
+
 /// A manifest of `count` files whose contents depend on `generation` in one place.
 fn manifest(store: &Store, count: u32, generation: u64) -> Digest {
     let batch = store.batch();

@@ -1,5 +1,7 @@
 //! Which digests were seen, in memory that does not grow with the archive.
 
+use std::collections::HashSet;
+
 use mirrorlog_core::id::Digest;
 
 /// Bits for each digest that is expected: with four of them set, one in 80,000 is taken for seen that was not.
@@ -60,6 +62,44 @@ fn places(digest: &Digest) -> [u32; 4] {
     })
 }
 
+/// Contents that were named before, of a build of any size in 8 MiB: the first ones exactly, of further ones a few are
+/// taken for named that were not. Whoever asks must come back for those.
+#[derive(Debug)]
+pub(crate) struct Named {
+    exact: usize,
+    entries: u64,
+    first: HashSet<Digest>,
+    /// All of them, once they are too many.
+    all: Option<Filter>,
+}
+
+impl Named {
+    /// Tells the first `exact` of about `entries` apart exactly.
+    pub(crate) fn new(exact: usize, entries: u64) -> Self {
+        Self {
+            exact,
+            entries,
+            first: HashSet::new(),
+            all: None,
+        }
+    }
+
+    /// True when it is named for the first time.
+    pub(crate) fn insert(&mut self, digest: &Digest) -> bool {
+        if let Some(all) = &mut self.all {
+            return all.insert(digest);
+        }
+        let new = self.first.insert(*digest);
+        if self.first.len() > self.exact {
+            let all = self.all.insert(Filter::new(self.entries));
+            for digest in std::mem::take(&mut self.first) {
+                all.insert(&digest);
+            }
+        }
+        new
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +117,16 @@ mod tests {
         assert!(!digests(0, 20_000).any(|digest| filter.insert(&digest)));
         let found = digests(20_000, 20_000).filter(|digest| filter.contains(digest));
         assert!(found.count() < 20);
+    }
+
+    #[test]
+    fn each_content_is_named_once() {
+        let mut named = Named::new(1000, 20_000);
+        assert!(digests(0, 1001).all(|digest| named.insert(&digest)));
+        assert!(named.all.is_some());
+        let new = digests(0, 20_000).filter(|digest| named.insert(digest));
+        assert!((18_990..=18_999).contains(&new.count()));
+        assert!(!digests(0, 20_000).any(|digest| named.insert(&digest)));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Pages and blobs of one build, until every byte of it is durable here.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::collect::Sweeps;
 use crate::engine::{Mailbox, Message};
-use crate::filter::Filter;
+use crate::filter::Named;
 
 /// Wants that may wait between the walk over the manifest and the fetcher.
 const WANTS_QUEUED: usize = 4096;
 /// Missing contents that are listed rather than walked to a second time: 1 MiB of them.
 const WANTS_LISTED_MAX: usize = 16 * 1024;
-/// Rounds of "look what is missing, fetch it" before a sync counts as failed.
-const ROUNDS_MAX: usize = 4;
+/// Rounds of "look what is missing, fetch it" that may leave as much missing as before until a sync counts as failed.
+const IDLE_ROUNDS_MAX: usize = 4;
 
 /// Why a build did not become whole.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +52,7 @@ pub(crate) enum SyncError {
         reason: String,
     },
     /// Content keeps vanishing while it is fetched.
-    #[error("still incomplete after {ROUNDS_MAX} rounds")]
+    #[error("still incomplete after {IDLE_ROUNDS_MAX} rounds that brought nothing")]
     Unstable,
     /// The fetch ended.
     #[error("content could not be fetched")]
@@ -213,11 +212,12 @@ impl Syncer {
         let hurry = self.sweeps.hurry();
         let pin = tokio::task::spawn_blocking(move || store.pin()).await??;
         drop(hurry);
-        for round in 0..ROUNDS_MAX {
-            let looked = match round {
-                0 => None,
+        let (mut least_missing, mut idle_rounds) = (None, 0);
+        while idle_rounds < IDLE_ROUNDS_MAX {
+            let looked = match least_missing {
+                None => None,
                 // The pages are here: only what was fetched is looked at again.
-                1.. => self.look(job).await.ok(),
+                Some(_) => self.look(job).await.ok(),
             };
             let Lack {
                 missing,
@@ -235,6 +235,12 @@ impl Syncer {
                     received_bytes: job.progress.received_bytes(),
                     pin,
                 });
+            }
+            let count = missing.ordinals.len();
+            if least_missing.is_some_and(|least| count >= least) {
+                idle_rounds += 1;
+            } else {
+                least_missing = Some(count);
             }
             self.check_space(missing.bytes)?;
             let stored = job.progress.fetch.stored_bytes();
@@ -361,7 +367,7 @@ impl Syncer {
         let (sender, receiver) = mpsc::channel(WANTS_QUEUED);
         let (pages, root, known) = (self.pages.clone(), job.root, job.whole);
         let walk = tokio::task::spawn_blocking(move || {
-            let mut named = Named::new(pages.page(&root)?.entries());
+            let mut named = Named::new(WANTS_LISTED_MAX, pages.page(&root)?.entries());
             lacking(&pages, pages.store(), known.as_ref(), &root, |_, file| {
                 // The fetcher is gone when it was cancelled: then nothing more is wanted.
                 !named.insert(&file.digest) || sender.blocking_send(wanted(file)).is_ok()
@@ -421,40 +427,6 @@ fn whole(fetched: Fetched) -> Result<(), SyncError> {
     Ok(())
 }
 
-/// Contents that were named before, of a build of any size in 8 MiB: the first ones exactly, of further ones a few are
-/// taken for named that were not. Those are missing in the next round, and come then.
-struct Named {
-    entries: u64,
-    first: HashSet<Digest>,
-    /// All of them, once they are too many.
-    all: Option<Filter>,
-}
-
-impl Named {
-    fn new(entries: u64) -> Self {
-        Self {
-            entries,
-            first: HashSet::new(),
-            all: None,
-        }
-    }
-
-    /// True when it is named for the first time.
-    fn insert(&mut self, digest: &Digest) -> bool {
-        if let Some(all) = &mut self.all {
-            return all.insert(digest);
-        }
-        let new = self.first.insert(*digest);
-        if self.first.len() > WANTS_LISTED_MAX {
-            let all = self.all.insert(Filter::new(self.entries));
-            for digest in std::mem::take(&mut self.first) {
-                all.insert(&digest);
-            }
-        }
-        new
-    }
-}
-
 fn wanted(file: &FileEntry) -> Wanted {
     Wanted {
         digest: file.digest,
@@ -491,7 +463,7 @@ fn look<R: PageRead<Error = StoreError>>(
         entries: pages.page(root)?.entries(),
         ..Missing::default()
     };
-    let (mut named, mut wants) = (Named::new(missing.entries), Vec::new());
+    let (mut named, mut wants) = (Named::new(WANTS_LISTED_MAX, missing.entries), Vec::new());
     lacking(pages, store, known, root, |ordinal, file| {
         missing.ordinals.insert(ordinal.0);
         if named.insert(&file.digest) {

@@ -23,13 +23,14 @@ pub(super) const SHARE: usize = 256;
 const FOLDER_SHARE: usize = 8;
 /// A folder with at most this many names is gone through by whoever finds it; a larger one is shared out.
 pub(super) const SMALL_FOLDER: usize = 128;
-/// Names after which a worker goes into no further folder.
+/// Names after which a worker goes into no further folder; those of the folders that it has open still come.
 const LOOKS_MAX: usize = 1024;
 /// Folders inside each other that a worker has open.
 const OPEN_MAX: usize = 8;
-/// Names of folders ahead that may be in memory, some 40 bytes each. The names of a folder found beyond that
-/// are read again when its turn comes.
+/// Names of folders ahead that may be in memory, some 40 bytes each; a folder itself counts as twenty. The names of a
+/// folder found beyond that are read again when its turn comes.
 pub(super) const HELD_MAX: usize = 1 << 20;
+const FOLDER_HELD: usize = 20;
 
 /// Names of one folder in order, in one allocation.
 pub(super) struct Names {
@@ -121,7 +122,8 @@ pub(super) struct Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        self.held.fetch_sub(self.names.len(), Ordering::Relaxed);
+        let held = self.names.len() + FOLDER_HELD;
+        self.held.fetch_sub(held, Ordering::Relaxed);
     }
 }
 
@@ -308,8 +310,10 @@ impl<'a> Visit<'a> {
 }
 
 /// A folder with its names, which count as held until it is dropped.
-pub(super) fn rest(path: Vec<u8>, names: Names, held: &Arc<AtomicUsize>) -> Rest {
-    held.fetch_add(names.len(), Ordering::Relaxed);
+pub(super) fn rest(path: Vec<u8>, mut names: Names, held: &Arc<AtomicUsize>) -> Rest {
+    names.bytes.shrink_to_fit();
+    names.index.shrink_to_fit();
+    held.fetch_add(names.len() + FOLDER_HELD, Ordering::Relaxed);
     let held = Arc::clone(held);
     Rest {
         folder: Arc::new(Folder { path, names, held }),

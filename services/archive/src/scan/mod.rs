@@ -73,9 +73,11 @@ pub(crate) fn scan(input: &ScanInput<'_>, faults: &mut Faults) -> Result<Scanned
     let cache_dir = input.cache.parent().unwrap_or(Path::new("."));
     let cache = Reader::open(input.cache, identity).map_err(cache_error)?;
     let store = input.workspace.store();
+    // A rehearsal does not ask what is stored.
+    let keeps = input.workspace.keeps_content();
     let mut run = Run {
         input,
-        names: Names::new(store, cache.about())?,
+        names: Names::new(store, if keeps { cache.about() } else { 0 })?,
         cache,
         records: Writer::create(cache_dir, identity).map_err(cache_error)?,
         again: Writer::create(cache_dir, identity).map_err(cache_error)?,
@@ -114,9 +116,11 @@ pub(crate) fn scan(input: &ScanInput<'_>, faults: &mut Faults) -> Result<Scanned
     let again = again.records().map_err(cache_error)?;
     let begun = Instant::now();
     let mut durable = Ok(ingest);
+    let span = tracing::Span::current();
     let rechecked = std::thread::scope(|scope| {
         // The disk takes its time; looking again needs none of it.
         scope.spawn(|| {
+            let _in_publish = span.enter();
             durable = committer
                 .wait()
                 .map_err(PublishError::from)
@@ -127,7 +131,7 @@ pub(crate) fn scan(input: &ScanInput<'_>, faults: &mut Faults) -> Result<Scanned
     });
     let ingest = durable?;
     rechecked?;
-    if faults.is_empty() && input.workspace.keeps_content() {
+    if faults.is_empty() && keeps {
         written.put(input.cache).map_err(cache_error)?;
     }
     Ok(Scanned {

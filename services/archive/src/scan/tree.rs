@@ -197,6 +197,11 @@ mod tests {
         for path in [&b"out/passwd"[..], b"same/file", b"../x", b"/etc/passwd"] {
             assert!(tree.file(path).is_err());
         }
+        let top = tree.folder(b"").unwrap();
+        assert!(folder_at(&top, b"in").is_ok());
+        for link in [&b"out"[..], b"same"] {
+            assert!(means_changed(&folder_at(&top, link).unwrap_err()));
+        }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
         assert!(tree.open_by_component(b"in/file", flags).is_ok());
         assert!(tree.open_by_component(b"out/passwd", flags).is_err());

@@ -2,9 +2,9 @@
 //!
 //! Folders come at `path + "/"` in that order, before what is in them. What is found does not depend on who found
 //! it: workers do shares of folders ahead, and their results are handed on in the order of the tree. At most
-//! [`BEGUN_MAX`] shares of about a thousand names at most are done or under way (some 10 MB), and a million names are
-//! held for folders that were found and not begun (some 40 MB), more only by the one folder that a worker reads last.
-//! How large or deep the tree is does not matter.
+//! [`BEGUN_MAX`] shares are done or under way, of some thousand names each; and a million names are held for folders
+//! that were found and not begun (some 40 MB), more only by the folder that each worker reads last. How large or deep
+//! the tree is does not matter.
 
 use std::collections::VecDeque;
 use std::io;

@@ -18,7 +18,7 @@ use super::{FetchError, Progress};
 
 /// Threads that hash and write for one fetch.
 const WRITERS: usize = 3;
-/// Work queued for one writer: at most 2 MiB, or 1 MiB of small blobs.
+/// Work queued for one writer: usually 2 MiB at most; blobs that are kept whole in memory may be larger.
 const QUEUE_MAX: usize = 4;
 /// A batch is committed, with its two `syncfs`, when it holds this much.
 const BATCH_MAX_BYTES: u64 = 64 * 1024 * 1024;

@@ -123,7 +123,11 @@ impl<'a> Packer<'a> {
     /// Fills the message with what is left of `current` and further wants; returns what did not fit.
     fn pack(mut self, mut current: Option<Current>) -> (FetchBatch, Option<Current>) {
         let start = Instant::now();
-        while self.pieces.len() < MESSAGE_PIECES_MAX && start.elapsed() < FILL_TIME_MAX {
+        // Pages that were compressed need no room in the buffer, but in the message.
+        while self.pieces.len() < MESSAGE_PIECES_MAX
+            && self.used_bytes < MESSAGE_SHARED_BYTES
+            && start.elapsed() < FILL_TIME_MAX
+        {
             let opened = current
                 .take()
                 .map_or_else(|| self.open_next(), Opened::Blob);
@@ -209,8 +213,10 @@ impl<'a> Packer<'a> {
 
     fn read(&mut self, mut blob: Current, room: u64) -> Option<Current> {
         if self.buffer.capacity() == 0 {
-            self.buffer
-                .reserve_exact(MESSAGE_SHARED_BYTES.max(room as usize));
+            // A blob that is cut, by the message's end or by that of the credit, leaves no room for another.
+            let is_cut = room < blob.left_bytes;
+            let shared = if is_cut { 0 } else { MESSAGE_SHARED_BYTES };
+            self.buffer.reserve_exact(shared.max(room as usize));
         }
         let start = self.buffer.len();
         let length = room as usize;

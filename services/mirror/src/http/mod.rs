@@ -29,6 +29,7 @@ mod tests;
 mod trace;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -57,8 +58,11 @@ type Fault = ManifestError<StoreError>;
 /// that is held: deeper ones must not hold up the connections of others.
 const SLASHES_AT_ONCE: usize = 24;
 
-/// Requests that may reach for the disk at once; further ones wait. Each holds the decoded pages on the way to its file.
+/// Requests that may look things up on the disk at once; further ones wait. Each holds the decoded pages on the way to
+/// its file. What goes on after the look-up, bodies and listings, is not among them.
 const DESKS: usize = 16;
+/// Longest wait for a turn: a disk that answers nobody must not gather requests.
+const DESK_WAIT: Duration = Duration::from_secs(20);
 
 /// How far a request may reach for what answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,8 +127,9 @@ async fn respond(face: Arc<Face>, head: request::Parts) -> Response {
         Err(Refusal::Later) => {}
         looked => return answered(looked),
     }
-    let Ok(desk) = Arc::clone(&face.desks).acquire_owned().await else {
-        return Refusal::internal().into_response();
+    let turn = tokio::time::timeout(DESK_WAIT, Arc::clone(&face.desks).acquire_owned()).await;
+    let Ok(Ok(desk)) = turn else {
+        return Refusal::busy(DESK_WAIT).into_response();
     };
     let span = Span::current();
     let looking = move || {

@@ -1,6 +1,7 @@
 //! Whatever is not served: a status, a word for programs, a line for people.
 
 use std::error::Error;
+use std::time::Duration;
 
 use axum::http::header::{
     ALLOW, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, HeaderName, RETRY_AFTER,
@@ -188,6 +189,14 @@ impl Refusal {
     pub(super) fn internal() -> Self {
         let text = "the request could not be answered; the mirror's log has the cause";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", text)
+    }
+
+    /// 503: the disk is so slow that others have waited for so long; logged here.
+    pub(super) fn busy(waited: Duration) -> Self {
+        let seconds = waited.as_secs();
+        tracing::warn!(seconds, "the disk is too slow: a request was turned away");
+        let text = format!("the disk here answered nothing for {seconds} s");
+        Self::unavailable("busy", text)
     }
 
     /// 503 for a fault of the store; logged here.

@@ -26,19 +26,24 @@ pub(super) enum Hasher {
 
 impl Hasher {
     /// Goes on from `hash`, with `left_bytes` to come.
-    pub(super) fn new(mut hash: Sha256, left_bytes: u64) -> io::Result<Self> {
+    pub(super) fn new(hash: Sha256, left_bytes: u64) -> Self {
         if left_bytes <= BESIDE_ABOVE_BYTES {
-            return Ok(Self::Here(hash));
+            return Self::Here(hash);
         }
+        let mut beside = hash.clone();
         let (queue, pieces) = sync_channel::<Bytes>(QUEUE_MAX);
         let thread = std::thread::Builder::new().name("hash".to_owned());
         let thread = thread.spawn(move || {
             for piece in pieces {
-                hash.update(&piece);
+                beside.update(&piece);
             }
-            hash
-        })?;
-        Ok(Self::Beside { queue, thread })
+            beside
+        });
+        match thread {
+            Ok(thread) => Self::Beside { queue, thread },
+            // No more threads to be had: then it takes a little longer.
+            Err(_) => Self::Here(hash),
+        }
     }
 
     /// Takes the next piece.

@@ -53,11 +53,9 @@ impl Partial {
             offset = hash_into(&file.file, &mut hash).map_err(fail)?;
         }
         let left_bytes = size_bytes.saturating_sub(offset);
-        let hash = Hasher::new(hash, left_bytes)
-            .map_err(|e| StoreError::io("start hashing", &file.path(), e))?;
         Ok(Self {
             file,
-            hash,
+            hash: Hasher::new(hash, left_bytes),
             offset,
             size_bytes,
         })

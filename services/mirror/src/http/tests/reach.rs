@@ -1,5 +1,7 @@
 //! What is answered from memory is what would be answered from the disk.
 
+use std::sync::Arc;
+
 use axum::http::{Request, request};
 use axum::response::Response;
 use mirrorlog_core::id::Digest;
@@ -112,6 +114,21 @@ async fn memory_and_disk_say_the_same() {
         );
         assert!(is_later(&look(&world.face, Reach::Memory, &head)), "{path}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_needs_the_disk_waits_for_a_turn_and_not_for_ever() {
+    let world = world();
+    let turn = Arc::clone(&world.face.desks).acquire_owned().await.unwrap();
+    let mut cold = std::pin::pin!(world.get("/d/folder/"));
+    assert!(futures::poll!(&mut cold).is_pending());
+    // Whoever needs no disk needs no turn.
+    assert_eq!(world.get("/@/main/8/ten").await.status, 404);
+    drop(turn);
+    assert_eq!(cold.await.status, 200);
+    let _turn = Arc::clone(&world.face.desks).acquire_owned().await.unwrap();
+    let (status, _, said) = world.brief("/d/folder/").await;
+    assert!(status == 503 && said.starts_with("busy"), "{status} {said}");
 }
 
 #[tokio::test]

@@ -145,8 +145,15 @@ fn a_large_blob_is_checked_as_a_small_one_is() {
     wrong[12 << 20] ^= 1;
     let refused = receive(&Bytes::from(wrong));
     assert!(matches!(refused, Err(StoreError::Mismatch { .. })));
+    // Resumed, with so much to come that it is hashed beside the writing again.
+    let mut begun = open(&store, &digest, bytes.len() as u64);
+    begun.write(bytes.slice(..5 << 20)).unwrap();
+    drop(begun);
+    let mut resumed = open(&store, &digest, bytes.len() as u64);
+    assert_eq!(resumed.offset(), 5 << 20);
+    resumed.write(bytes.slice(5 << 20..)).unwrap();
     let batch = store.batch();
-    batch.adopt(receive(&bytes).unwrap()).unwrap();
+    batch.adopt(resumed.finish().unwrap()).unwrap();
     batch.commit().unwrap();
     assert_eq!(store.size(&digest).unwrap(), Some(20 << 20));
 }
