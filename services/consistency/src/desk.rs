@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mirrorlog_core::consistency::{Input, Status};
 use mirrorlog_core::id::{Build, ChannelId, MirrorId};
-use mirrorlog_core::statement::Verdict;
+use mirrorlog_core::statement::{DeltaSource, Snapshot, Verdict};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use tracing::Span;
 use wire::Signed;
@@ -31,6 +31,11 @@ pub(crate) struct Watched {
 pub(crate) enum Order {
     Input {
         input: Box<Input>,
+        span: Span,
+    },
+    Snapshot {
+        snapshot: Box<Snapshot>,
+        delta: DeltaSource,
         span: Span,
     },
     Verdict {
@@ -76,6 +81,16 @@ impl Desk {
     pub(crate) async fn input(&self, input: Input, span: &Span) {
         self.order(Order::Input {
             input: Box::new(input),
+            span: span.clone(),
+        })
+        .await;
+    }
+
+    /// A build was announced.
+    pub(crate) async fn snapshot(&self, snapshot: Snapshot, delta: DeltaSource, span: &Span) {
+        self.order(Order::Snapshot {
+            snapshot: Box::new(snapshot),
+            delta,
             span: span.clone(),
         })
         .await;

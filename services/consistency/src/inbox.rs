@@ -26,7 +26,7 @@ const RELEASE_EVERY: Duration = Duration::from_millis(100);
 impl Listener for Desk {
     async fn hear(&self, heard: Heard, span: &Span) {
         let input = match heard {
-            Heard::Snapshot(snapshot) => Input::Snapshot(snapshot),
+            Heard::Snapshot(snapshot, delta) => return self.snapshot(snapshot, delta, span).await,
             Heard::Retraction(retraction) => Input::Retraction(retraction),
             Heard::Head(head) => Input::Head(head),
             Heard::Wanted {

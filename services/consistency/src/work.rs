@@ -10,7 +10,7 @@ use std::time::Duration;
 use mirrorlog_core::consistency::{Consistency, Effect, Input, Leadership, Refusal};
 use mirrorlog_core::id::{Build, ChannelId, Digest, MirrorId};
 use mirrorlog_core::sign::SecretKey;
-use mirrorlog_core::statement::{Snapshot, Statement, Verdict};
+use mirrorlog_core::statement::{DeltaSource, Snapshot, Statement, Verdict};
 use runtime::boot::{Health, now};
 use runtime::feed::Park;
 use runtime::log::Log;
@@ -97,11 +97,14 @@ impl Work {
 
     async fn take(&mut self, order: Order) {
         match order {
-            Order::Input { input, span } => {
-                if let Input::Snapshot(snapshot) = &*input {
-                    span.in_scope(|| self.prepare(snapshot));
-                }
-                self.feed(*input).instrument(span).await;
+            Order::Input { input, span } => self.feed(*input).instrument(span).await,
+            Order::Snapshot {
+                snapshot,
+                delta,
+                span,
+            } => {
+                span.in_scope(|| self.prepare(&snapshot, delta));
+                self.feed(Input::Snapshot(*snapshot)).instrument(span).await;
             }
             Order::Verdict { verdict, signed } => self.heard(*verdict, signed).await,
             Order::Stranger(mirror) => {
@@ -117,7 +120,7 @@ impl Work {
             Order::CaughtUp => {
                 self.shelf.caught_up = true;
                 for (_, root) in self.shelf.newest.values() {
-                    self.auditor.prepare(None, *root);
+                    self.auditor.prepare(None, *root, DeltaSource::Pages);
                 }
             }
             Order::Lead(revision) => self.lead(revision).await,
@@ -307,7 +310,7 @@ impl Work {
     }
 
     /// Gets a new build's manifest before the first mirror reports it.
-    fn prepare(&mut self, snapshot: &Snapshot) {
+    fn prepare(&mut self, snapshot: &Snapshot, delta: DeltaSource) {
         let new = (snapshot.build, snapshot.root);
         let before = self.shelf.newest.get(&snapshot.channel).copied();
         if before.is_some_and(|before| before.0 >= new.0) {
@@ -315,7 +318,11 @@ impl Work {
         }
         self.shelf.newest.insert(snapshot.channel.clone(), new);
         if self.shelf.caught_up {
-            self.auditor.prepare(before.map(|(_, root)| root), new.1);
+            // Changes are told from one build on.
+            let fits = before.map(|(build, _)| build) == snapshot.base;
+            let delta = if fits { delta } else { DeltaSource::Pages };
+            self.auditor
+                .prepare(before.map(|(_, root)| root), new.1, delta);
         }
     }
 

@@ -41,7 +41,7 @@ impl Desk {
 impl Listener for Desk {
     async fn hear(&self, heard: Heard, _span: &Span) {
         self.input(match heard {
-            Heard::Snapshot(snapshot) => Input::Snapshot(snapshot),
+            Heard::Snapshot(snapshot, _delta) => Input::Snapshot(snapshot),
             Heard::Retraction(retraction) => Input::Retraction(retraction),
             Heard::Head(head) => Input::Head(head),
             Heard::Verdict(verdict, _signed) => Input::Verdict(verdict),

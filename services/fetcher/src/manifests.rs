@@ -10,7 +10,8 @@ use std::time::Duration;
 use futures::{StreamExt as _, stream};
 use mirrorlog_core::id::{Digest, Lane};
 use mirrorlog_core::manifest::{Page, PageRead as _};
-use runtime::store::{Pages, Store, StoreError};
+use mirrorlog_core::statement::Delta;
+use runtime::store::{Draft, Pages, Store, StoreError};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -134,9 +135,48 @@ impl Manifests {
         let fetched = cell
             .get_or_try_init(|| self.fetch(root, Present::Whole, other))
             .await;
+        self.came(root, fetched.copied())
+    }
+
+    /// Makes the manifest `root` of `base`, if that is known to be whole here, and the changes that came with an
+    /// event. False when they do not give it, or cannot be applied: then [`ensure`](Self::ensure) it. Whoever ensures
+    /// it meanwhile waits.
+    pub async fn apply(&self, base: Option<Digest>, delta: Delta, root: Digest) -> bool {
+        let cell = {
+            let mut state = self.state();
+            if base.is_some_and(|base| !state.present.contains(&base)) {
+                return false;
+            }
+            state.coming.entry(root).or_default().clone()
+        };
+        let pages = self.0.pages.clone();
+        let applying = move || match Draft::apply(&pages, base.as_ref(), &delta, &root) {
+            Ok(Some(draft)) => draft.settle(&pages).map_err(ManifestsError::from),
+            Ok(None) => Err(ManifestsError::Nowhere(root)),
+            Err(error) => {
+                let error = wire::causes(&error);
+                tracing::debug!(%root, error, "changes cannot be applied here");
+                Err(ManifestsError::Nowhere(root))
+            }
+        };
+        let begin = async || tokio::task::spawn_blocking(applying).await?;
+        let applied = cell.get_or_try_init(begin).await;
+        let applied = applied.copied();
+        if let Err(error) = &applied {
+            tracing::debug!(%root, error = wire::causes(error), "fetching the manifest instead");
+        }
+        self.came(root, applied).is_ok()
+    }
+
+    /// Notes that a manifest is here, if it is.
+    fn came(
+        &self,
+        root: Digest,
+        outcome: Result<(), ManifestsError>,
+    ) -> Result<(), ManifestsError> {
         let mut state = self.state();
         state.coming.remove(&root);
-        fetched?;
+        outcome?;
         if state.present.insert(root) {
             state.order.push_back(root);
         }

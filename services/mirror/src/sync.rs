@@ -9,7 +9,7 @@ use fetcher::client::{
 use fetcher::limit::RateLimiter;
 use mirrorlog_core::id::{Build, ChannelId, Digest, Lane, Ordinal};
 use mirrorlog_core::manifest::{self, FileEntry, PageRead};
-use mirrorlog_core::statement::{Delta, DeltaSource};
+use mirrorlog_core::statement::DeltaSource;
 use roaring::RoaringBitmap;
 use runtime::store::{Batch, Draft, Pages, Recalled, Store, StoreError};
 use tokio::sync::mpsc;
@@ -283,7 +283,9 @@ impl Syncer {
         };
         let (pages, root, known) = (self.pages.clone(), job.root, job.whole);
         let applied = tokio::task::spawn_blocking(move || {
-            let Some(draft) = apply(&pages, base, &delta, root)? else {
+            let applied = Draft::apply(&pages, base.as_ref(), &delta, &root);
+            let applied = applied.map_err(|error| SyncError::Manifest(Box::new(error)))?;
+            let Some(draft) = applied else {
                 return Ok(None);
             };
             let lack = look(&draft.over(&pages), pages.store(), known.as_ref(), &root)?;
@@ -310,13 +312,7 @@ impl Syncer {
     /// Makes the pages of a draft durable.
     async fn settle(&self, draft: Draft) -> Result<(), SyncError> {
         let pages = self.pages.clone();
-        tokio::task::spawn_blocking(move || {
-            let (batch, recalled) = draft.into_parts();
-            batch.commit()?;
-            pages.recall(recalled);
-            Ok(())
-        })
-        .await?
+        Ok(tokio::task::spawn_blocking(move || draft.settle(&pages)).await??)
     }
 
     async fn fetch_pages(&self, job: &Job, present: Present) -> Result<(), SyncError> {
@@ -433,23 +429,6 @@ fn wanted(file: &FileEntry) -> Wanted {
         size_bytes: file.size_bytes,
         kind: Kind::Blob,
     }
-}
-
-/// The new pages that a delta makes; `None` when it does not give `root`.
-fn apply(
-    pages: &Pages,
-    base: Option<Digest>,
-    delta: &Delta,
-    root: Digest,
-) -> Result<Option<Draft>, SyncError> {
-    let mut draft = Draft::new(pages.store());
-    let summary = manifest::apply(pages, &mut draft, base.as_ref(), delta)
-        .map_err(|error| SyncError::Manifest(Box::new(error)))?;
-    if summary.root != root {
-        tracing::warn!(expected = %root, found = %summary.root, "delta gives another root");
-        return Ok(None);
-    }
-    Ok(Some(draft))
 }
 
 /// Finds out what `root` has that neither `known` nor the store has.

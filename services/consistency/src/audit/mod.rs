@@ -25,6 +25,7 @@ use futures::{StreamExt as _, stream};
 use mirrorlog_core::consistency::{Audit, AuditOutcome, Audited, Input, Scope};
 use mirrorlog_core::id::{Digest, MirrorId};
 use mirrorlog_core::path::EntryPath;
+use mirrorlog_core::statement::DeltaSource;
 use tokio::sync::Semaphore;
 use tracing::{Instrument as _, Span};
 
@@ -202,14 +203,29 @@ impl Auditor {
     }
 
     /// Gets a new build's manifest, and what is new in it, before the first mirror reports it.
-    pub(crate) fn prepare(&self, base: Option<Digest>, root: Digest) {
+    /// Made of its base and the event's changes where they give it; else its pages come from the archive.
+    pub(crate) fn prepare(&self, base: Option<Digest>, root: Digest, delta: DeltaSource) {
         let this = self.clone();
         let work = async move {
-            for root in base.into_iter().chain([root]) {
-                if let Err(error) = this.0.manifests.ensure::<Http>(root, None).await {
-                    tracing::debug!(error = causes(&error), "manifest is not here yet");
-                    return;
+            let manifests = &this.0.manifests;
+            let ensure = async |root| {
+                let here = manifests.ensure::<Http>(root, None).await;
+                if let Err(error) = &here {
+                    tracing::debug!(error = causes(error), "manifest is not here yet");
                 }
+                here.is_ok()
+            };
+            if let Some(base) = base
+                && !ensure(base).await
+            {
+                return;
+            }
+            let made = match delta {
+                DeltaSource::Inline(delta) => manifests.apply(base, delta, root).await,
+                DeltaSource::Pages => false,
+            };
+            if !made && !ensure(root).await {
+                return;
             }
             let planner = this.0.planner.clone();
             let prepared = tokio::task::spawn_blocking(move || planner.prepare(base, root)).await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use mirrorlog_core::sign::TrustedKeys;
+use mirrorlog_core::statement::DeltaSource;
 use tokio::sync::Notify;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -127,7 +128,7 @@ async fn snapshots<L: Listener>(
             let snapshot = Signed::from_proto(signed)?.open_snapshot(keys)?;
             from = from.max(snapshot.build.next().get());
             listener
-                .hear(Heard::Snapshot(snapshot), &Span::none())
+                .hear(Heard::Snapshot(snapshot, DeltaSource::Pages), &Span::none())
                 .await;
         }
         if from == start {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use mirrorlog_core::id::{Build, ChannelId, PoolId};
 use mirrorlog_core::sign::TrustedKeys;
-use mirrorlog_core::statement::{Head, Retraction, Snapshot, Verdict};
+use mirrorlog_core::statement::{DeltaSource, Head, Retraction, Snapshot, Verdict};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
@@ -33,8 +33,8 @@ pub use quiet::UntilQuiet;
 /// Something that was said, and verified.
 #[derive(Clone, Debug)]
 pub enum Heard {
-    /// By the archive.
-    Snapshot(Snapshot),
+    /// By the archive, with the event's changes, which nobody signed: they must give the snapshot's root.
+    Snapshot(Snapshot, DeltaSource),
     /// By the archive.
     Retraction(Retraction),
     /// By the archive.
@@ -170,9 +170,11 @@ impl<L: Listener> Feed<L> {
             let span = tracing::info_span!("event", channel = %event.channel, sequence = event.position.sequence);
             with_parent(&span, &event.trace);
             let decoded = Event::decode(&event.payload).map_err(Unusable::from);
-            match decoded.and_then(|decoded| Ok(decoded.open(&self.archive)?)) {
-                Ok((opened, head)) => {
-                    self.listener.hear(opened_heard(opened), &span).await;
+            let opened =
+                decoded.and_then(|decoded| Ok((decoded.open(&self.archive)?, decoded.delta)));
+            match opened {
+                Ok(((opened, head), delta)) => {
+                    self.listener.hear(opened_heard(opened, delta), &span).await;
                     if let Some(head) = head {
                         self.listener.hear(Heard::Head(head), &span).await;
                     }
@@ -258,9 +260,9 @@ impl<L: Listener> Feed<L> {
     }
 }
 
-fn opened_heard(opened: Opened) -> Heard {
+fn opened_heard(opened: Opened, delta: DeltaSource) -> Heard {
     match opened {
-        Opened::Snapshot(snapshot) => Heard::Snapshot(snapshot),
+        Opened::Snapshot(snapshot) => Heard::Snapshot(snapshot, delta),
         Opened::Retraction(retraction) => Heard::Retraction(retraction),
     }
 }

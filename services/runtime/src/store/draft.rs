@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use mirrorlog_core::id::Digest;
-use mirrorlog_core::manifest::{Page, PageRead, PageWrite};
+use mirrorlog_core::manifest::{self, ManifestError, Page, PageRead, PageWrite};
+use mirrorlog_core::statement::Delta;
 
 use super::{Batch, Pages, Store, StoreError};
 
@@ -31,6 +32,36 @@ impl Draft {
             batch: store.batch(),
             kept: Recalled::default(),
         }
+    }
+
+    /// The new pages of `root`, which `delta` makes of `base` (`None`: of nothing). `None` when it gives another root:
+    /// whoever said so is not believed.
+    ///
+    /// # Errors
+    /// Those of [`manifest::apply`]: pages of the base that are not here or are damaged, changes out of order.
+    pub fn apply(
+        pages: &Pages,
+        base: Option<&Digest>,
+        delta: &Delta,
+        root: &Digest,
+    ) -> Result<Option<Self>, ManifestError<StoreError, StoreError>> {
+        let mut draft = Self::new(pages.store());
+        let summary = manifest::apply(pages, &mut draft, base, delta)?;
+        if summary.root != *root {
+            tracing::warn!(expected = %root, found = %summary.root, "delta gives another root");
+            return Ok(None);
+        }
+        Ok(Some(draft))
+    }
+
+    /// Makes its pages durable, and keeps them in memory for whoever reads them next.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], [`StoreError::Io`].
+    pub fn settle(self, pages: &Pages) -> Result<(), StoreError> {
+        self.batch.commit()?;
+        pages.recall(self.kept);
+        Ok(())
     }
 
     /// Reads these pages, and those that are not new from `pages`.
