@@ -25,7 +25,7 @@ use crate::journal::with_causes;
 use crate::journal_service::JournalService;
 
 /// Decoded manifest pages kept in memory.
-const PAGES_CACHE_BYTES: usize = 32 * 1024 * 1024;
+const PAGES_CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// How soon what could not be sent or opened is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 

@@ -30,7 +30,7 @@ use crate::work::{Shelf, Work};
 use fetcher::manifests::Manifests;
 
 /// Memory for decoded manifest pages, in bytes.
-const PAGE_CACHE_BYTES: usize = 64 * 1024 * 1024;
+const PAGE_CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Failures in a row that make a mirror unreachable.
 const UNREACHABLE_FAILURES: u32 = 3;
 

@@ -36,7 +36,7 @@ use crate::work::{Shelf, Work};
 use crate::{dns, feedback, http, saved};
 
 /// Memory for decoded manifest pages, in bytes.
-const PAGE_CACHE_BYTES: usize = 64 * 1024 * 1024;
+const PAGE_CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// How long the log is waited for when there is a last state to answer from.
 const LOG_PATIENCE: Duration = Duration::from_secs(5);
 /// Pause before the log is tried again.

@@ -29,7 +29,7 @@ use crate::sync::Syncer;
 use crate::{http, scrub};
 
 /// Decoded manifest pages kept in memory, in bytes.
-const PAGES_CACHED_BYTES: usize = 16 * 1024 * 1024;
+const PAGES_CACHED_BYTES: usize = 12 * 1024 * 1024;
 
 /// Pause before a reader of the log that ended is started again.
 const READER_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);

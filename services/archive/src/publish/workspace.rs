@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::error::{PublishError, manifest_error};
 use crate::scan::Tree;
 
-const PAGE_CACHE_BYTES: usize = 48 << 20;
+const PAGE_CACHE_BYTES: usize = 24 << 20;
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Whether a publish is for real.
