@@ -81,7 +81,8 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
     }
 }
 
-/// Whether the process runs: an ended one that nobody has waited for does not.
+/// Whether the process runs: an ended one that nobody has waited for does not. One whose first
+/// thread has ended still does while another thread lives, and holds its files and their locks.
 pub(crate) fn runs(pid: u32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return false;
@@ -91,7 +92,12 @@ pub(crate) fn runs(pid: u32) -> bool {
         .rsplit(')')
         .next()
         .and_then(|rest| rest.trim().chars().next());
-    !matches!(state, Some('Z' | 'X') | None)
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    match state {
+        Some('Z') => threads > 1,
+        Some('X') | None => false,
+        Some(_) => true,
+    }
 }
 
 /// A child that ends with its owner.
