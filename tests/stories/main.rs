@@ -12,6 +12,7 @@ mod crash;
 mod directory;
 mod directory_apt;
 mod directory_clients;
+mod export;
 mod get;
 mod hooks;
 mod openbsd;

@@ -30,7 +30,7 @@ pub use debian::DebianRepo;
 pub use http::{Http, Response};
 pub use mmdb::{Record, mmdb};
 pub use network::{Ended, Network, Setup};
-pub use nginx::Nginx;
+pub use nginx::{Nginx, unpacked_tools};
 pub use openbsd::OpenBsdRepo;
 pub use process::{binary, run, tool, use_binary};
 pub use terminal::Terminal;

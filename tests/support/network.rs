@@ -31,6 +31,8 @@ pub struct Setup {
     pub pools: Option<String>,
     /// Most that each mirror fetches, such as `20mbit`.
     pub limit: Option<String>,
+    /// Whether mirrors have export trees.
+    pub export: bool,
     /// Environment of the services.
     pub env: Vec<(String, String)>,
 }
@@ -41,6 +43,7 @@ impl Setup {
             mirrors,
             pools: None,
             limit: None,
+            export: false,
             env: Vec::new(),
         }
     }
@@ -55,6 +58,11 @@ impl Setup {
 
     pub fn limit(mut self, limit: &str) -> Self {
         self.limit = Some(limit.to_owned());
+        self
+    }
+
+    pub fn export(mut self) -> Self {
+        self.export = true;
         self
     }
 
@@ -150,6 +158,7 @@ impl Network {
         if let Some(limit) = &setup.limit {
             args.extend(["--limit", limit]);
         }
+        args.extend(setup.export.then_some("--export"));
         let log = std::fs::File::create(dir.path().join("up.log")).unwrap();
         let child = command(&binary(), args)
             .envs(setup.env.iter().cloned())

@@ -1,12 +1,19 @@
 //! nginx, to compare with.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
 use crate::process::runs;
 use crate::wait::until;
+
+/// Where `deploy/setup` unpacks programs that tests and benchmarks start themselves.
+pub fn unpacked_tools() -> PathBuf {
+    let binary = crate::process::binary();
+    let target = binary.parent().and_then(Path::parent).unwrap();
+    target.join("tools/bench")
+}
 
 /// A running nginx.
 #[derive(Debug)]
@@ -26,21 +33,29 @@ impl Nginx {
     /// `tools`: the folder with usr/sbin/nginx; `does`: what it does with every request, such as `return 302 …;` or
     /// `root …;`.
     pub fn start(tools: &Path, does: &str) -> Self {
+        Self::serve(tools, |address| {
+            format!("server {{ listen {address}; location / {{ {does} }} }}")
+        })
+    }
+
+    /// `servers` writes what stands inside `http`, for an address to listen on.
+    pub fn serve(tools: &Path, servers: impl FnOnce(std::net::SocketAddr) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
+        let servers = servers(address);
         let text = format!(
             "daemon off;\nworker_processes auto;\npid nginx.pid;\nerror_log stderr crit;\nevents {{ worker_connections 4096; }}\n\
              http {{\n access_log off;\n keepalive_requests 1000000000;\n client_body_temp_path body;\n proxy_temp_path proxy;\n \
              fastcgi_temp_path fastcgi;\n uwsgi_temp_path uwsgi;\n scgi_temp_path scgi;\n \
-             server {{ listen {address}; location / {{ {does} }} }}\n}}\n"
+             {servers}\n}}\n"
         );
         std::fs::write(dir.path().join("nginx.conf"), text).unwrap();
         let program = tools.join("usr/sbin/nginx");
         assert!(
             program.is_file(),
-            "{} is not there: deploy/setup --with-bench",
+            "{} is not there: deploy/setup",
             program.display()
         );
         let child = Command::new(program)

@@ -68,7 +68,7 @@ pub(crate) enum Command {
     Archive(ServeCommand),
     /// Run a mirror
     #[command(subcommand)]
-    Mirror(ServeCommand),
+    Mirror(MirrorCommand),
     /// Run the consistency service
     #[command(subcommand)]
     Consistency(ServeCommand),
@@ -124,7 +124,7 @@ pub(crate) enum LocalCommand {
     #[command(after_help = "\
 Examples:
   mirrorlog local up --dir net --mirrors 3
-  mirrorlog local up --dir net --pools nz=2,au=1 --limit 20mbit")]
+  mirrorlog local up --dir net --pools nz=2,au=1 --limit 20mbit --export")]
     Up(UpArgs),
     /// Tell the story on real packages, checking every step
     Demo(DemoArgs),
@@ -144,6 +144,9 @@ pub(crate) struct UpArgs {
     /// The most that each mirror fetches; none when left out, also when the folder is resumed
     #[arg(long, value_name = "20mbit")]
     pub(crate) limit: Option<runtime::boot::ByteRate>,
+    /// Give each mirror trees of files too, as nginx and rsyncd serve them; none when left out, also when resumed
+    #[arg(long)]
+    pub(crate) export: bool,
     /// Use a nats-server that runs already
     #[arg(long, value_name = "URL")]
     pub(crate) nats: Option<String>,
@@ -196,6 +199,16 @@ pub(crate) enum ServiceName {
 pub(crate) enum ServeCommand {
     /// Run the service of --config until interrupted
     Serve,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MirrorCommand {
+    /// Run the mirror of --config until interrupted
+    Serve,
+    /// Print a configuration of nginx that serves the mirror's export trees
+    #[command(after_help = "\
+Example: mirrorlog --config mirror.toml mirror nginx-snippet > /etc/nginx/sites-enabled/mirror")]
+    NginxSnippet,
 }
 
 #[derive(Debug, Subcommand)]

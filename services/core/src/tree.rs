@@ -8,7 +8,7 @@ use crate::path::{self, EntryPath, Found, Resolved};
 type At = (usize, EntryPath, FileEntry);
 
 /// One build of one channel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tree {
     /// The channel.
     pub channel: ChannelId,
@@ -19,7 +19,7 @@ pub struct Tree {
 }
 
 /// The trees that are looked into as one; the first that has a path wins it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope(pub Vec<Tree>);
 
 /// What a path leads to.
@@ -56,6 +56,23 @@ impl Scope {
             Resolved::Folder(path) if self.has_folder(pages, &path)? => Ok(Place::Folder(path)),
             Resolved::Folder(_) | Resolved::Refused => Ok(Place::Nothing),
         }
+    }
+
+    /// What a path is, symlinks not followed: of the first tree that has it.
+    ///
+    /// # Errors
+    /// As for [`place`](Self::place).
+    pub fn entry<R: PageRead>(
+        &self,
+        pages: &R,
+        at: &EntryPath,
+    ) -> Result<Option<Entry>, ManifestError<R::Error>> {
+        for tree in &self.0 {
+            if let Some((_, entry)) = manifest::get(pages, &tree.root, at)? {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
     }
 
     fn find<R: PageRead>(

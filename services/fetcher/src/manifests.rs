@@ -144,6 +144,9 @@ impl Manifests {
     pub async fn apply(&self, base: Option<Digest>, delta: Delta, root: Digest) -> bool {
         let cell = {
             let mut state = self.state();
+            if state.present.contains(&root) {
+                return true;
+            }
             if base.is_some_and(|base| !state.present.contains(&base)) {
                 return false;
             }

@@ -1,16 +1,18 @@
 //! Lets unused content go: two marks and a pause before a sweep, never while something is fetched.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::manifest::{self, PageRead as _};
 use runtime::store::Pages;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::export::Exports;
 use crate::filter::Filter;
 use crate::run::Parts;
 
@@ -76,6 +78,27 @@ impl Coming {
     }
 }
 
+/// Asks for collections, and knows whether one is still owed.
+#[derive(Debug, Default)]
+pub(crate) struct Collections {
+    wake: Notify,
+    asked: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Collections {
+    /// A build was let go.
+    pub(crate) fn ask(&self) {
+        self.asked.fetch_add(1, Ordering::AcqRel);
+        self.wake.notify_one();
+    }
+
+    /// True while what was let go may still take room.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.done.load(Ordering::Acquire) < self.asked.load(Ordering::Acquire)
+    }
+}
+
 /// Lets syncs tell a sweep that they wait for it: it gives up then, and comes back later.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sweeps(Arc<AtomicUsize>);
@@ -106,14 +129,19 @@ impl Drop for Hurry {
 pub(crate) async fn run(parts: Arc<Parts>, stop: CancellationToken) {
     loop {
         if stop
-            .run_until_cancelled(parts.collect.notified())
+            .run_until_cancelled(parts.collections.wake.notified())
             .await
             .is_none()
         {
             return;
         }
+        let collections = &parts.collections;
+        // What is let go from here on is not in it.
+        let asked = collections.asked.load(Ordering::Acquire);
+        let done = || collections.done.store(asked, Ordering::Release);
         match collect(&parts, &stop).await {
             Ok(Some(swept)) => {
+                done();
                 if swept.files > 0 {
                     let Swept { files, bytes } = swept;
                     tracing::info!(files, bytes, "unused content is gone");
@@ -123,14 +151,15 @@ pub(crate) async fn run(parts: Arc<Parts>, stop: CancellationToken) {
             Ok(None) => {
                 let wait = tokio::time::sleep(PAUSE);
                 if stop.run_until_cancelled(wait).await.is_some() {
-                    parts.collect.notify_one();
+                    collections.wake.notify_one();
                 }
             }
             Err(error) => {
+                done();
                 tracing::warn!(error = %format!("{error:#}"), "unused content stays for now");
                 let wait = tokio::time::sleep(FAILED_PAUSE);
                 if stop.run_until_cancelled(wait).await.is_some() {
-                    parts.collect.notify_one();
+                    collections.wake.notify_one();
                 }
             }
         }
@@ -193,7 +222,8 @@ async fn unused(
 ) -> anyhow::Result<Option<BTreeSet<Digest>>> {
     let pages = parts.syncer.pages.clone();
     let table = parts.serving_reader.current();
-    let coming = parts.coming.all();
+    let mut coming = parts.coming.all();
+    coming.extend(parts.exports.iter().flat_map(Exports::roots));
     let roots: BTreeSet<Digest> = table
         .channels
         .values()

@@ -25,6 +25,9 @@ pub struct Config {
     /// How content is fetched.
     #[serde(default)]
     pub fetch: FetchSection,
+    /// Trees of files for nginx and rsync; none when left out.
+    #[serde(default)]
+    pub export: Option<ExportSection>,
     /// How stored content is checked.
     #[serde(default)]
     pub scrub: ScrubSection,
@@ -98,6 +101,21 @@ pub struct FetchSection {
     pub rate: Option<ByteRate>,
 }
 
+/// `[export]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportSection {
+    /// Folder of the trees, on the store's file system; mounts are symlinks in it.
+    pub dir: PathBuf,
+    /// How long a tree stays as it is once readers are led to another: the longest that a download or a downstream's
+    /// rsync takes.
+    #[serde(default = "ten_minutes")]
+    pub settle: Span,
+    /// Trees of each mount, 2 at least: with one more, the next build need not wait for `settle`.
+    #[serde(default = "three")]
+    pub trees: usize,
+}
+
 /// `[scrub]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -145,6 +163,9 @@ impl Config {
         for path in [&mut mirror.state, &mut mirror.store, &mut mirror.key] {
             *path = base.join(&*path);
         }
+        if let Some(export) = &mut config.export {
+            export.dir = base.join(&export.dir);
+        }
         for path in &mut config.archive.keys {
             *path = base.join(&*path);
         }
@@ -158,6 +179,10 @@ fn three() -> usize {
 
 fn one_day() -> Span {
     Span(std::time::Duration::from_secs(24 * 3600))
+}
+
+fn ten_minutes() -> Span {
+    Span(std::time::Duration::from_secs(600))
 }
 
 fn free_floor() -> ByteSize {

@@ -92,6 +92,8 @@ pub(crate) enum Message {
         channel: Option<ChannelId>,
         outcome: OrderOutcome,
     },
+    /// Export trees show other builds of these channels.
+    Shown { channels: Vec<ChannelId> },
     /// Time has passed.
     Tick,
 }
@@ -115,6 +117,7 @@ impl Message {
             | Self::Healed { .. }
             | Self::Order(_)
             | Self::OrderDone { .. }
+            | Self::Shown { .. }
             | Self::Tick => None,
         }
     }
@@ -285,6 +288,7 @@ impl Engine {
             }
             Message::Order(order) => self.on_order(order).await,
             Message::OrderDone { channel, outcome } => self.on_order_done(channel, outcome).await,
+            Message::Shown { channels } => channels.iter().for_each(|id| self.report(id)),
             Message::Tick => self.on_tick().await,
         }
     }

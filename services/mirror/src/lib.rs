@@ -19,6 +19,7 @@ pub mod run;
 
 mod collect;
 mod engine;
+mod export;
 mod filter;
 mod http;
 mod inbox;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use mirrorlog_core::id::{ChannelId, Lane};
+use mirrorlog_core::id::{Build, ChannelId, Lane};
 use mirrorlog_core::time::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -116,12 +116,12 @@ impl Metrics {
     }
 
     /// Takes over what the engine knows of a channel.
-    pub(crate) fn told(&self, channel: &ChannelId, slot: &Slot) {
+    pub(crate) fn told(&self, channel: &ChannelId, slot: &Slot, live: Option<Build>) {
         let mut behind = self
             .behind_since
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let since = slot.behind_since();
+        let since = slot.behind_since(live);
         if behind.get(channel) != Some(&since) {
             behind.insert(channel.clone(), since);
         }
@@ -164,7 +164,7 @@ impl Metrics {
                     .get_or_create(&labels)
                     .set(expires.as_seconds());
             }
-            let live = served.live.map_or(0, mirrorlog_core::id::Build::get);
+            let live = served.live.map_or(0, Build::get);
             self.live_build
                 .get_or_create(&labels)
                 .set(i64::try_from(live).unwrap_or(i64::MAX));

@@ -55,9 +55,15 @@ impl Reports {
         }
     }
 
-    /// Replaces the channel's waiting report.
-    pub(crate) fn send(&self, slot: &Slot, outcomes: Vec<OrderOutcome>) {
-        let report = describe(slot);
+    /// Replaces the channel's waiting report. `live` is what is served, `trouble` what keeps it from being more.
+    pub(crate) fn send(
+        &self,
+        slot: &Slot,
+        live: Option<Build>,
+        trouble: Option<String>,
+        outcomes: Vec<OrderOutcome>,
+    ) {
+        let report = describe(slot, live, trouble);
         let mut pending = self
             .pending
             .lock()
@@ -166,7 +172,7 @@ impl Reports {
     }
 }
 
-fn describe(slot: &Slot) -> Unsigned {
+fn describe(slot: &Slot, live: Option<Build>, trouble: Option<String>) -> Unsigned {
     let channel = &slot.channel;
     let mut builds: BTreeMap<Build, ReportedBuild> = BTreeMap::new();
     for held in channel
@@ -191,13 +197,13 @@ fn describe(slot: &Slot) -> Unsigned {
     let tasks = slot.syncs.values().chain(slot.heals.values());
     let halted = match &channel.halt {
         Some(Halt::Fork { build, .. }) => Some(format!("fork: build {build} has two roots")),
-        None => slot.trouble.clone(),
+        None => slot.trouble.clone().or(trouble),
     };
     let newest = builds
         .len()
         .saturating_sub(mirrorlog_core::limits::REPORT_BUILDS_MAX);
     Unsigned {
-        live: channel.live,
+        live,
         target: syncs
             .into_iter()
             .flatten()

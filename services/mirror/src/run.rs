@@ -11,7 +11,7 @@ use runtime::boot::{GrpcLimits, Health};
 use runtime::log::{Log, Position};
 use runtime::state::{Control, Opened, SledState};
 use runtime::store::{Pages, Store};
-use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::state::Cursor;
@@ -19,6 +19,7 @@ use wire::state::Cursor;
 use crate::collect::{self, Leases};
 use crate::config::Config;
 use crate::engine::{Engine, Mailbox};
+use crate::export::Exports;
 use crate::inbox::{Inbox, Parked, Replay};
 use crate::journal::Journal;
 use crate::metrics::Metrics;
@@ -42,8 +43,9 @@ pub(crate) struct Parts {
     pub(crate) syncer: Syncer,
     pub(crate) serving: ServingWriter,
     pub(crate) serving_reader: ServingReader,
+    pub(crate) exports: Option<Exports>,
     pub(crate) reports: Arc<Reports>,
-    pub(crate) collect: Notify,
+    pub(crate) collections: collect::Collections,
     pub(crate) leases: Arc<Leases>,
     pub(crate) coming: collect::Coming,
     pub(crate) suspects: Suspects,
@@ -102,6 +104,8 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let metrics = Metrics::new(&mut registry);
     let health = Health::new();
     let (serving, serving_reader) = ServingWriter::new();
+    let pages = Pages::new(store.clone(), PAGES_CACHED_BYTES);
+    let exports = Exports::open(&config, &pages, &serving)?;
     let (suspects, suspected) = Suspects::new();
     let (lanes, begins): (BTreeMap<_, _>, Vec<_>) = Lane::ALL
         .map(|lane| {
@@ -114,7 +118,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         control: Arc::new(control),
         journal: Journal::new(&config.archive.fetch, Arc::clone(&keys))?,
         syncer: Syncer {
-            pages: Pages::new(store.clone(), PAGES_CACHED_BYTES),
+            pages,
             sources: Syncer::sources(&[&config.archive.fetch])?,
             rate: RateLimiter::new(config.fetch.rate),
             free_floor_bytes: mirror.free_floor.0,
@@ -122,8 +126,9 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         },
         serving,
         serving_reader,
+        exports,
         reports: Arc::new(Reports::new(store.clone())),
-        collect: Notify::new(),
+        collections: collect::Collections::default(),
         leases: Arc::default(),
         coming: collect::Coming::default(),
         suspects,
@@ -138,6 +143,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let (sender, inbox) = Mailbox::new();
     let mut engine = Engine::load(Arc::clone(&parts), sender.clone(), shutdown.clone())?;
     engine.resume().await;
+    parts.serving.resumed();
     health.started();
     let floors = Lane::ALL.map(|lane| engine.floor(lane));
 
@@ -178,7 +184,12 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         shutdown.clone(),
     );
     tasks.spawn(suspecting);
+    let export_sender = sender.clone();
     tasks.spawn(scrub::run(Arc::clone(&parts), sender, shutdown.clone()));
+    if let Some(exports) = parts.exports.clone() {
+        let serving = parts.serving.clone();
+        tasks.spawn(exports.run(serving, export_sender, shutdown.clone()));
+    }
     tasks.spawn(collect::run(Arc::clone(&parts), shutdown.clone()));
     tasks.spawn(crate::metrics::watch(
         Arc::clone(&parts),

@@ -96,6 +96,12 @@ pub(crate) async fn run(parts: Arc<Parts>, engine: Mailbox, stop: CancellationTo
                 }
             }
         }
+        if let Some(exports) = parts.exports.clone() {
+            // It reads a few files; a panic there has been logged.
+            tokio::task::spawn_blocking(move || exports.scrub())
+                .await
+                .ok();
+        }
         parts.metrics.scrubbed(runtime::boot::now());
     }
 }

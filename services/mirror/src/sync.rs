@@ -395,6 +395,23 @@ impl Syncer {
     }
 }
 
+impl SyncError {
+    /// True when there is no room for a build: others may have to go.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::DiskFull { .. } => true,
+            Self::Store(error) | Self::Fetch(FetchError::Store(error)) => error.is_full(),
+            Self::Stopped
+            | Self::Absent { .. }
+            | Self::Failed { .. }
+            | Self::Unstable
+            | Self::Fetch(_)
+            | Self::Manifest(_)
+            | Self::Task(_) => false,
+        }
+    }
+}
+
 impl From<FetchError> for SyncError {
     fn from(error: FetchError) -> Self {
         if matches!(error, FetchError::Cancelled) {

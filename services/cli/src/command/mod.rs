@@ -9,6 +9,7 @@ mod get;
 mod init;
 mod inspect;
 mod key;
+mod nginx;
 mod order;
 mod progress;
 mod publish;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory as _;
 use runtime::boot::TelemetryConfig;
 
-use crate::args::{Args, Command, DirectoryCommand, LocalCommand, ServeCommand};
+use crate::args::{Args, Command, DirectoryCommand, LocalCommand, MirrorCommand, ServeCommand};
 use crate::failure::{CONFIG, Failure, IO, OrExit as _};
 use crate::local;
 use crate::output::Output;
@@ -40,7 +41,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
     let service = matches!(
         command,
         Command::Archive(_)
-            | Command::Mirror(_)
+            | Command::Mirror(MirrorCommand::Serve)
             | Command::Consistency(_)
             | Command::Directory(DirectoryCommand::Serve)
     );
@@ -60,7 +61,10 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
         Command::Archive(ServeCommand::Serve) => {
             serve::archive(&need(config)?, log.as_deref()).await
         }
-        Command::Mirror(ServeCommand::Serve) => serve::mirror(&need(config)?, log.as_deref()).await,
+        Command::Mirror(MirrorCommand::Serve) => {
+            serve::mirror(&need(config)?, log.as_deref()).await
+        }
+        Command::Mirror(MirrorCommand::NginxSnippet) => nginx::snippet(&need(config)?, output),
         Command::Consistency(ServeCommand::Serve) => {
             serve::consistency(&need(config)?, log.as_deref()).await
         }

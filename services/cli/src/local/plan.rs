@@ -151,7 +151,7 @@ impl Plan {
             let home = self.mirror_dir(dir, mirror);
             make_dir(&home)?;
             let key = absolute(&write_key(&home, &mirror.id)?)?;
-            let config = self.mirror_toml(mirror, &nats, &archive_key, args.limit);
+            let config = self.mirror_toml(mirror, &nats, &archive_key, args);
             write_config(&self.mirror_config(dir, mirror), &config)?;
             let Mirror { id, pool, .. } = mirror;
             let url = mirror.url();
@@ -211,18 +211,22 @@ impl Plan {
         mirror: &Mirror,
         nats: &str,
         archive_key: &Path,
-        limit: Option<runtime::boot::ByteRate>,
+        args: &UpArgs,
     ) -> String {
         let Mirror {
             id, pool, ports, ..
         } = mirror;
-        let rate = limit.map_or_else(String::new, |rate| {
+        let rate = args.limit.map_or_else(String::new, |rate| {
             format!("\n[fetch]\nrate = \"{rate}\"\n")
         });
+        let export = match args.export {
+            true => "\n[export]\ndir = \"export\"\nsettle = \"5s\"\n",
+            false => "",
+        };
         format!(
             "[mirror]\nid = \"{id}\"\npool = \"{pool}\"\nstate = \"state\"\nstore = \"store\"\nkey = \"{id}.sec\"\n\n\
              [archive]\nfetch = \"127.0.0.1:{}\"\nkeys = [{}]\n\n[nats]\nurl = \"{nats}\"\n\n\
-             [http]\nlisten = \"{}\"\n\n[grpc]\nlisten = \"127.0.0.1:{}\"\n{rate}\n\
+             [http]\nlisten = \"{}\"\n\n[grpc]\nlisten = \"127.0.0.1:{}\"\n{rate}{export}\n\
              [scrub]\nevery = \"10s\"\nrate = \"800mbit\"\n\n[report]\nevery = \"5s\"\n",
             self.archive.grpc,
             quoted(archive_key),

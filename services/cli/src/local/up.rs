@@ -151,11 +151,15 @@ impl Network {
             .iter()
             .zip(&self.mirrors)
             .map(|(mirror, service)| {
-                json!({
+                let mut row = json!({
                     "id": mirror.id, "pool": mirror.pool,
                     "http": mirror.url(), "fetch": local(mirror.ports.grpc),
                     "config": self.plan.mirror_config(dir, mirror), "pid": service.pid,
-                })
+                });
+                if self.args.export {
+                    row["export"] = json!(self.plan.mirror_dir(dir, mirror).join("export"));
+                }
+                row
             });
         let document = json!({
             "nats": { "url": self.nats_url(), "pid": self.nats.as_ref().map(|server| server.pid) },

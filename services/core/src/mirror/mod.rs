@@ -239,6 +239,12 @@ pub enum Input {
         /// Of this build.
         build: Build,
     },
+    /// The disk is full: the oldest build that is not live goes, whatever the policy keeps; one that is read by number
+    /// only when there is no other.
+    Shed {
+        /// Builds that somebody still reads by number.
+        leased: BTreeSet<Build>,
+    },
     /// Scrub found entries of a held build lost or corrupt.
     Lost {
         /// Of this build.
@@ -447,6 +453,7 @@ impl Channel {
             }
             Input::Staged { lane, build } => self.on_staged(lane, build, now, &mut effects),
             Input::Failed { lane, build } => self.on_failed(policy, lane, build, now),
+            Input::Shed { leased } => self.on_shed(&leased, &mut effects),
             Input::Lost { build } => self.on_lost(build, &mut effects),
             Input::Healed { build } => {
                 if self.healing.remove(&build) {

@@ -79,13 +79,31 @@ impl Channel {
             .map(|held| held.target.build)
             .collect();
         for build in gone {
-            self.healing.remove(&build);
-            if let Some(held) = self.held.remove(&build) {
-                effects.push(Effect::Collect {
-                    target: held.target,
-                });
-                effects.push(Effect::Serve);
-            }
+            self.let_go(build, effects);
+        }
+    }
+
+    /// The build that goes first when the disk is full.
+    pub fn sheddable(&self, leased: &BTreeSet<Build>) -> Option<Build> {
+        let others = || self.held.keys().filter(|build| Some(**build) != self.live);
+        let unread = others().find(|build| !leased.contains(build));
+        unread.or_else(|| others().next()).copied()
+    }
+
+    pub(super) fn on_shed(&mut self, leased: &BTreeSet<Build>, effects: &mut Vec<Effect>) {
+        if let Some(build) = self.sheddable(leased) {
+            self.let_go(build, effects);
+            effects.push(Effect::Report);
+        }
+    }
+
+    fn let_go(&mut self, build: Build, effects: &mut Vec<Effect>) {
+        self.healing.remove(&build);
+        if let Some(held) = self.held.remove(&build) {
+            effects.push(Effect::Collect {
+                target: held.target,
+            });
+            effects.push(Effect::Serve);
         }
     }
 }

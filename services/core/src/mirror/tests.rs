@@ -177,6 +177,35 @@ fn one_build_is_fetched_flipped_and_acked() {
 }
 
 #[test]
+fn a_full_disk_sheds_the_oldest_first_and_never_what_is_live() {
+    let mut bench = Bench::with_head(4);
+    for number in 1..=4 {
+        bench.step(snapshot(number, Lane::Bulk, number));
+        bench.finish(Lane::Bulk);
+    }
+    let held = |bench: &Bench| -> Vec<u64> {
+        bench.channel.held.keys().map(|build| build.get()).collect()
+    };
+    assert_eq!(held(&bench), [1, 2, 3, 4]);
+    let leased = BTreeSet::from([build(1)]);
+    let shed = |bench: &mut Bench| {
+        let leased = leased.clone();
+        bench.step(Input::Shed { leased })
+    };
+    let effects = shed(&mut bench);
+    assert!(effects.contains(&Effect::Collect { target: target(2) }));
+    assert!(effects.contains(&Effect::Serve) && effects.contains(&Effect::Report));
+    shed(&mut bench);
+    // What is read by number goes last.
+    assert_eq!(held(&bench), [1, 4]);
+    shed(&mut bench);
+    assert_eq!(held(&bench), [4]);
+    assert_eq!(bench.channel.sheddable(&leased), None);
+    assert!(shed(&mut bench).is_empty());
+    assert_eq!(bench.channel.live, Some(build(4)));
+}
+
+#[test]
 fn priority_starts_beside_bulk_and_overtakes_it() {
     let mut bench = Bench::with_head(2);
     bench.step(snapshot(1, Lane::Bulk, 1));

@@ -53,7 +53,7 @@ impl Engine {
                     if let Some(task) = self.slot(id).heals.get(&target.build) {
                         task.stop.cancel();
                     }
-                    self.parts.collect.notify_one();
+                    self.parts.collections.ask();
                 }
                 Effect::Heal { target } => self.heal(id, target),
                 Effect::AskJournal { from } => self.ask_journal(id, from),
@@ -333,9 +333,37 @@ impl Engine {
                 slot.trouble = Some(text);
                 self.step(id, Input::Failed { lane, build }, Vec::new())
                     .await;
+                if error.is_full() {
+                    self.shed(id).await;
+                }
                 self.report(id);
             }
         }
+    }
+
+    /// Makes room: one build of this channel goes, or of another one. Not before what was let go last has gone.
+    async fn shed(&mut self, id: &ChannelId) {
+        if self.parts.collections.is_pending() {
+            return;
+        }
+        let others = self.slots.keys().filter(|other| *other != id).cloned();
+        let ids: Vec<ChannelId> = std::iter::once(id.clone()).chain(others).collect();
+        for id in ids {
+            let leased = self.leased(&id);
+            let sheds = self.slot(&id).channel.sheddable(&leased);
+            if let Some(build) = sheds {
+                tracing::warn!(channel = %id, %build, "the disk is full: a retained build goes");
+                self.step(&id, Input::Shed { leased }, Vec::new()).await;
+                return;
+            }
+        }
+    }
+
+    /// Builds that somebody reads by number, or on the disk.
+    fn leased(&self, id: &ChannelId) -> std::collections::BTreeSet<Build> {
+        let mut leased = self.parts.leases.of(id);
+        leased.extend(self.parts.serving.exported_build(id));
+        leased
     }
 
     pub(super) async fn on_healed(
@@ -355,6 +383,9 @@ impl Engine {
                 slot.missing.remove(&build);
                 slot.trouble = None;
                 self.step(id, Input::Healed { build }, Vec::new()).await;
+                if let Some(exports) = &self.parts.exports {
+                    exports.healed();
+                }
             }
             Err(SyncError::Stopped) => {}
             Err(error) => {
@@ -407,7 +438,7 @@ impl Engine {
                 self.ask_journal(&id, Build::FIRST);
             }
             self.ask_for_retractions(&id);
-            let leased = self.parts.leases.of(&id);
+            let leased = self.leased(&id);
             self.step(&id, Input::Tick { leased }, Vec::new()).await;
             let slot = self.slot(&id);
             let waiting: Vec<Target> = slot
@@ -429,8 +460,15 @@ impl Engine {
     /// Hands the channel's report over; only the newest waits.
     pub(super) fn report(&mut self, id: &ChannelId) {
         let outcomes = self.outcomes.clone();
+        let table = self.parts.serving_reader.current();
+        let served = table.channels.get(id);
+        let exports = self.parts.exports.as_ref();
+        let trouble = exports
+            .zip(served)
+            .and_then(|(exports, row)| exports.trouble(&row.mount));
         if let Some(slot) = self.slots.get(id) {
-            self.parts.reports.send(slot, outcomes);
+            let live = served.and_then(|row| row.live);
+            self.parts.reports.send(slot, live, trouble, outcomes);
         }
     }
 }

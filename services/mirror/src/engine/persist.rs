@@ -20,7 +20,10 @@ impl Engine {
         parts
             .coming
             .set(id, slot.targets().map(|target| target.root).collect());
-        parts.metrics.told(id, slot);
+        // Where export trees are behind, so are those who read them.
+        let exported = parts.serving.exported_build(id);
+        let live = slot.channel.live;
+        parts.metrics.told(id, slot, live.and(exported).or(live));
         let bytes = wire::state::encode_channel(&slot.channel);
         if slot.stored != bytes {
             writes.push(Write::Put(Key::Channel(id.clone()).encode(), bytes.clone()));

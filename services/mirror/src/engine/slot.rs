@@ -166,11 +166,11 @@ impl Slot {
         Lane::ALL.into_iter().flat_map(of_lane).flatten()
     }
 
-    /// When the oldest good build that is newer than live was signed; `None` when live is the newest.
-    pub(crate) fn behind_since(&self) -> Option<Timestamp> {
+    /// When the oldest good build that is newer than `live` was signed; `None` when that is the newest.
+    pub(crate) fn behind_since(&self, live: Option<Build>) -> Option<Timestamp> {
         let newer = self.snapshots.iter().filter(|(build, _)| {
             let good = !self.channel.is_retracted(**build);
-            good && self.channel.live.is_none_or(|live| live < **build)
+            good && live.is_none_or(|live| live < **build)
         });
         newer.map(|(_, (_, snapshot))| snapshot.created).next()
     }

@@ -49,7 +49,9 @@ use crate::serving::ServingReader;
 use crate::suspects::Suspects;
 use mirrorlog_core::url::Asked;
 use refusal::Refusal;
-use trace::Site;
+
+pub(crate) use mounts::Mounted;
+pub(crate) use trace::{Site, Trace};
 
 /// Reading the manifests failed.
 type Fault = ManifestError<StoreError>;

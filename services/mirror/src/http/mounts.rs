@@ -9,12 +9,31 @@ use crate::serving::{ServedChannel, Serving};
 use mirrorlog_core::tree::{Scope, Tree};
 
 /// The channels of one mount, in the order in which they win a path.
-pub(super) struct Mounted<'a> {
+pub(crate) struct Mounted<'a> {
     pub(super) mount: &'a Mount,
-    pub(super) channels: Vec<(&'a ChannelId, &'a ServedChannel)>,
+    pub(crate) channels: Vec<(&'a ChannelId, &'a ServedChannel)>,
 }
 
 impl<'a> Mounted<'a> {
+    /// The channels that are served at `mount`.
+    pub(crate) fn at(table: &'a Serving, mount: &'a Mount) -> Self {
+        let channels = table
+            .channels
+            .iter()
+            .map(|(id, served)| (id, served.as_ref()));
+        let channels = channels
+            .filter(|(_, served)| served.mount == *mount)
+            .collect();
+        let mut mounted = Self { mount, channels };
+        mounted.sort();
+        mounted
+    }
+
+    fn sort(&mut self) {
+        self.channels
+            .sort_by_key(|(id, served)| (served.precedence, *id));
+    }
+
     /// The mounts that `path` is in, the longest first, each with what is left of the path.
     pub(super) fn of<'p>(table: &'a Serving, path: &'p [u8]) -> Vec<(Self, &'p [u8])> {
         let mut found: Vec<(Self, &[u8])> = Vec::new();
@@ -33,16 +52,12 @@ impl<'a> Mounted<'a> {
             }
         }
         found.sort_by_key(|(mounted, _)| Reverse(mounted.mount.as_str().len()));
-        for (mounted, _) in &mut found {
-            mounted
-                .channels
-                .sort_by_key(|(id, served)| (served.precedence, *id));
-        }
+        found.iter_mut().for_each(|(mounted, _)| mounted.sort());
         found
     }
 
     /// The live union.
-    pub(super) fn live(&self) -> Scope {
+    pub(crate) fn live(&self) -> Scope {
         let trees = self.channels.iter().filter_map(|(id, served)| {
             let build = served.live?;
             tree(id, served, build)

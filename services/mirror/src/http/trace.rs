@@ -37,7 +37,17 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    pub(super) fn of(config: &Config) -> Self {
+    #[cfg(test)]
+    pub(crate) fn named(host: &str) -> Self {
+        Self {
+            host: host.to_owned(),
+            maintainer: None,
+            country: "NZ".to_owned(),
+            upstream: "archive.test".to_owned(),
+        }
+    }
+
+    pub(crate) fn of(config: &Config) -> Self {
         let mirror = &config.mirror;
         let fetch = &config.archive.fetch;
         let upstream = fetch
@@ -53,7 +63,7 @@ impl Site {
 }
 
 /// The trace of one mount: of the channel that moved last.
-pub(super) struct Trace<'a> {
+pub(crate) struct Trace<'a> {
     site: &'a Site,
     channel: &'a ChannelId,
     served: &'a ServedChannel,
@@ -63,7 +73,7 @@ pub(super) struct Trace<'a> {
 
 impl<'a> Trace<'a> {
     /// `None` when nothing of the mount is live.
-    pub(super) fn of(site: &'a Site, mounted: &Mounted<'a>) -> Option<Self> {
+    pub(crate) fn of(site: &'a Site, mounted: &Mounted<'a>) -> Option<Self> {
         let traces = mounted.channels.iter().filter_map(|&(channel, served)| {
             let live = served.live?;
             let created = served.builds.get(&live)?.created;
@@ -79,7 +89,7 @@ impl<'a> Trace<'a> {
     }
 
     /// Its path below the mount.
-    pub(super) fn path(&self) -> Vec<u8> {
+    pub(crate) fn path(&self) -> Vec<u8> {
         [FOLDER, b"/", self.site.host.as_bytes()].concat()
     }
 
@@ -119,7 +129,7 @@ impl<'a> Trace<'a> {
     }
 
     /// The fields in ftpsync's order (FORMATS.md).
-    fn text(&self, pages: &Pages) -> Result<String, Fault> {
+    pub(crate) fn text(&self, pages: &Pages) -> Result<String, Fault> {
         let version = concat!("mirrorlog/", env!("CARGO_PKG_VERSION"));
         let date = self.date();
         let mut text = format!("{}\n", written(date, "%a %b %e %H:%M:%S UTC %Y"));

@@ -60,6 +60,7 @@ async fn tell(dir: &Path, output: &Output) -> Result<(), Failure> {
         mirrors: 3,
         pools: vec![("nz".to_owned(), 2), ("au".to_owned(), 1)],
         limit: LIMIT.parse().ok(),
+        export: false,
         nats: None,
     };
     let mut story = Story {

@@ -1,0 +1,139 @@
+//! What is known of a tree: beside it, written before it is changed and again when all of it is on the disk.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use mirrorlog_core::id::{Build, Digest};
+use mirrorlog_core::time::Timestamp;
+use mirrorlog_core::tree::{Scope, Tree};
+use serde::{Deserialize, Serialize};
+
+/// The only format so far.
+const FORMAT: u32 = 1;
+
+/// A tree's builds.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    /// What is in it: one composition when it is whole, several when a change was interrupted; then each path is as
+    /// one of them has it.
+    pub(super) scopes: Vec<Scope>,
+    /// Whether a change is under way, or was interrupted.
+    pub(super) dirty: bool,
+    /// When readers were led away from it; none for one that was not shown since it was changed.
+    pub(super) retired: Option<Timestamp>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    format: u32,
+    dirty: bool,
+    scopes: Vec<Vec<Row>>,
+    retired_ms: Option<i64>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    channel: String,
+    build: u64,
+    root: String,
+}
+
+impl Record {
+    /// A tree that is begun: nothing is in it.
+    pub(super) fn new() -> Self {
+        Self {
+            scopes: vec![Scope(Vec::new())],
+            dirty: true,
+            retired: None,
+        }
+    }
+
+    /// The composition of a tree that is whole.
+    pub(super) fn whole(&self) -> Option<&Scope> {
+        match &self.scopes[..] {
+            [only] if !self.dirty => Some(only),
+            _ => None,
+        }
+    }
+
+    /// Top pages that a change of it has to read.
+    pub(super) fn roots(&self) -> impl Iterator<Item = Digest> + '_ {
+        let trees = self.scopes.iter().flat_map(|scope| &scope.0);
+        trees.map(|tree| tree.root)
+    }
+
+    /// None when there is no such file, or nobody can read it.
+    pub(super) fn read(file: &Path) -> Option<Self> {
+        let written: Written = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+        if written.format != FORMAT {
+            return None;
+        }
+        let scope = |rows: Vec<Row>| {
+            let trees = rows.into_iter().map(|row| {
+                Some(Tree {
+                    channel: row.channel.parse().ok()?,
+                    build: Build::new(row.build)?,
+                    root: row.root.parse().ok()?,
+                })
+            });
+            trees.collect::<Option<Vec<_>>>().map(Scope)
+        };
+        Some(Self {
+            scopes: written
+                .scopes
+                .into_iter()
+                .map(scope)
+                .collect::<Option<_>>()?,
+            dirty: written.dirty,
+            retired: written.retired_ms.map(Timestamp::from_ms),
+        })
+    }
+
+    /// Durable when this returns.
+    pub(super) fn write(&self, file: &Path) -> io::Result<()> {
+        let rows = |scope: &Scope| {
+            let rows = scope.0.iter().map(|tree| Row {
+                channel: tree.channel.to_string(),
+                build: tree.build.get(),
+                root: tree.root.to_string(),
+            });
+            rows.collect()
+        };
+        let written = Written {
+            format: FORMAT,
+            dirty: self.dirty,
+            scopes: self.scopes.iter().map(rows).collect(),
+            retired_ms: self.retired.map(Timestamp::as_ms),
+        };
+        let new = file.with_extension("new");
+        let mut open = File::create(&new)?;
+        open.write_all(serde_json::to_string_pretty(&written)?.as_bytes())?;
+        open.sync_all()?;
+        std::fs::rename(&new, file)?;
+        sync_folder(file)
+    }
+
+    /// Adds a composition that the tree is changed to.
+    pub(super) fn mix(&mut self, scope: &Scope) {
+        if !self.scopes.contains(scope) {
+            self.scopes.push(scope.clone());
+        }
+        self.dirty = true;
+        self.retired = None;
+    }
+
+    /// Compositions without doubles, for the record of what is kept.
+    pub(super) fn all_roots<'a>(records: impl Iterator<Item = &'a Self>) -> BTreeSet<Digest> {
+        records.flat_map(Self::roots).collect()
+    }
+}
+
+/// Makes a name in a folder durable.
+pub(super) fn sync_folder(file: &Path) -> io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}

@@ -1,0 +1,436 @@
+//! Trees against what the manifests say, over many changes, interruptions and restarts.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+use mirrorlog_core::id::Build;
+use mirrorlog_core::layout::Layout;
+use mirrorlog_core::manifest::{Builder, Entry, FileEntry, Mode};
+use mirrorlog_core::path::EntryPath;
+use mirrorlog_core::time::{Mtime, Timestamp};
+use mirrorlog_core::tree::{Scope, Tree};
+use tempfile::TempDir;
+
+use super::*;
+use crate::serving::{ServedBuild, ServedChannel};
+
+/// What a path of a tree is: content, mode and time, or a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Thing {
+    File(Vec<u8>, u32, i64),
+    Symlink(Vec<u8>),
+}
+
+type Things = BTreeMap<Vec<u8>, Thing>;
+
+/// Numbers that are the same in every run (xorshift64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+struct World {
+    home: TempDir,
+    store: Store,
+    pages: Pages,
+    site: Site,
+    builds: u64,
+}
+
+fn channel(name: &str) -> ChannelId {
+    ChannelId::new(name).unwrap()
+}
+
+impl World {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(&home.path().join("store")).unwrap();
+        let site = Site::named("mirror.test");
+        Self {
+            pages: Pages::new(store.clone(), 1 << 20),
+            home,
+            store,
+            site,
+            builds: 0,
+        }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.home.path().join("export")
+    }
+
+    fn inodes(&self) -> Inodes {
+        Inodes::new(self.store.clone(), self.dir().join(COPIES)).unwrap()
+    }
+
+    fn trees(&self) -> Trees {
+        Trees::open(&self.dir(), &mount()).unwrap()
+    }
+
+    /// A manifest of things whose content is in the store.
+    fn root(&self, things: &Things) -> Digest {
+        let batch = self.store.batch();
+        let mut builder = Builder::new(&batch);
+        for (path, thing) in things {
+            let entry = match thing {
+                Thing::File(content, mode, mtime) => {
+                    let digest = Digest::of(content);
+                    batch.put(&digest, content).unwrap();
+                    Entry::File(FileEntry {
+                        size_bytes: content.len() as u64,
+                        digest,
+                        mode: if *mode == 0o755 {
+                            Mode::Executable
+                        } else {
+                            Mode::Plain
+                        },
+                        mtime: Mtime::from_seconds(*mtime),
+                    })
+                }
+                Thing::Symlink(target) => Entry::Symlink {
+                    target: target.clone().into(),
+                },
+            };
+            builder
+                .push(&EntryPath::new(path).unwrap(), &entry)
+                .unwrap();
+        }
+        let root = builder.finish().unwrap().root;
+        batch.commit().unwrap();
+        root
+    }
+
+    /// The next build of some channels, the first of which wins.
+    fn goal(&mut self, parts: &[(&str, &Things)]) -> Goal {
+        self.builds += 1;
+        let build = Build::new(self.builds).unwrap();
+        let mut table = Serving::default();
+        for (precedence, (name, things)) in parts.iter().enumerate() {
+            let served = ServedBuild {
+                root: self.root(things),
+                created: Timestamp::from_ms(0),
+                snapshot: bytes::Bytes::new(),
+            };
+            let row = ServedChannel {
+                mount: mount(),
+                layout: Layout::Debian,
+                precedence: precedence as u32,
+                live: Some(build),
+                builds: BTreeMap::from([(build, served)]),
+                retracted: Vec::new(),
+                newest_known: None,
+                head: None,
+                head_expires: None,
+                flip: None,
+            };
+            table.channels.insert(channel(name), Arc::new(row));
+        }
+        let scope = Mounted::at(&table, &mount()).live();
+        Goal {
+            table: Arc::new(table),
+            mount: mount(),
+            scope,
+        }
+    }
+
+    /// What readers of the mount see, the trace apart.
+    fn shown(&self) -> Things {
+        let mut things = Things::new();
+        let top = self.dir().join(&mount().as_str()[1..]);
+        let mut folders = vec![std::fs::canonicalize(top).unwrap()];
+        let first = folders[0].clone();
+        while let Some(folder) = folders.pop() {
+            let mut empty = true;
+            for item in std::fs::read_dir(&folder).unwrap() {
+                empty = false;
+                let path = item.unwrap().path();
+                let name = path
+                    .strip_prefix(&first)
+                    .unwrap()
+                    .as_os_str()
+                    .as_bytes()
+                    .to_vec();
+                let metadata = path.symlink_metadata().unwrap();
+                if metadata.is_dir() {
+                    assert_eq!(metadata.permissions().mode() & 0o7777, 0o755, "{path:?}");
+                    folders.push(path);
+                } else if metadata.is_symlink() {
+                    let target = std::fs::read_link(&path).unwrap();
+                    things.insert(name, Thing::Symlink(target.as_os_str().as_bytes().to_vec()));
+                } else if name != b"project/trace/mirror.test" {
+                    let mode = metadata.permissions().mode() & 0o7777;
+                    let content = std::fs::read(&path).unwrap();
+                    things.insert(name, Thing::File(content, mode, metadata.mtime()));
+                }
+            }
+            assert!(!empty, "{folder:?} is empty");
+        }
+        things
+    }
+}
+
+fn mount() -> Mount {
+    Mount::new("/deep/ubuntu").unwrap()
+}
+
+/// Few names, so that files, folders and symlinks take each other's places all the time.
+fn random_things(dice: &mut Dice, top: &str) -> Things {
+    let mut things = Things::new();
+    for _ in 0..dice.below(24) {
+        let depth = 1 + dice.below(3);
+        let parts: Vec<&str> = (0..depth)
+            .map(|_| ["a", "b", "c", "pool"][dice.below(4) as usize])
+            .collect();
+        let path = format!("{top}{}", parts.join("/")).into_bytes();
+        let below = |inner: &[u8], outer: &[u8]| {
+            inner
+                .strip_prefix(outer)
+                .is_some_and(|rest| rest.starts_with(b"/"))
+        };
+        if things
+            .keys()
+            .any(|other| below(other, &path) || below(&path, other))
+        {
+            continue;
+        }
+        let thing = match dice.below(5) {
+            0 => Thing::Symlink(format!("to{}", dice.below(2)).into_bytes()),
+            _ => Thing::File(
+                format!("content {}", dice.below(4)).into_bytes(),
+                [0o644, 0o755][dice.below(2) as usize],
+                1_000_000 + i64::try_from(dice.below(2)).unwrap(),
+            ),
+        };
+        things.insert(path, thing);
+    }
+    things
+}
+
+const NEVER: &dyn Fn() -> bool = &|| false;
+
+#[test]
+fn invariant_a_tree_is_what_its_manifests_say_whatever_was_interrupted() {
+    let mut world = World::new();
+    let (mut trees, mut inodes) = (world.trees(), world.inodes());
+    let mut dice = Dice(7);
+    let (mut interrupted, mut shown) = (0, 0);
+    for step in 0..400 {
+        // The second channel has folders of its own and, with equal content, some of the first.
+        let first = random_things(&mut dice, "");
+        let mut second = random_things(&mut dice, "own/");
+        let shared = first.iter().filter(|_| dice.below(4) == 0);
+        second.extend(shared.map(|(path, thing)| (path.clone(), thing.clone())));
+        let parts = [("first", &first), ("second", &second)];
+        let parts = &parts[..1 + dice.below(2) as usize];
+        let goal = world.goal(parts);
+        let mut expected = first.clone();
+        expected.extend(parts.iter().flat_map(|(_, things)| (*things).clone()));
+
+        let Spare::Tree(number) = trees.spare(3, Duration::ZERO, Timestamp::from_ms(step)) else {
+            unreachable!("nothing rests");
+        };
+        let steps = Cell::new([dice.below(60), u64::MAX][dice.below(2) as usize]);
+        let halted = || {
+            let left = steps.get();
+            steps.set(left.saturating_sub(1));
+            left == 0
+        };
+        match trees.change(number, &goal, &inodes, &world.pages, &world.site, &halted) {
+            Ok(()) => {
+                trees.show(number, Timestamp::from_ms(step)).unwrap();
+                assert_eq!(world.shown(), expected, "step {step}");
+                assert_eq!(trees.shown_scope(), Some(&goal.scope));
+                shown += 1;
+            }
+            Err(ExportError::Stopped) => {
+                interrupted += 1;
+                assert!(trees.records[&number].dirty);
+            }
+            Err(error) => panic!("step {step}: {error:?}"),
+        }
+        if dice.below(4) == 0 {
+            // The process ends, and another begins.
+            (trees, inodes) = (world.trees(), world.inodes());
+        }
+    }
+    assert!(interrupted > 50 && shown > 50, "{interrupted} {shown}");
+    assert!(trees.records.len() <= 3);
+}
+
+#[test]
+fn a_tree_rests_until_its_readers_have_ended() {
+    let mut world = World::new();
+    let (mut trees, inodes) = (world.trees(), world.inodes());
+    let file = |text: &str| {
+        let thing = Thing::File(text.as_bytes().to_vec(), 0o644, 1);
+        Things::from([(b"file".to_vec(), thing)])
+    };
+    let settle = Duration::from_secs(10);
+    let at = Timestamp::from_ms;
+    for (number, now) in [(1, 0), (2, 1000)] {
+        let Spare::Tree(spare) = trees.spare(2, settle, at(now)) else {
+            unreachable!()
+        };
+        assert_eq!(spare, number);
+        let goal = world.goal(&[("c", &file(&now.to_string()))]);
+        trees
+            .change(spare, &goal, &inodes, &world.pages, &world.site, NEVER)
+            .unwrap();
+        trees.show(spare, at(now)).unwrap();
+    }
+    let rest = |trees: &Trees, now| match trees.spare(2, settle, at(now)) {
+        Spare::After(rest) => rest.as_millis(),
+        Spare::Tree(_) => 0,
+    };
+    assert_eq!(rest(&trees, 2000), 9000);
+    // Then it catches up, so that the next build finds little to change.
+    let behind = |now| match trees.behind(2, settle, at(now)) {
+        Some(Spare::Tree(number)) => Ok(number),
+        Some(Spare::After(rest)) => Err(rest.as_millis()),
+        None => unreachable!(),
+    };
+    assert_eq!((behind(2000), behind(11_000)), (Err(9000), Ok(1)));
+    // Another start knows it too; a clock that was set back makes it wait no longer than that.
+    let mut again = world.trees();
+    again.retire_unnoted(at(3000));
+    assert_eq!(rest(&again, 3000), 8000);
+    assert_eq!(rest(&again, -500_000), 10_000);
+    assert_eq!(rest(&again, 11_000), 0);
+}
+
+#[test]
+fn what_was_healed_is_linked_again() {
+    let mut world = World::new();
+    let (mut trees, inodes) = (world.trees(), world.inodes());
+    let things = Things::from([
+        (b"a".to_vec(), Thing::File(b"one".to_vec(), 0o644, 1)),
+        // The same content with another time: a copy.
+        (b"b".to_vec(), Thing::File(b"one".to_vec(), 0o644, 2)),
+    ]);
+    let goal = world.goal(&[("c", &things)]);
+    trees
+        .change(1, &goal, &inodes, &world.pages, &world.site, NEVER)
+        .unwrap();
+    trees.show(1, Timestamp::from_ms(0)).unwrap();
+    assert_eq!(world.shown(), things);
+    // Rot in the blob and in the copy.
+    let top = world.dir().join("deep/ubuntu");
+    for name in ["a", "b"] {
+        std::fs::write(top.join(name), "two").unwrap();
+    }
+    let digest = Digest::of(b"one");
+    world.store.quarantine(&digest).unwrap();
+    let batch = world.store.batch();
+    batch.put(&digest, b"one").unwrap();
+    batch.commit().unwrap();
+    assert_eq!(inodes.check_copies().unwrap(), 1);
+    trees.link_again(&inodes, &world.pages, NEVER).unwrap();
+    assert_eq!(world.shown(), things);
+    assert_eq!(inodes.check_copies().unwrap(), 0);
+}
+
+#[test]
+fn a_content_may_have_more_paths_than_a_file_has_names() {
+    let mut world = World::new();
+    let (mut trees, inodes) = (world.trees(), world.inodes());
+    // ext4 allows 65,000.
+    let things: Things = (0..65_100)
+        .map(|n| {
+            (
+                format!("{n:05}").into_bytes(),
+                Thing::File(Vec::new(), 0o644, 5),
+            )
+        })
+        .collect();
+    let goal = world.goal(&[("c", &things)]);
+    for _again in 0..2 {
+        trees
+            .change(1, &goal, &inodes, &world.pages, &world.site, NEVER)
+            .unwrap();
+    }
+    trees.show(1, Timestamp::from_ms(0)).unwrap();
+    assert_eq!(world.shown(), things);
+}
+
+#[test]
+fn a_tree_of_which_nobody_knows_what_it_is_is_made_anew() {
+    let mut world = World::new();
+    let (mut trees, inodes) = (world.trees(), world.inodes());
+    let things = Things::from([(b"a".to_vec(), Thing::File(b"one".to_vec(), 0o644, 1))]);
+    let goal = world.goal(&[("c", &things)]);
+    trees
+        .change(1, &goal, &inodes, &world.pages, &world.site, NEVER)
+        .unwrap();
+    trees
+        .change(2, &goal, &inodes, &world.pages, &world.site, NEVER)
+        .unwrap();
+    let home = world.dir().join(TREES).join("deep@ubuntu");
+    std::fs::write(home.join("1/stray"), "x").unwrap();
+    std::fs::write(home.join("1.json"), "{ nonsense").unwrap();
+    let mut trees = world.trees();
+    assert_eq!(trees.records.keys().copied().collect::<Vec<_>>(), [2]);
+    // Pages of what the other was are gone.
+    std::fs::write(home.join("2/stray"), "x").unwrap();
+    let other = Tree {
+        channel: channel("c"),
+        build: Build::FIRST,
+        root: Digest::of(b"gone"),
+    };
+    trees.records.get_mut(&2).unwrap().scopes = vec![Scope(vec![other])];
+    trees
+        .change(2, &goal, &inodes, &world.pages, &world.site, NEVER)
+        .unwrap();
+    trees.show(2, Timestamp::from_ms(0)).unwrap();
+    assert_eq!(world.shown(), things);
+}
+
+#[test]
+fn rows_wait_for_their_tree() {
+    let (serving, reader) = ServingWriter::new();
+    let mut world = World::new();
+    let one = Things::from([(b"a".to_vec(), Thing::File(b"one".to_vec(), 0o644, 1))]);
+    let goals = [world.goal(&[("c", &one)]), world.goal(&[("c", &one)])];
+    let id = channel("c");
+    let row = |at: usize| ServedChannel::clone(&goals[at].table.channels[&id]);
+    let live = || reader.current().channels[&id].live.map(Build::get);
+    serving.gate();
+    // What was live before there were trees goes on without; what comes later waits.
+    serving.set(id.clone(), row(0));
+    assert_eq!(live(), Some(1));
+    serving.resumed();
+    serving.set(id.clone(), row(0));
+    assert_eq!(live(), Some(1));
+    let new = channel("new");
+    serving.set(new.clone(), row(0));
+    assert_eq!(reader.current().channels[&new].live, None);
+    assert_eq!(reader.current().channels[&new].builds.len(), 1);
+    assert!(
+        serving
+            .exported(&mount(), Some(goals[0].scope.clone()))
+            .is_empty()
+    );
+    let mut next = row(1);
+    next.builds.extend(row(0).builds);
+    serving.set(id.clone(), next.clone());
+    assert_eq!(live(), Some(1));
+    assert_eq!(reader.current().channels[&id].builds.len(), 2);
+    assert_eq!(
+        serving.exported(&mount(), Some(goals[1].scope.clone())),
+        std::slice::from_ref(&id)
+    );
+    assert_eq!(live(), Some(2));
+    // What was taken back is left at once.
+    let mut back = row(0);
+    back.retracted = vec![(Build::new(2).unwrap(), Build::new(2).unwrap())];
+    serving.set(id.clone(), back);
+    assert_eq!(live(), Some(1));
+}
