@@ -13,6 +13,7 @@ mod directory;
 mod directory_apt;
 mod directory_clients;
 mod export;
+mod full_disk;
 mod get;
 mod hooks;
 mod openbsd;

@@ -14,12 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::export::Exports;
 use crate::filter::Filter;
+use crate::room::Room;
 use crate::run::Parts;
 
 /// Time between the two marks.
 const PAUSE: Duration = Duration::from_secs(5);
 /// Pause after a collection that failed: a damaged manifest is healed meanwhile.
 const FAILED_PAUSE: Duration = Duration::from_secs(600);
+/// Pause before what could not be counted is counted again.
+const COUNT_PAUSE: Duration = Duration::from_secs(30);
 /// Begun files that no sync has touched for this long go too, in milliseconds.
 const PARTIALS_KEPT_MS: i64 = 3 * 24 * 3600 * 1000;
 /// Entries that one pass over the manifests marks in 8 MiB. Of what no build names, one in 5,000 is then taken for
@@ -125,6 +128,28 @@ impl Drop for Hurry {
     }
 }
 
+/// Counts what is stored, for the budget, until that succeeds.
+pub(crate) async fn count(room: Room, stop: CancellationToken) {
+    loop {
+        let counting = room.clone();
+        match tokio::task::spawn_blocking(move || counting.count()).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                let error = crate::inbox::chain(&error);
+                tracing::warn!(
+                    error,
+                    "what is stored cannot be counted for the budget; trying again"
+                );
+            }
+            Err(error) => tracing::error!(%error, "counting what is stored ended badly"),
+        }
+        let wait = tokio::time::sleep(COUNT_PAUSE);
+        if stop.run_until_cancelled(wait).await.is_none() {
+            return;
+        }
+    }
+}
+
 /// Collects whenever a build is let go.
 pub(crate) async fn run(parts: Arc<Parts>, stop: CancellationToken) {
     loop {
@@ -141,6 +166,9 @@ pub(crate) async fn run(parts: Arc<Parts>, stop: CancellationToken) {
         let done = || collections.done.store(asked, Ordering::Release);
         match collect(&parts, &stop).await {
             Ok(Some(swept)) => {
+                if swept.files > 0 {
+                    count(parts.syncer.room.clone(), stop.clone()).await;
+                }
                 done();
                 if swept.files > 0 {
                     let Swept { files, bytes } = swept;

@@ -64,6 +64,9 @@ pub struct MirrorSection {
     /// How long a build stays after it stopped being live.
     #[serde(default = "one_day")]
     pub grace: Span,
+    /// Most bytes that pages and blobs may take; absent: as much as there is.
+    #[serde(default)]
+    pub budget: Option<ByteSize>,
     /// Free space that is never used.
     #[serde(default = "free_floor")]
     pub free_floor: ByteSize,

@@ -26,6 +26,7 @@ mod inbox;
 mod journal;
 mod metrics;
 mod report;
+mod room;
 mod scrub;
 mod serving;
 mod state;

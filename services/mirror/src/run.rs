@@ -24,6 +24,7 @@ use crate::inbox::{Inbox, Parked, Replay};
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::report::Reports;
+use crate::room::Room;
 use crate::serving::{ServingReader, ServingWriter};
 use crate::suspects::{self, Suspects};
 use crate::sync::Syncer;
@@ -121,7 +122,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
             pages,
             sources: Syncer::sources(&[&config.archive.fetch])?,
             rate: RateLimiter::new(config.fetch.rate),
-            free_floor_bytes: mirror.free_floor.0,
+            room: Room::new(store.clone(), mirror.free_floor, mirror.budget),
             sweeps: collect::Sweeps::default(),
         },
         serving,
@@ -140,6 +141,8 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     });
 
     let tasks = TaskTracker::new();
+    let room = parts.syncer.room.clone();
+    tasks.spawn(collect::count(room, shutdown.clone()));
     let (sender, inbox) = Mailbox::new();
     let mut engine = Engine::load(Arc::clone(&parts), sender.clone(), shutdown.clone())?;
     engine.resume().await;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::collect::Sweeps;
 use crate::engine::{Mailbox, Message};
 use crate::filter::Named;
+use crate::room::{Full, Room};
 
 /// Wants that may wait between the walk over the manifest and the fetcher.
 const WANTS_QUEUED: usize = 4096;
@@ -33,14 +34,8 @@ pub(crate) enum SyncError {
     #[error("stopped")]
     Stopped,
     /// The disk would run full.
-    #[error(
-        "disk-full: {needed_bytes} bytes are needed, {free_bytes} are free above the floor of {floor_bytes}"
-    )]
-    DiskFull {
-        needed_bytes: u64,
-        free_bytes: u64,
-        floor_bytes: u64,
-    },
+    #[error(transparent)]
+    DiskFull(#[from] Full),
     /// Sources lack content.
     #[error("no source has {count} of the wanted blobs, {example} among them")]
     Absent { count: usize, example: Digest },
@@ -144,7 +139,7 @@ pub(crate) struct Syncer {
     pub(crate) pages: Pages,
     pub(crate) sources: Vec<Source>,
     pub(crate) rate: Arc<RateLimiter>,
-    pub(crate) free_floor_bytes: u64,
+    pub(crate) room: Room,
     pub(crate) sweeps: Sweeps,
 }
 
@@ -242,28 +237,18 @@ impl Syncer {
             } else {
                 least_missing = Some(count);
             }
-            self.check_space(missing.bytes)?;
+            self.room.check(missing.bytes).await??;
             let stored = job.progress.fetch.stored_bytes();
             job.progress
                 .planned_bytes
                 .store(stored + missing.bytes, Ordering::Relaxed);
             lacks.tell(missing).await;
-            self.fetch_blobs(job, wants, draft).await?;
+            let fetched = self.fetch_blobs(job, wants, draft).await;
+            self.room
+                .stored(job.progress.fetch.stored_bytes().saturating_sub(stored));
+            fetched?;
         }
         Err(SyncError::Unstable)
-    }
-
-    fn check_space(&self, needed_bytes: u64) -> Result<(), SyncError> {
-        let free_bytes = self.store().free_bytes()?;
-        let floor_bytes = self.free_floor_bytes;
-        if free_bytes.saturating_sub(floor_bytes) < needed_bytes {
-            return Err(SyncError::DiskFull {
-                needed_bytes,
-                free_bytes,
-                floor_bytes,
-            });
-        }
-        Ok(())
     }
 
     fn options(&self, job: &Job) -> FetchOptions {
@@ -399,7 +384,7 @@ impl SyncError {
     /// True when there is no room for a build: others may have to go.
     pub(crate) fn is_full(&self) -> bool {
         match self {
-            Self::DiskFull { .. } => true,
+            Self::DiskFull(_) => true,
             Self::Store(error) | Self::Fetch(FetchError::Store(error)) => error.is_full(),
             Self::Stopped
             | Self::Absent { .. }
