@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod adopt;
 mod apt_method;
 mod broken_tree;
 mod closures;

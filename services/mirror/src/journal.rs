@@ -75,6 +75,15 @@ impl Journal {
         })
     }
 
+    /// The channels that the archive publishes.
+    pub(crate) async fn channels(&self) -> Result<Vec<ChannelId>, JournalError> {
+        let request = v1::ChannelsRequest {};
+        let reply = self.client.clone().channels(request).await?.into_inner();
+        let channels = reply.channels.iter().map(|name| name.parse());
+        let channels: Result<_, _> = channels.collect();
+        channels.map_err(|_| JournalError::Other)
+    }
+
     /// Head, retractions, and snapshots from `from` on.
     pub(crate) async fn ask(
         &self,

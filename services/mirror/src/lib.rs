@@ -17,6 +17,7 @@
 pub mod config;
 pub mod run;
 
+pub mod adopt;
 mod collect;
 mod engine;
 mod export;

@@ -1,5 +1,6 @@
 //! One module a group of commands.
 
+mod adopt;
 pub(crate) mod apt_method;
 mod ask;
 mod change;
@@ -63,6 +64,9 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
         }
         Command::Mirror(MirrorCommand::Serve) => {
             serve::mirror(&need(config)?, log.as_deref()).await
+        }
+        Command::Mirror(MirrorCommand::Adopt(adopt)) => {
+            adopt::run(&need(config)?, adopt, output).await
         }
         Command::Mirror(MirrorCommand::NginxSnippet) => nginx::snippet(&need(config)?, output),
         Command::Consistency(ServeCommand::Serve) => {

@@ -113,13 +113,30 @@ impl Batch {
     pub fn link(&self, source: &File) -> Result<Ingested, StoreError> {
         let fail = |e: io::Error| StoreError::io("read", &descriptor_path(source), e);
         let (digest, size_bytes) = hash_file(source).map_err(fail)?;
-        if !self.has(&digest)? {
-            let Some(name) = self.store.0.session.link(source)? else {
-                return self.ingest(source);
-            };
-            self.insert(digest, Incoming::Temp(name));
-        }
+        self.link_hashed(source, &digest)?;
         Ok(Ingested { digest, size_bytes })
+    }
+
+    /// The same for a file that was just hashed: it is not read again, unless it has to be copied.
+    ///
+    /// # Errors
+    /// [`StoreError::Mismatch`] when it changed before it was copied; [`StoreError::Full`], [`StoreError::Io`].
+    pub fn link_hashed(&self, source: &File, digest: &Digest) -> Result<(), StoreError> {
+        if self.has(digest)? {
+            return Ok(());
+        }
+        if let Some(name) = self.store.0.session.link(source)? {
+            self.insert(*digest, Incoming::Temp(name));
+            return Ok(());
+        }
+        let found = self.ingest(source)?.digest;
+        if found == *digest {
+            return Ok(());
+        }
+        Err(StoreError::Mismatch {
+            expected: *digest,
+            found,
+        })
     }
 
     /// Takes a partial that is whole.

@@ -328,6 +328,14 @@ fn read_full(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
+/// Digest of a whole file.
+///
+/// # Errors
+/// What reading gives.
+pub fn hash(file: &File) -> io::Result<Digest> {
+    hash_file(file).map(|(digest, _)| digest)
+}
+
 /// Digest and length of a whole file.
 fn hash_file(file: &File) -> io::Result<(Digest, u64)> {
     let mut hash = Sha256::new();

@@ -1,0 +1,320 @@
+//! What a tree has of some builds, hashed and put into the store. What is there already is not read again, so a run
+//! that was interrupted goes on where its last commit was.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mirrorlog_core::id::Digest;
+use mirrorlog_core::manifest::{self, FileEntry};
+use rayon::prelude::*;
+use runtime::store::{Batch, Pages, Pin, Store};
+
+use super::{AdoptError, Wanted};
+
+/// Decoded pages kept while manifests are walked, in bytes.
+const PAGES_CACHED_BYTES: usize = 8 * 1024 * 1024;
+/// Files that are looked at together.
+const LOOKED_AT_ONCE: usize = 4096;
+/// Files and bytes after which what was taken is made durable.
+const COMMIT_FILES: usize = 16_384;
+const COMMIT_BYTES: u64 = 4 << 30;
+/// Contents whose place in the tree is searched when they are not at their own path; further ones are fetched.
+const MOVED_MAX: usize = 1 << 20;
+
+/// Files and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// How many files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Amount {
+    fn add(&mut self, bytes: u64) {
+        self.files += 1;
+        self.bytes += bytes;
+    }
+}
+
+/// How far it has come. Read while it runs.
+#[derive(Debug, Default)]
+pub struct Taking {
+    read_bytes: AtomicU64,
+}
+
+impl Taking {
+    /// Bytes of the tree that were hashed.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// What came of it. Each content counts once, however many paths it has.
+#[derive(Clone, Debug, Default)]
+pub struct Taken {
+    /// In the store now, or found in the tree by a dry run.
+    pub have: Amount,
+    /// Of that, what the tree gave in this run.
+    pub taken: Amount,
+    /// Left to be fetched.
+    pub missing: Amount,
+    /// Bytes of the tree that were hashed.
+    pub hashed_bytes: u64,
+}
+
+/// A tree and the builds that it is compared with.
+pub struct Take {
+    store: Store,
+    _pin: Pin,
+    wanted: Vec<Wanted>,
+    from: PathBuf,
+}
+
+/// A content that a build has.
+#[derive(Clone)]
+struct Content {
+    path: PathBuf,
+    file: FileEntry,
+}
+
+impl Take {
+    pub(super) fn new(store: Store, pin: Pin, wanted: Vec<Wanted>, from: &Path) -> Self {
+        Self {
+            store,
+            _pin: pin,
+            wanted,
+            from: from.to_owned(),
+        }
+    }
+
+    /// The builds that it is compared with.
+    pub fn wanted(&self) -> &[Wanted] {
+        &self.wanted
+    }
+
+    /// Hashes what may be of use, and puts it into the store. A dry run stores nothing; it takes files of the right
+    /// size and date at their own path for what they should be, and hashes only the others. Blocks.
+    ///
+    /// # Errors
+    /// [`AdoptError`] of the tree, the store or the manifests. What was made durable stays.
+    pub fn run(&self, dry: bool, taking: &Taking) -> Result<Taken, AdoptError> {
+        let pages = Pages::new(self.store.clone(), PAGES_CACHED_BYTES);
+        let mut run = Run {
+            take: self,
+            dry,
+            taking,
+            batch: self.store.batch(),
+            batched_bytes: 0,
+            taken: Taken::default(),
+            seen: HashSet::new(),
+            moved: BTreeMap::new(),
+        };
+        let mut some = Vec::new();
+        for wanted in &self.wanted {
+            for item in manifest::iter(&pages, &wanted.root, b"", None) {
+                let (_, path, entry) = item.map_err(|e| AdoptError::Read(Box::new(e)))?;
+                let Some(file) = entry.file() else { continue };
+                some.push(Content {
+                    path: self.from.join(OsStr::from_bytes(path.as_bytes())),
+                    file: *file,
+                });
+                if some.len() >= LOOKED_AT_ONCE {
+                    run.at_their_paths(std::mem::take(&mut some))?;
+                }
+            }
+        }
+        run.at_their_paths(some)?;
+        run.elsewhere()?;
+        run.end()
+    }
+}
+
+struct Run<'a> {
+    take: &'a Take,
+    dry: bool,
+    taking: &'a Taking,
+    batch: Batch,
+    batched_bytes: u64,
+    taken: Taken,
+    /// Contents that are counted. Digests are random already: the first eight bytes tell them apart well enough to
+    /// count, and never decide what is stored.
+    seen: HashSet<u64>,
+    /// Contents that are not at their own path, by size.
+    moved: BTreeMap<u64, BTreeSet<Digest>>,
+}
+
+/// What a look at one content says.
+enum Look {
+    Stored,
+    Taken,
+    Elsewhere,
+}
+
+fn short(digest: &Digest) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&digest.as_bytes()[..8]);
+    u64::from_le_bytes(bytes)
+}
+
+impl Run<'_> {
+    fn at_their_paths(&mut self, mut some: Vec<Content>) -> Result<(), AdoptError> {
+        some.retain(|content| self.seen.insert(short(&content.file.digest)));
+        let looks: Result<Vec<Look>, AdoptError> =
+            some.par_iter().map(|content| self.look(content)).collect();
+        for (content, look) in some.iter().zip(looks?) {
+            let size_bytes = content.file.size_bytes;
+            match look {
+                Look::Stored => self.taken.have.add(size_bytes),
+                Look::Taken => self.count_taken(size_bytes),
+                Look::Elsewhere => {
+                    self.taken.missing.add(size_bytes);
+                    if self.moved.len() < MOVED_MAX {
+                        let same_size = self.moved.entry(size_bytes).or_default();
+                        same_size.insert(content.file.digest);
+                    }
+                }
+            }
+        }
+        self.commit_when_large()
+    }
+
+    fn count_taken(&mut self, size_bytes: u64) {
+        self.taken.have.add(size_bytes);
+        self.taken.taken.add(size_bytes);
+        self.batched_bytes += size_bytes;
+    }
+
+    fn look(&self, content: &Content) -> Result<Look, AdoptError> {
+        let Content { path, file } = content;
+        if self.take.store.size(&file.digest)?.is_some() {
+            return Ok(Look::Stored);
+        }
+        let Some(open) = open(path, file.size_bytes) else {
+            return Ok(Look::Elsewhere);
+        };
+        let dated = open
+            .metadata()
+            .is_ok_and(|metadata| metadata.mtime() == file.mtime.as_seconds());
+        if self.dry && dated {
+            return Ok(Look::Taken);
+        }
+        // The file that is no longer what it was when the build was made is what a mirror of it lacks.
+        let found = self.hash(&open, file.size_bytes, Some(&file.digest))?;
+        Ok(match found == file.digest {
+            true => Look::Taken,
+            false => Look::Elsewhere,
+        })
+    }
+
+    /// Hashes a file; it is stored when it is what was expected, or when nothing special is.
+    fn hash(
+        &self,
+        open: &File,
+        size_bytes: u64,
+        expected: Option<&Digest>,
+    ) -> Result<Digest, AdoptError> {
+        self.taking
+            .read_bytes
+            .fetch_add(size_bytes, Ordering::Relaxed);
+        let found = runtime::store::hash(open).map_err(|source| AdoptError::Tree {
+            path: self.take.from.clone(),
+            source,
+        })?;
+        let wanted = match expected {
+            Some(expected) => found == *expected,
+            None => self
+                .moved
+                .get(&size_bytes)
+                .is_some_and(|some| some.contains(&found)),
+        };
+        if wanted && !self.dry {
+            self.batch.link_hashed(open, &found)?;
+        }
+        Ok(found)
+    }
+
+    /// Looks for what is missing under other names: files that were renamed, or that have two.
+    fn elsewhere(&mut self) -> Result<(), AdoptError> {
+        if self.moved.is_empty() {
+            return Ok(());
+        }
+        let mut folders = vec![self.take.from.clone()];
+        let mut some = Vec::new();
+        while let Some(folder) = folders.pop() {
+            let fail = |source| AdoptError::Tree {
+                path: folder.clone(),
+                source,
+            };
+            for item in std::fs::read_dir(&folder).map_err(fail)? {
+                let item = item.map_err(fail)?;
+                let kind = item.file_type().map_err(fail)?;
+                if kind.is_dir() {
+                    folders.push(item.path());
+                } else if kind.is_file() {
+                    let size_bytes = item.metadata().map_err(fail)?.len();
+                    if self.moved.contains_key(&size_bytes) {
+                        some.push((item.path(), size_bytes));
+                    }
+                }
+            }
+            if some.len() >= LOOKED_AT_ONCE {
+                self.under_other_names(std::mem::take(&mut some))?;
+            }
+        }
+        self.under_other_names(some)
+    }
+
+    fn under_other_names(&mut self, some: Vec<(PathBuf, u64)>) -> Result<(), AdoptError> {
+        let found: Result<Vec<Option<Digest>>, AdoptError> = some
+            .par_iter()
+            .map(|(path, size_bytes)| {
+                let open = open(path, *size_bytes);
+                open.map(|open| self.hash(&open, *size_bytes, None))
+                    .transpose()
+            })
+            .collect();
+        for ((_, size_bytes), digest) in some.iter().zip(found?) {
+            let Some(same_size) = self.moved.get_mut(size_bytes) else {
+                continue;
+            };
+            if digest.is_some_and(|digest| same_size.remove(&digest)) {
+                self.count_taken(*size_bytes);
+                let missing = &mut self.taken.missing;
+                missing.files = missing.files.saturating_sub(1);
+                missing.bytes = missing.bytes.saturating_sub(*size_bytes);
+            }
+        }
+        self.commit_when_large()
+    }
+
+    fn commit_when_large(&mut self) -> Result<(), AdoptError> {
+        if self.batch.len() >= COMMIT_FILES || self.batched_bytes >= COMMIT_BYTES {
+            let full = std::mem::replace(&mut self.batch, self.take.store.batch());
+            full.commit()?;
+            self.batched_bytes = 0;
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<Taken, AdoptError> {
+        self.batch.commit()?;
+        self.taken.hashed_bytes = self.taking.read_bytes();
+        Ok(self.taken)
+    }
+}
+
+/// A file of that size; none when there is no such thing, or it is gone by now.
+fn open(path: &Path, size_bytes: u64) -> Option<File> {
+    // Looked at first: opening a device or a pipe may wait for ever.
+    let metadata = std::fs::metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() != size_bytes {
+        return None;
+    }
+    File::open(path).ok()
+}
