@@ -51,6 +51,12 @@ bench-fleet *args:
     cargo build --release --locked -p mirrorlog
     cargo run --quiet --release --locked -p e2e --bin bench-fleet -- --release "$@"
 
+# a mirror behind a slow link, beside iperf3 over the same link; needs root for network namespaces; see --help
+bench-link *args:
+    deploy/setup --with-bench
+    cargo build --release --locked -p mirrorlog
+    cargo run --quiet --release --locked -p e2e --bin bench-link -- --release "$@"
+
 # start-up, memory and transfer of the client beside curl and apt's own http; see --help
 bench-client *args:
     deploy/setup --with-bench

@@ -102,6 +102,29 @@ pub struct Listen {
 pub struct FetchSection {
     /// Most bytes a second, in bits (`20mbit`); absent: unlimited.
     pub rate: Option<ByteRate>,
+    /// Times of day with other rates; the first that fits wins.
+    pub windows: Vec<RateWindow>,
+}
+
+/// `[[fetch.windows]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateWindow {
+    /// Its begin, by the clock of the machine's place (`22:30`).
+    #[serde(deserialize_with = "time_of_day")]
+    pub from: jiff::civil::Time,
+    /// Its end, which is not in it. Before `from`: on the next day.
+    #[serde(deserialize_with = "time_of_day")]
+    pub to: jiff::civil::Time,
+    /// Most bytes a second then; absent: unlimited.
+    #[serde(default)]
+    pub rate: Option<ByteRate>,
+}
+
+fn time_of_day<'de, D: serde::Deserializer<'de>>(from: D) -> Result<jiff::civil::Time, D::Error> {
+    let text = String::deserialize(from)?;
+    let time = text.parse();
+    time.map_err(|_| serde::de::Error::custom(format!("{text:?} is no time of day: write 22:30")))
 }
 
 /// `[export]`

@@ -22,6 +22,7 @@ mod collect;
 mod engine;
 mod export;
 mod filter;
+mod hours;
 mod http;
 mod inbox;
 mod journal;

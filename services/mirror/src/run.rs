@@ -121,7 +121,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         syncer: Syncer {
             pages,
             sources: Syncer::sources(&[&config.archive.fetch])?,
-            rate: RateLimiter::new(config.fetch.rate),
+            rate: RateLimiter::new(config.fetch.rate_now()),
             room: Room::new(store.clone(), mirror.free_floor, mirror.budget),
             sweeps: collect::Sweeps::default(),
         },
@@ -198,6 +198,12 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         Arc::clone(&parts),
         health.clone(),
         log_sender.subscribe(),
+        shutdown.clone(),
+    ));
+    let limiter = Arc::clone(&parts.syncer.rate);
+    tasks.spawn(crate::hours::run(
+        config.fetch.clone(),
+        limiter,
         shutdown.clone(),
     ));
     tasks.spawn(connect(config, log_sender, shutdown.clone()));
