@@ -163,12 +163,12 @@ pub(super) fn mode_of(file: &FileEntry) -> Mode {
     }
 }
 
-/// True when a file looks like an entry; its bytes are not looked at.
+/// True when a file looks like an entry; its bytes are not looked at. Manifests have whole seconds; a tree that was
+/// adopted has fractions, and a copy of all of it for their sake would help nobody.
 pub(super) fn fits(stat: &Stat, file: &FileEntry) -> bool {
     rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file()
         && Mode::from_raw_mode(stat.st_mode) == mode_of(file)
         && stat.st_mtime == file.mtime.as_seconds()
-        && stat.st_mtime_nsec == 0
         && u64::try_from(stat.st_size).is_ok_and(|size| size == file.size_bytes)
 }
 
