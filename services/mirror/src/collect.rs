@@ -87,6 +87,8 @@ pub(crate) struct Collections {
     wake: Notify,
     asked: AtomicU64,
     done: AtomicU64,
+    /// When one was asked for in case.
+    in_case: Mutex<Option<Instant>>,
 }
 
 impl Collections {
@@ -94,6 +96,15 @@ impl Collections {
     pub(crate) fn ask(&self) {
         self.asked.fetch_add(1, Ordering::AcqRel);
         self.wake.notify_one();
+    }
+
+    /// Asks for one in case, not more often than every ten minutes.
+    pub(crate) fn ask_at_times(&self) {
+        let mut last = self.in_case.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= FAILED_PAUSE) {
+            *last = Some(Instant::now());
+            self.ask();
+        }
     }
 
     /// True while what was let go may still take room.
@@ -183,7 +194,6 @@ pub(crate) async fn run(parts: Arc<Parts>, stop: CancellationToken) {
                 }
             }
             Err(error) => {
-                done();
                 tracing::warn!(error = %format!("{error:#}"), "unused content stays for now");
                 let wait = tokio::time::sleep(FAILED_PAUSE);
                 if stop.run_until_cancelled(wait).await.is_some() {

@@ -271,6 +271,7 @@ impl Engine {
                 build,
                 missing,
             } => {
+                self.note_damage().await;
                 // One that was let go meanwhile has nothing to lose.
                 if let Some(slot) = self.slots.get_mut(&channel)
                     && slot.channel.held.contains_key(&build)
@@ -303,6 +304,20 @@ impl Engine {
         self.persist(id, writes).await;
         self.note_flip(id, before, now);
         self.perform(id, effects).await;
+    }
+
+    /// Files of export trees may be links to what was set aside.
+    async fn note_damage(&self) {
+        let Some(exports) = self.parts.exports.clone() else {
+            return;
+        };
+        match tokio::task::spawn_blocking(move || exports.damaged()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(error = wire::causes(&error), "damage cannot be noted")
+            }
+            Err(error) => tracing::error!(%error, "noting damage ended badly"),
+        }
     }
 
     fn note_flip(&mut self, id: &ChannelId, before: Option<Build>, now: Timestamp) {

@@ -1,9 +1,10 @@
 //! How much may still be stored: free space above a floor, and what a budget leaves.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use mirrorlog_core::id::Digest;
 use runtime::boot::ByteSize;
 use runtime::store::{Store, StoreError};
-use tokio::sync::watch;
 
 /// What the operator allows, and how much of it is used. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -12,7 +13,7 @@ pub(crate) struct Room {
     floor: ByteSize,
     budget: Option<ByteSize>,
     /// Bytes in the store; none before they are counted, which only a budget needs.
-    used: watch::Sender<Option<u64>>,
+    used: Arc<Mutex<Option<u64>>>,
 }
 
 /// Too little of it.
@@ -30,7 +31,7 @@ impl Room {
             store,
             floor,
             budget,
-            used: watch::Sender::new(None),
+            used: Arc::default(),
         }
     }
 
@@ -44,47 +45,50 @@ impl Room {
             let digest: Digest = digest?;
             used_bytes += self.store.size(&digest)?.unwrap_or(0);
         }
-        self.used.send_replace(Some(used_bytes));
+        *self.used() = Some(used_bytes);
         Ok(())
     }
 
     /// More was stored since it was counted.
     pub(crate) fn stored(&self, bytes: u64) {
-        self.used.send_modify(|used| {
-            if let Some(used) = used {
-                *used += bytes;
-            }
-        });
+        if let Some(used) = &mut *self.used() {
+            *used += bytes;
+        }
     }
 
-    /// Whether so many bytes may come. Waits for the first count.
-    pub(crate) async fn check(&self, needed_bytes: u64) -> Result<Result<(), Full>, StoreError> {
-        let free_bytes = self.store.free_bytes()?.saturating_sub(self.floor.0);
-        let free = (free_bytes, format!("the floor of {} free", self.floor));
-        let left = match self.budget {
-            None => None,
-            Some(budget) => {
-                let mut counted = self.used.subscribe();
-                // The sender is this.
-                let used = counted.wait_for(Option::is_some).await.map(|used| *used);
-                let used_bytes = used.ok().flatten().unwrap_or(0);
-                let left_bytes = budget.0.saturating_sub(used_bytes);
-                Some((left_bytes, format!("the budget of {budget}")))
-            }
+    fn used(&self) -> MutexGuard<'_, Option<u64>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the budget leaves; none without a budget, and before the first count: at a start a build may come on top
+    /// of it rather than wait for a walk over all that is stored.
+    fn left_bytes(&self) -> Option<u64> {
+        let (budget, used_bytes) = (self.budget?, (*self.used())?);
+        Some(budget.0.saturating_sub(used_bytes))
+    }
+
+    /// Whether so many bytes may come. Before a budget says no, what is stored is counted again: what came and went since
+    /// is known about only. Blocks.
+    pub(crate) fn check(&self, needed_bytes: u64) -> Result<Result<(), Full>, StoreError> {
+        let full = |room_bytes, by| {
+            Ok(Err(Full {
+                needed_bytes,
+                room_bytes,
+                by,
+            }))
         };
-        let least = left
-            .into_iter()
-            .chain([free])
-            .min_by_key(|(bytes, _)| *bytes);
-        let (room_bytes, by) = least.unwrap_or_default();
-        if room_bytes >= needed_bytes {
-            return Ok(Ok(()));
+        let free_bytes = self.store.free_bytes()?.saturating_sub(self.floor.0);
+        if free_bytes < needed_bytes {
+            return full(free_bytes, format!("the floor of {} free", self.floor));
         }
-        Ok(Err(Full {
-            needed_bytes,
-            room_bytes,
-            by,
-        }))
+        let lacks = |left: Option<u64>| left.filter(|left| *left < needed_bytes);
+        if lacks(self.left_bytes()).is_some() {
+            self.count()?;
+        }
+        match (self.budget, lacks(self.left_bytes())) {
+            (Some(budget), Some(left_bytes)) => full(left_bytes, format!("the budget of {budget}")),
+            (_, None) | (None, Some(_)) => Ok(Ok(())),
+        }
     }
 }
 
@@ -93,8 +97,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    #[tokio::test]
-    async fn the_budget_is_what_is_stored_and_the_floor_what_is_free() {
+    #[test]
+    fn the_budget_is_what_is_stored_and_the_floor_what_is_free() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let batch = store.batch();
@@ -102,19 +106,20 @@ mod tests {
         batch.commit().unwrap();
         let none = ByteSize(0);
         let room = Room::new(store.clone(), none, Some(ByteSize(10)));
+        assert!(room.check(11).unwrap().is_ok(), "nothing is counted yet");
         room.count().unwrap();
-        assert!(room.check(6).await.unwrap().is_ok());
-        let full = room.check(7).await.unwrap().unwrap_err().to_string();
+        assert!(room.check(6).unwrap().is_ok());
+        let full = room.check(7).unwrap().unwrap_err().to_string();
         assert_eq!(
             full,
             "disk-full: 7 bytes are needed, 6 are left by the budget of 10B"
         );
+        // A guess that is wrong is found out before it does harm.
         room.stored(4);
-        assert!(room.check(3).await.unwrap().is_err());
-        room.count().unwrap();
-        assert!(room.check(6).await.unwrap().is_ok());
+        assert!(room.check(6).unwrap().is_ok());
+        assert!(room.check(7).unwrap().is_err());
         let room = Room::new(store, ByteSize(u64::MAX), None);
-        let full = room.check(1).await.unwrap().unwrap_err().to_string();
+        let full = room.check(1).unwrap().unwrap_err().to_string();
         assert!(full.contains("are left by the floor of"), "{full}");
     }
 }

@@ -46,7 +46,7 @@ pub(crate) struct Parts {
     pub(crate) serving_reader: ServingReader,
     pub(crate) exports: Option<Exports>,
     pub(crate) reports: Arc<Reports>,
-    pub(crate) collections: collect::Collections,
+    pub(crate) collections: Arc<collect::Collections>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) coming: collect::Coming,
     pub(crate) suspects: Suspects,
@@ -106,7 +106,8 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let health = Health::new();
     let (serving, serving_reader) = ServingWriter::new();
     let pages = Pages::new(store.clone(), PAGES_CACHED_BYTES);
-    let exports = Exports::open(&config, &pages, &serving)?;
+    let collections = Arc::new(collect::Collections::default());
+    let exports = Exports::open(&config, &pages, &serving, &collections)?;
     let (suspects, suspected) = Suspects::new();
     let (lanes, begins): (BTreeMap<_, _>, Vec<_>) = Lane::ALL
         .map(|lane| {
@@ -129,7 +130,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         serving_reader,
         exports,
         reports: Arc::new(Reports::new(store.clone())),
-        collections: collect::Collections::default(),
+        collections,
         leases: Arc::default(),
         coming: collect::Coming::default(),
         suspects,

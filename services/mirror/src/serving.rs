@@ -51,6 +51,8 @@ pub(crate) struct ServedBuild {
     pub(crate) created: Timestamp,
     /// The signed snapshot, as signify's embedded format.
     pub(crate) snapshot: Bytes,
+    /// It was published on the priority lane.
+    pub(crate) urgent: bool,
 }
 
 /// How the live build came here.
@@ -102,6 +104,8 @@ struct Written {
 #[derive(Debug, Default)]
 struct Exported {
     gated: bool,
+    /// Mounts that get no trees.
+    ungated: BTreeSet<Mount>,
     /// Served before there were trees: these do not stop being served until one is made. `None` while they are read.
     unexported: Option<BTreeSet<ChannelId>>,
     mounts: BTreeMap<Mount, Scope>,
@@ -135,6 +139,12 @@ impl ServingWriter {
         let table = self.0.shown.borrow().clone();
         let live = table.channels.iter().filter(|(_, row)| row.live.is_some());
         self.exports().unexported = Some(live.map(|(channel, _)| channel.clone()).collect());
+    }
+
+    /// A mount gets no trees: its rows wait for nobody.
+    pub(crate) fn ungate(&self, mount: &Mount) {
+        self.exports().ungated.insert(mount.clone());
+        self.exported(mount, None);
     }
 
     fn exports(&self) -> MutexGuard<'_, Exported> {
@@ -214,7 +224,7 @@ impl Exported {
         let served = self.unexported.as_ref();
         let served = served.is_none_or(|served| served.contains(channel));
         let build = match shown.map(|tree| tree.build) {
-            _ if !self.gated => return Arc::clone(wanted),
+            _ if !self.gated || self.ungated.contains(&wanted.mount) => return Arc::clone(wanted),
             Some(build) => build,
             None if served => return Arc::clone(wanted),
             None => {

@@ -237,7 +237,8 @@ impl Syncer {
             } else {
                 least_missing = Some(count);
             }
-            self.room.check(missing.bytes).await??;
+            let (room, needed_bytes) = (self.room.clone(), missing.bytes);
+            tokio::task::spawn_blocking(move || room.check(needed_bytes)).await???;
             let stored = job.progress.fetch.stored_bytes();
             job.progress
                 .planned_bytes

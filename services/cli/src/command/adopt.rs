@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::args::AdoptArgs;
 use crate::failure::{ABSENT, AGAIN, CONFIG, CREATE, DOWN, Failure, IO, OrExit as _};
-use crate::output::{Output, bytes};
+use crate::output::{Output, bytes, count};
 
 /// Pause between two looks at how far it has come.
 const LOOK: Duration = Duration::from_millis(200);
@@ -76,9 +76,16 @@ async fn take(config: &Config, args: AdoptArgs, output: &Output) -> Result<u8, F
         output.json(&json!({
             "mount": mount.as_str(), "channels": builds, "dry_run": dry_run,
             "have": amount(taken.have), "missing": amount(taken.missing), "taken": amount(taken.taken),
-            "hashed_bytes": taken.hashed_bytes, "seconds": seconds,
+            "hashed_bytes": taken.hashed_bytes, "unread": taken.unread, "seconds": seconds,
         }));
         return Ok(0);
+    }
+    if let Some(first) = &taken.first_unread {
+        output.note(&format!(
+            "{} could not be read, {} for one; what they have is fetched",
+            count(taken.unread, "file or folder"),
+            first.display()
+        ));
     }
     let amount = |amount: Amount| format!("{} files, {}", amount.files, bytes(amount.bytes));
     for wanted in take.wanted() {

@@ -43,7 +43,7 @@ pub fn switch(config: &Config, mount: &Mount, from: &Path) -> Result<Switched, A
     }
     if std::fs::symlink_metadata(&names.tree).is_ok() {
         return Err(AdoptError::First(format!(
-            "{} is in the way: remove it, or give it another name",
+            "{} is in the way, perhaps the tree of an earlier switch: give it another name first",
             names.tree.display()
         )));
     }
@@ -97,11 +97,21 @@ fn names(config: &Config, mount: &Mount, from: &Path) -> Result<Switched, AdoptE
         let text = "the mirror has no [export]: there is no tree of files to lead to".to_owned();
         return Err(AdoptError::First(text));
     };
+    let unreadable = |path: &Path, source| AdoptError::Tree {
+        path: path.to_owned(),
+        source,
+    };
+    // Without a slash at the end, which would lead through a symlink; folders on the way by their own names.
     let absolute = |path: &Path| {
-        std::path::absolute(path).map_err(|source| AdoptError::Tree {
-            path: path.to_owned(),
-            source,
-        })
+        let absolute = std::path::absolute(path).map_err(|error| unreadable(path, error))?;
+        let absolute: PathBuf = absolute.components().collect();
+        let (Some(folder), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+            return Ok::<_, AdoptError>(absolute);
+        };
+        let folder = folder
+            .canonicalize()
+            .map_err(|error| unreadable(folder, error))?;
+        Ok(folder.join(name))
     };
     let (name, top) = (absolute(from)?, absolute(&export.dir)?);
     if name.starts_with(&top) || top.starts_with(&name) {

@@ -8,11 +8,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::manifest::{self, FileEntry};
 use rayon::prelude::*;
-use runtime::store::{Batch, Pages, Pin, Store};
+use runtime::store::{Batch, Pages, Pin, Store, StoreError};
 
 use super::{AdoptError, Wanted};
 
@@ -66,6 +67,10 @@ pub struct Taken {
     pub missing: Amount,
     /// Bytes of the tree that were hashed.
     pub hashed_bytes: u64,
+    /// Files and folders of the tree that could not be read, and were passed over.
+    pub unread: u64,
+    /// The first of them.
+    pub first_unread: Option<PathBuf>,
 }
 
 /// A tree and the builds that it is compared with.
@@ -114,10 +119,19 @@ impl Take {
             taken: Taken::default(),
             seen: HashSet::new(),
             moved: BTreeMap::new(),
+            unread: Mutex::default(),
+            unread_count: AtomicU64::new(0),
         };
+        let walked = self.walk(&pages, &mut run);
+        // Whatever ended it: what was hashed so far is not lost.
+        let taken = run.end();
+        walked.and(taken)
+    }
+
+    fn walk(&self, pages: &Pages, run: &mut Run<'_>) -> Result<(), AdoptError> {
         let mut some = Vec::new();
         for wanted in &self.wanted {
-            for item in manifest::iter(&pages, &wanted.root, b"", None) {
+            for item in manifest::iter(pages, &wanted.root, b"", None) {
                 let (_, path, entry) = item.map_err(|e| AdoptError::Read(Box::new(e)))?;
                 let Some(file) = entry.file() else { continue };
                 some.push(Content {
@@ -130,8 +144,7 @@ impl Take {
             }
         }
         run.at_their_paths(some)?;
-        run.elsewhere()?;
-        run.end()
+        run.elsewhere()
     }
 }
 
@@ -147,6 +160,8 @@ struct Run<'a> {
     seen: HashSet<u64>,
     /// Contents that are not at their own path, by size.
     moved: BTreeMap<u64, BTreeSet<Digest>>,
+    unread: Mutex<Vec<PathBuf>>,
+    unread_count: AtomicU64,
 }
 
 /// What a look at one content says.
@@ -205,27 +220,29 @@ impl Run<'_> {
             return Ok(Look::Taken);
         }
         // The file that is no longer what it was when the build was made is what a mirror of it lacks.
-        let found = self.hash(&open, file.size_bytes, Some(&file.digest))?;
-        Ok(match found == file.digest {
+        let found = self.hash(path, &open, file.size_bytes, Some(&file.digest))?;
+        Ok(match found == Some(file.digest) {
             true => Look::Taken,
             false => Look::Elsewhere,
         })
     }
 
-    /// Hashes a file; it is stored when it is what was expected, or when nothing special is.
+    /// Hashes a file; it is stored when it is what was expected, or one of what is missing when nothing special is.
+    /// None when it cannot be read.
     fn hash(
         &self,
+        path: &Path,
         open: &File,
         size_bytes: u64,
         expected: Option<&Digest>,
-    ) -> Result<Digest, AdoptError> {
+    ) -> Result<Option<Digest>, AdoptError> {
         self.taking
             .read_bytes
             .fetch_add(size_bytes, Ordering::Relaxed);
-        let found = runtime::store::hash(open).map_err(|source| AdoptError::Tree {
-            path: self.take.from.clone(),
-            source,
-        })?;
+        let Ok(found) = runtime::store::hash(open) else {
+            self.cannot_read(path);
+            return Ok(None);
+        };
         let wanted = match expected {
             Some(expected) => found == *expected,
             None => self
@@ -234,9 +251,22 @@ impl Run<'_> {
                 .is_some_and(|some| some.contains(&found)),
         };
         if wanted && !self.dry {
-            self.batch.link_hashed(open, &found)?;
+            match self.batch.link_hashed(open, &found) {
+                // It changed while it was copied: then it is not what is wanted.
+                Err(StoreError::Mismatch { .. }) => return Ok(None),
+                linked => linked?,
+            }
         }
-        Ok(found)
+        Ok(Some(found))
+    }
+
+    /// Goes on without: it is fetched.
+    fn cannot_read(&self, path: &Path) {
+        self.unread_count.fetch_add(1, Ordering::Relaxed);
+        let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        if unread.is_empty() {
+            unread.push(path.to_owned());
+        }
     }
 
     /// Looks for what is missing under other names: files that were renamed, or that have two.
@@ -247,20 +277,20 @@ impl Run<'_> {
         let mut folders = vec![self.take.from.clone()];
         let mut some = Vec::new();
         while let Some(folder) = folders.pop() {
-            let fail = |source| AdoptError::Tree {
-                path: folder.clone(),
-                source,
+            let Ok(listed) = std::fs::read_dir(&folder) else {
+                self.cannot_read(&folder);
+                continue;
             };
-            for item in std::fs::read_dir(&folder).map_err(fail)? {
-                let item = item.map_err(fail)?;
-                let kind = item.file_type().map_err(fail)?;
+            for item in listed.filter_map(Result::ok) {
+                // Gone by now, if it has no kind or size.
+                let Ok(kind) = item.file_type() else { continue };
                 if kind.is_dir() {
                     folders.push(item.path());
-                } else if kind.is_file() {
-                    let size_bytes = item.metadata().map_err(fail)?.len();
-                    if self.moved.contains_key(&size_bytes) {
-                        some.push((item.path(), size_bytes));
-                    }
+                } else if kind.is_file()
+                    && let Ok(size_bytes) = item.metadata().map(|metadata| metadata.len())
+                    && self.moved.contains_key(&size_bytes)
+                {
+                    some.push((item.path(), size_bytes));
                 }
             }
             if some.len() >= LOOKED_AT_ONCE {
@@ -275,8 +305,8 @@ impl Run<'_> {
             .par_iter()
             .map(|(path, size_bytes)| {
                 let open = open(path, *size_bytes);
-                open.map(|open| self.hash(&open, *size_bytes, None))
-                    .transpose()
+                let found = open.map(|open| self.hash(path, &open, *size_bytes, None));
+                Ok(found.transpose()?.flatten())
             })
             .collect();
         for ((_, size_bytes), digest) in some.iter().zip(found?) {
@@ -305,6 +335,12 @@ impl Run<'_> {
     fn end(mut self) -> Result<Taken, AdoptError> {
         self.batch.commit()?;
         self.taken.hashed_bytes = self.taking.read_bytes();
+        self.taken.unread = self.unread_count.into_inner();
+        let unread = self
+            .unread
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.taken.first_unread = unread.into_iter().next();
         Ok(self.taken)
     }
 }

@@ -113,6 +113,9 @@ fn a_tree_gives_what_it_has_and_is_not_changed() {
     let after = std::fs::metadata(world.tree().join("a/same")).unwrap();
     assert_eq!(before.modified().unwrap(), after.modified().unwrap());
 
+    // What cannot be read is passed over.
+    assert_eq!((taken.unread, &taken.first_unread), (0, &None));
+
     // Again: what is here is not read.
     let again = take.run(false, &Taking::default()).unwrap();
     assert_eq!((again.have, again.taken), (amount(2, 4), amount(0, 0)));
@@ -146,9 +149,11 @@ fn a_name_is_given_and_taken_back_in_one_step() {
     let switched = switch(&config, &mount, &name).unwrap();
     assert!(switched.changed && name.join("new").exists() && !name.join("old").exists());
     assert!(switched.tree.join("old").exists());
-    assert!(!switch(&config, &mount, &name).unwrap().changed);
+    // With a slash at its end too, as shells complete it.
+    let slashed = PathBuf::from(format!("{}/", name.display()));
+    assert!(!switch(&config, &mount, &slashed).unwrap().changed);
 
-    let undone = undo(&config, &mount, &name).unwrap();
+    let undone = undo(&config, &mount, &slashed).unwrap();
     assert_eq!(undone.tree, name);
     assert!(name.join("old").exists() && !switched.tree.exists());
     assert!(undo(&config, &mount, &name).is_err());

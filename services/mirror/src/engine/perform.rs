@@ -343,7 +343,7 @@ impl Engine {
 
     /// Makes room: one build of this channel goes, or of another one. Not before what was let go last has gone.
     async fn shed(&mut self, id: &ChannelId) {
-        if self.parts.collections.is_pending() {
+        if self.parts.collections.is_pending() || self.trees_hold_more() {
             return;
         }
         let others = self.slots.keys().filter(|other| *other != id).cloned();
@@ -357,6 +357,21 @@ impl Engine {
                 return;
             }
         }
+        // Nothing is left to go; what went before a restart may still be there.
+        self.parts.collections.ask_at_times();
+    }
+
+    /// True while export trees are of builds that are let go: they make room when they are changed, not before.
+    fn trees_hold_more(&self) -> bool {
+        let Some(exports) = &self.parts.exports else {
+            return false;
+        };
+        let held = self
+            .slots
+            .values()
+            .flat_map(|slot| slot.channel.held.values());
+        let held: std::collections::BTreeSet<_> = held.map(|held| held.target.root).collect();
+        !exports.roots().is_subset(&held)
     }
 
     /// Builds that somebody reads by number, or on the disk.

@@ -135,6 +135,7 @@ impl Slot {
                 root: held.target.root,
                 created: snapshot.created,
                 snapshot: signed.to_signify(&comment).into(),
+                urgent: snapshot.lane == Lane::Priority,
             };
             (!self.channel.is_retracted(build)).then_some((build, served))
         });

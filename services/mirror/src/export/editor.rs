@@ -99,7 +99,7 @@ impl<'a> Editor<'a> {
     ) -> Result<(), ExportError> {
         let (_, name) = split(path);
         let there = self.look(name).map_err(|e| self.fail("look at", path, e))?;
-        if there.is_some_and(|there| fits(&there, file)) {
+        if there.is_some_and(|there| fits(&there, file)) && self.has_content(name, file) {
             return Ok(());
         }
         self.clear_new(path)?;
@@ -113,6 +113,15 @@ impl<'a> Editor<'a> {
         };
         copied().map_err(|e| self.fail("copy", path, e))?;
         self.move_new(path)
+    }
+
+    /// True when the bytes of a file of this tree alone are those of an entry.
+    fn has_content(&self, name: &[u8], file: &FileEntry) -> bool {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let open = rustix::fs::openat(self.folder(), name, flags, Mode::empty());
+        let digest = open.map_err(io::Error::from);
+        let digest = digest.and_then(|open| runtime::store::hash(&File::from(open)));
+        digest.is_ok_and(|digest| digest == file.digest)
     }
 
     fn put_symlink(&mut self, path: &[u8], target: &[u8]) -> Result<(), ExportError> {

@@ -16,9 +16,6 @@ use rustix::io::Errno;
 
 use super::ExportError;
 
-/// Read at a time when a copy is hashed.
-const READ_BYTES: usize = 128 * 1024;
-
 /// Where files are found that entries of trees are links to.
 pub(super) struct Inodes {
     store: Store,
@@ -141,18 +138,7 @@ fn digest_of(path: &Path) -> Option<Digest> {
 }
 
 fn is_whole(path: &Path, digest: &Digest) -> bool {
-    use sha2::Digest as _;
-    use std::io::Read as _;
-    let hash = || -> io::Result<Digest> {
-        let (mut file, mut hasher) = (File::open(path)?, sha2::Sha256::new());
-        let mut buffer = vec![0; READ_BYTES];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(Digest::from_bytes(hasher.finalize().into())),
-                length => hasher.update(&buffer[..length]),
-            }
-        }
-    };
+    let hash = || runtime::store::hash(&File::open(path)?);
     hash().is_ok_and(|found| found == *digest)
 }
 

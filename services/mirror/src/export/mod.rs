@@ -16,42 +16,45 @@
 //! | `editor` | changes one tree on the disk |
 //! | `record` | what is known of a tree |
 //! | `trees` | the trees of one mount |
+//! | `turn` | one look at the table, and what follows from it |
+//! | `task` | turns, and the pauses between them |
 
 mod editor;
 mod inodes;
 mod record;
+mod task;
 #[cfg(test)]
 mod tests;
 mod trees;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use mirrorlog_core::id::{ChannelId, Digest, Mount};
+use mirrorlog_core::id::{Digest, Mount};
 use runtime::store::{Pages, Store};
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::collect::Collections;
 use crate::config::{Config, ExportSection};
-use crate::engine::{Mailbox, Message};
-use crate::http::{Mounted, Site};
-use crate::serving::{Serving, ServingWriter};
+use crate::engine::Mailbox;
+use crate::http::Site;
+use crate::serving::ServingWriter;
 
 use inodes::Inodes;
-use trees::{Goal, Spare, Trees};
+use task::One;
+use trees::Trees;
 
 /// Folder of all trees; no mount is called so.
 const TREES: &str = "@trees";
 /// Folder of content under a second mode or time.
 const COPIES: &str = "@copies";
-/// First pause after a failure; it doubles up to the longest.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Where it stands how often content was found damaged.
+const DAMAGED: &str = "@damaged";
 
 /// Why a tree is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -104,8 +107,11 @@ struct Inner {
     pages: Pages,
     site: Site,
     state: Mutex<State>,
-    /// Counts the times that content was healed: every tree is then looked through.
-    healed: watch::Sender<u64>,
+    /// How often content was found damaged, as on the disk: a tree that was linked before the last time may have files
+    /// that are not the store's any more. Told again when something was healed.
+    damaged: watch::Sender<u64>,
+    /// To be asked when trees let builds go.
+    collections: Arc<Collections>,
 }
 
 #[derive(Default)]
@@ -118,18 +124,6 @@ struct State {
     trouble: BTreeMap<Mount, String>,
 }
 
-/// What a mount's task does next.
-enum Next {
-    /// Nothing before the table changes.
-    Rest,
-    /// Looks again at once.
-    Again,
-    /// Looks again after a while.
-    After(Duration),
-    /// The same, and nothing is wrong meanwhile.
-    Idle(Duration),
-}
-
 impl Exports {
     /// Opens the trees of the configured folder; `None` where none is configured. Tells `serving` what they show.
     ///
@@ -139,6 +133,7 @@ impl Exports {
         config: &Config,
         pages: &Pages,
         serving: &ServingWriter,
+        collections: &Arc<Collections>,
     ) -> Result<Option<Self>, ExportError> {
         let Some(section) = config.export.clone() else {
             return Ok(None);
@@ -153,10 +148,11 @@ impl Exports {
             });
         }
         let inodes = Inodes::new(store.clone(), dir.join(COPIES))?;
+        let damaged = std::fs::read_to_string(dir.join(DAMAGED)).unwrap_or_default();
+        let damaged = damaged.trim().parse().unwrap_or(0);
         let mut state = State::default();
         for mount in Trees::mounts(dir) {
-            let mut trees = Trees::open(dir, &mount)?;
-            trees.retire_unnoted(runtime::boot::now());
+            let trees = Trees::open(dir, &mount)?;
             state.roots.insert(mount.clone(), trees.roots());
             serving.exported(&mount, trees.shown_scope().cloned());
             state.found.insert(mount, trees);
@@ -168,7 +164,8 @@ impl Exports {
             inodes,
             pages: pages.clone(),
             state: Mutex::new(state),
-            healed: watch::Sender::new(0),
+            damaged: watch::Sender::new(damaged),
+            collections: Arc::clone(collections),
         }))))
     }
 
@@ -186,9 +183,53 @@ impl Exports {
         self.state().trouble.get(mount).cloned()
     }
 
-    /// Lost content is here again, in files of their own: trees may link to the old ones.
+    fn set_trouble(&self, mount: &Mount, text: Option<String>) {
+        let mut state = self.state();
+        match text {
+            Some(text) => drop(state.trouble.insert(mount.clone(), text)),
+            None => drop(state.trouble.remove(mount)),
+        }
+    }
+
+    fn troubled(&self, mount: &Mount, error: &ExportError) {
+        let text = format!("export of {mount}: {}", wire::causes(error));
+        if self.trouble(mount).as_ref() != Some(&text) {
+            tracing::error!("{text}");
+        }
+        self.set_trouble(mount, Some(text));
+    }
+
+    /// Roots that are let go make room: what only they have is collected.
+    fn set_roots(&self, mount: &Mount, roots: BTreeSet<Digest>) {
+        let before = self.state().roots.insert(mount.clone(), roots.clone());
+        if before.is_some_and(|before| !before.is_subset(&roots)) {
+            self.0.collections.ask();
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        *self.0.damaged.borrow()
+    }
+
+    /// Content was found damaged, and will come back in files of its own: every tree is to be looked through, also by
+    /// the next process if this one ends. Blocks.
+    ///
+    /// # Errors
+    /// [`ExportError::Io`]: the note could not be written; this process knows all the same.
+    pub(crate) fn damaged(&self) -> Result<(), ExportError> {
+        let mut generation = 0;
+        self.0.damaged.send_modify(|times| {
+            *times += 1;
+            generation = *times;
+        });
+        let file = self.0.section.dir.join(DAMAGED);
+        let written = record::write_durably(&file, generation.to_string().as_bytes());
+        written.map_err(|e| ExportError::io("write", &file, e))
+    }
+
+    /// What was damaged is whole again: whoever waited for it goes on.
     pub(crate) fn healed(&self) {
-        self.0.healed.send_modify(|times| *times += 1);
+        self.0.damaged.send_modify(|_| {});
     }
 
     /// Checks content that only trees have. Blocks.
@@ -200,7 +241,9 @@ impl Exports {
                     wrong,
                     "copies for export trees were corrupt; making them again"
                 );
-                self.healed();
+                if let Err(error) = self.damaged() {
+                    tracing::error!(error = wire::causes(&error), "the fault cannot be noted");
+                }
             }
             Err(error) => {
                 tracing::warn!(
@@ -245,6 +288,8 @@ impl Exports {
                         .is_none()
                     {
                         tracing::error!("{text}");
+                        // It is served as if there were no trees.
+                        serving.ungate(&mount);
                     }
                     continue;
                 }
@@ -281,249 +326,4 @@ fn device(dir: &Path) -> Result<u64, ExportError> {
     use std::os::unix::fs::MetadataExt as _;
     let metadata = std::fs::metadata(dir).map_err(|e| ExportError::io("look at", dir, e))?;
     Ok(metadata.dev())
-}
-
-/// The task of one mount.
-struct One {
-    exports: Exports,
-    mount: Mount,
-    serving: ServingWriter,
-    engine: Mailbox,
-    stop: CancellationToken,
-}
-
-impl One {
-    async fn run(self) {
-        let inner = &self.exports.0;
-        let found = self.exports.state().found.remove(&self.mount);
-        let mut trees = match found.map_or_else(|| Trees::open(&inner.section.dir, &self.mount), Ok)
-        {
-            Ok(trees) => trees,
-            Err(error) => return self.troubled(&error),
-        };
-        let mut table = self.serving.wanted();
-        let mut healed = inner.healed.subscribe();
-        let mut retry = RETRY_FIRST;
-        loop {
-            let wanted = Arc::clone(&table.borrow_and_update());
-            let healing = healed.has_changed().unwrap_or(false);
-            healed.mark_unchanged();
-            let turned = self.turn(trees, wanted, healing).await;
-            let next;
-            (trees, next) = match turned {
-                Ok(turned) => turned,
-                // Without its trees there is nothing to go on with; the next start reads them anew.
-                Err(error) => return self.troubled(&error),
-            };
-            let pause = match next {
-                Ok(Next::Again) => continue,
-                Ok(next) => {
-                    retry = RETRY_FIRST;
-                    match next {
-                        Next::After(pause) | Next::Idle(pause) => Some(pause),
-                        Next::Rest | Next::Again => None,
-                    }
-                }
-                Err(ExportError::Stopped) => return,
-                Err(error) => {
-                    if healing {
-                        healed.mark_changed();
-                    }
-                    self.troubled(&error);
-                    let pause = retry;
-                    retry = (retry * 2).min(RETRY_MAX);
-                    Some(pause)
-                }
-            };
-            let until = pause.map(|pause| Instant::now() + pause);
-            let failed = until.is_some() && retry > RETRY_FIRST;
-            let rested = async {
-                match until {
-                    Some(until) => tokio::time::sleep_until(until).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                () = rested => {}
-                // What failed is not tried again for every change of the table.
-                changed = table.changed(), if !failed => if changed.is_err() { return },
-                changed = healed.changed(), if !failed => match changed {
-                    Ok(()) => healed.mark_changed(),
-                    Err(_) => return,
-                },
-            }
-        }
-    }
-
-    fn troubled(&self, error: &ExportError) {
-        let text = format!("export of {}: {}", self.mount, wire::causes(error));
-        let before = self
-            .exports
-            .state()
-            .trouble
-            .insert(self.mount.clone(), text.clone());
-        if before.as_ref() != Some(&text) {
-            tracing::error!("{text}");
-        }
-    }
-
-    /// One look at the table, and what follows from it. The trees come back whatever happens.
-    async fn turn(
-        &self,
-        trees: Trees,
-        table: Arc<Serving>,
-        healing: bool,
-    ) -> Result<(Trees, Result<Next, ExportError>), ExportError> {
-        let (exports, mount, serving) = (
-            self.exports.clone(),
-            self.mount.clone(),
-            self.serving.clone(),
-        );
-        let stop = self.stop.clone();
-        let turning = tokio::task::spawn_blocking(move || {
-            let mut trees = trees;
-            let mut turn = Turn {
-                exports: &exports,
-                mount: &mount,
-                serving: &serving,
-                stop: &stop,
-            };
-            let (next, moved) = turn.take(&mut trees, table, healing);
-            (trees, next, moved)
-        });
-        let (trees, next, moved) = turning.await?;
-        if !moved.is_empty() {
-            // The engine is gone only when the process ends.
-            self.engine
-                .send(Message::Shown { channels: moved })
-                .await
-                .ok();
-        }
-        Ok((trees, next))
-    }
-}
-
-/// One look at the table. Blocks.
-struct Turn<'a> {
-    exports: &'a Exports,
-    mount: &'a Mount,
-    serving: &'a ServingWriter,
-    stop: &'a CancellationToken,
-}
-
-impl Turn<'_> {
-    fn take(
-        &mut self,
-        trees: &mut Trees,
-        table: Arc<Serving>,
-        healing: bool,
-    ) -> (Result<Next, ExportError>, Vec<ChannelId>) {
-        let scope = Mounted::at(&table, self.mount).live();
-        let goal = Goal {
-            table,
-            mount: self.mount.clone(),
-            scope,
-        };
-        let mut moved = Vec::new();
-        let next = self.step(trees, &goal, healing, &mut moved);
-        let roots = trees.roots();
-        let mut state = self.exports.state();
-        state.roots.insert(self.mount.clone(), roots);
-        if let Ok(Next::Rest | Next::Idle(_)) = next {
-            state.trouble.remove(self.mount);
-        }
-        drop(state);
-        (next, moved)
-    }
-
-    fn step(
-        &self,
-        trees: &mut Trees,
-        goal: &Goal,
-        healing: bool,
-        moved: &mut Vec<ChannelId>,
-    ) -> Result<Next, ExportError> {
-        let inner = &self.exports.0;
-        if healing {
-            trees.link_again(&inner.inodes, &inner.pages, &|| self.stop.is_cancelled())?;
-        }
-        let most = inner.section.trees.max(2);
-        if goal.scope.0.is_empty() {
-            if trees.shown.is_some() {
-                trees.hide(runtime::boot::now())?;
-                moved.extend(self.serving.exported(self.mount, None));
-                tracing::info!(mount = %self.mount, "nothing is exported any more");
-            }
-            return Ok(Next::Rest);
-        }
-        if trees.shown_scope() == Some(&goal.scope) {
-            // The next build then finds a tree that lacks little, and what only older builds have is let go.
-            let (settle, now) = (inner.section.settle.0, runtime::boot::now());
-            let number = match trees.behind(most, settle, now) {
-                Some(Spare::Tree(number)) => number,
-                Some(Spare::After(pause)) => return Ok(Next::Idle(pause)),
-                None => return Ok(Next::Rest),
-            };
-            let table = std::cell::RefCell::new(self.serving.wanted());
-            let halted = || {
-                let mut table = table.borrow_mut();
-                let moved = |table: &Serving| Mounted::at(table, self.mount).live() != goal.scope;
-                self.stop.is_cancelled()
-                    || (table.has_changed().unwrap_or(true) && moved(&table.borrow_and_update()))
-            };
-            return match self.change(trees, number, goal, &halted) {
-                // It waits: what is to be shown goes first.
-                Err(ExportError::Stopped) if !self.stop.is_cancelled() => Ok(Next::Again),
-                changed => changed.map(|()| Next::Again),
-            };
-        }
-        let number = match trees.spare(most, inner.section.settle.0, runtime::boot::now()) {
-            Spare::Tree(number) => number,
-            Spare::After(pause) => {
-                let text = format!(
-                    "export of {}: every tree may still be read; the next is free in {} s",
-                    self.mount,
-                    pause.as_secs() + 1
-                );
-                self.exports
-                    .state()
-                    .trouble
-                    .insert(self.mount.clone(), text);
-                return Ok(Next::After(pause));
-            }
-        };
-        self.change(trees, number, goal, &|| self.stop.is_cancelled())?;
-        let now = self.serving.wanted().borrow().clone();
-        if goal.scope.0.iter().any(|tree| is_retracted(&now, tree)) {
-            return Ok(Next::Again);
-        }
-        trees.show(number, runtime::boot::now())?;
-        moved.extend(self.serving.exported(self.mount, Some(goal.scope.clone())));
-        for (channel, build) in goal.scope.builds() {
-            tracing::info!(mount = %self.mount, %channel, %build, tree = number, "export tree shows");
-        }
-        Ok(Next::Again)
-    }
-
-    fn change(
-        &self,
-        trees: &mut Trees,
-        number: u32,
-        goal: &Goal,
-        halted: &dyn Fn() -> bool,
-    ) -> Result<(), ExportError> {
-        let inner = &self.exports.0;
-        // Before anything is read of it: what a tree is changed to stays until it is changed again.
-        let mut roots = trees.roots();
-        roots.extend(goal.scope.0.iter().map(|tree| tree.root));
-        self.exports.state().roots.insert(self.mount.clone(), roots);
-        let (inodes, pages, site) = (&inner.inodes, &inner.pages, &inner.site);
-        trees.change(number, goal, inodes, pages, site, halted)
-    }
-}
-
-fn is_retracted(table: &Serving, tree: &mirrorlog_core::tree::Tree) -> bool {
-    let served = table.channels.get(&tree.channel);
-    served.is_some_and(|served| served.is_retracted(tree.build))
 }

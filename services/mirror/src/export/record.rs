@@ -21,7 +21,9 @@ pub(super) struct Record {
     pub(super) scopes: Vec<Scope>,
     /// Whether a change is under way, or was interrupted.
     pub(super) dirty: bool,
-    /// When readers were led away from it; none for one that was not shown since it was changed.
+    /// How often content had been found damaged when all of it was last linked to the store.
+    pub(super) linked: u64,
+    /// When readers were led away from it, or were about to be; none for one that was not shown since it was changed.
     pub(super) retired: Option<Timestamp>,
 }
 
@@ -31,6 +33,7 @@ struct Written {
     format: u32,
     dirty: bool,
     scopes: Vec<Vec<Row>>,
+    linked: u64,
     retired_ms: Option<i64>,
 }
 
@@ -48,6 +51,7 @@ impl Record {
         Self {
             scopes: vec![Scope(Vec::new())],
             dirty: true,
+            linked: 0,
             retired: None,
         }
     }
@@ -89,6 +93,7 @@ impl Record {
                 .map(scope)
                 .collect::<Option<_>>()?,
             dirty: written.dirty,
+            linked: written.linked,
             retired: written.retired_ms.map(Timestamp::from_ms),
         })
     }
@@ -107,14 +112,10 @@ impl Record {
             format: FORMAT,
             dirty: self.dirty,
             scopes: self.scopes.iter().map(rows).collect(),
+            linked: self.linked,
             retired_ms: self.retired.map(Timestamp::as_ms),
         };
-        let new = file.with_extension("new");
-        let mut open = File::create(&new)?;
-        open.write_all(serde_json::to_string_pretty(&written)?.as_bytes())?;
-        open.sync_all()?;
-        std::fs::rename(&new, file)?;
-        sync_folder(file)
+        write_durably(file, serde_json::to_string_pretty(&written)?.as_bytes())
     }
 
     /// Adds a composition that the tree is changed to.
@@ -130,6 +131,16 @@ impl Record {
     pub(super) fn all_roots<'a>(records: impl Iterator<Item = &'a Self>) -> BTreeSet<Digest> {
         records.flat_map(Self::roots).collect()
     }
+}
+
+/// All of it or nothing is there, whatever happens; durable when this returns.
+pub(super) fn write_durably(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = file.with_extension("new");
+    let mut open = File::create(&new)?;
+    open.write_all(bytes)?;
+    open.sync_all()?;
+    std::fs::rename(&new, file)?;
+    sync_folder(file)
 }
 
 /// Makes a name in a folder durable.

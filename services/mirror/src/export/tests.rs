@@ -5,8 +5,9 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::Duration;
 
-use mirrorlog_core::id::Build;
+use mirrorlog_core::id::{Build, ChannelId};
 use mirrorlog_core::layout::Layout;
 use mirrorlog_core::manifest::{Builder, Entry, FileEntry, Mode};
 use mirrorlog_core::path::EntryPath;
@@ -14,7 +15,11 @@ use mirrorlog_core::time::{Mtime, Timestamp};
 use mirrorlog_core::tree::{Scope, Tree};
 use tempfile::TempDir;
 
+use super::trees::{Goal, Means, Spare};
+use super::turn::{Next, Turn};
 use super::*;
+use crate::http::Mounted;
+use crate::serving::Serving;
 use crate::serving::{ServedBuild, ServedChannel};
 
 /// What a path of a tree is: content, mode and time, or a target.
@@ -72,6 +77,32 @@ impl World {
         Inodes::new(self.store.clone(), self.dir().join(COPIES)).unwrap()
     }
 
+    fn means<'a>(&'a self, inodes: &'a Inodes, halted: &'a dyn Fn() -> bool) -> Means<'a> {
+        Means {
+            inodes,
+            pages: &self.pages,
+            site: &self.site,
+            generation: 0,
+            halted,
+        }
+    }
+
+    fn exports(&self) -> Exports {
+        Exports(Arc::new(Inner {
+            section: ExportSection {
+                dir: self.dir(),
+                settle: runtime::boot::Span(Duration::from_secs(10)),
+                trees: 2,
+            },
+            inodes: self.inodes(),
+            pages: self.pages.clone(),
+            site: self.site.clone(),
+            state: Mutex::default(),
+            damaged: watch::Sender::new(0),
+            collections: Arc::default(),
+        }))
+    }
+
     fn trees(&self) -> Trees {
         Trees::open(&self.dir(), &mount()).unwrap()
     }
@@ -119,6 +150,7 @@ impl World {
                 root: self.root(things),
                 created: Timestamp::from_ms(0),
                 snapshot: bytes::Bytes::new(),
+                urgent: false,
             };
             let row = ServedChannel {
                 mount: mount(),
@@ -244,7 +276,7 @@ fn invariant_a_tree_is_what_its_manifests_say_whatever_was_interrupted() {
             steps.set(left.saturating_sub(1));
             left == 0
         };
-        match trees.change(number, &goal, &inodes, &world.pages, &world.site, &halted) {
+        match trees.change(number, &goal, &world.means(&inodes, &halted)) {
             Ok(()) => {
                 trees.show(number, Timestamp::from_ms(step)).unwrap();
                 assert_eq!(world.shown(), expected, "step {step}");
@@ -283,7 +315,7 @@ fn a_tree_rests_until_its_readers_have_ended() {
         assert_eq!(spare, number);
         let goal = world.goal(&[("c", &file(&now.to_string()))]);
         trees
-            .change(spare, &goal, &inodes, &world.pages, &world.site, NEVER)
+            .change(spare, &goal, &world.means(&inodes, NEVER))
             .unwrap();
         trees.show(spare, at(now)).unwrap();
     }
@@ -300,8 +332,7 @@ fn a_tree_rests_until_its_readers_have_ended() {
     };
     assert_eq!((behind(2000), behind(11_000)), (Err(9000), Ok(1)));
     // Another start knows it too; a clock that was set back makes it wait no longer than that.
-    let mut again = world.trees();
-    again.retire_unnoted(at(3000));
+    let again = world.trees();
     assert_eq!(rest(&again, 3000), 8000);
     assert_eq!(rest(&again, -500_000), 10_000);
     assert_eq!(rest(&again, 11_000), 0);
@@ -318,7 +349,7 @@ fn what_was_healed_is_linked_again() {
     ]);
     let goal = world.goal(&[("c", &things)]);
     trees
-        .change(1, &goal, &inodes, &world.pages, &world.site, NEVER)
+        .change(1, &goal, &world.means(&inodes, NEVER))
         .unwrap();
     trees.show(1, Timestamp::from_ms(0)).unwrap();
     assert_eq!(world.shown(), things);
@@ -333,9 +364,115 @@ fn what_was_healed_is_linked_again() {
     batch.put(&digest, b"one").unwrap();
     batch.commit().unwrap();
     assert_eq!(inodes.check_copies().unwrap(), 1);
-    trees.link_again(&inodes, &world.pages, NEVER).unwrap();
+    trees.link_again(1, &inodes, &world.pages, NEVER).unwrap();
     assert_eq!(world.shown(), things);
     assert_eq!(inodes.check_copies().unwrap(), 0);
+}
+
+#[test]
+fn a_half_changed_tree_keeps_no_damaged_file() {
+    let mut world = World::new();
+    let (mut trees, inodes) = (world.trees(), world.inodes());
+    let file = |text: &str| Thing::File(text.as_bytes().to_vec(), 0o644, 1);
+    let stays = (b"a".to_vec(), file("stays"));
+    let first = Things::from([stays.clone(), (b"b".to_vec(), file("1"))]);
+    let second = Things::from([stays, (b"b".to_vec(), file("2"))]);
+    let goals = [world.goal(&[("c", &first)]), world.goal(&[("c", &second)])];
+    trees
+        .change(1, &goals[0], &world.means(&inodes, NEVER))
+        .unwrap();
+    let halted = trees.change(1, &goals[1], &world.means(&inodes, &|| true));
+    assert!(matches!(halted, Err(ExportError::Stopped)));
+    // Rot in what both builds have, and its cure, before the tree is finished.
+    let digest = Digest::of(b"stays");
+    std::fs::write(world.store.path_of(&digest), "sta-s").unwrap();
+    world.store.quarantine(&digest).unwrap();
+    let batch = world.store.batch();
+    batch.put(&digest, b"stays").unwrap();
+    batch.commit().unwrap();
+    let means = Means {
+        generation: 1,
+        ..world.means(&inodes, NEVER)
+    };
+    // Another process knows of it too: from the record.
+    let mut trees = world.trees();
+    trees.change(1, &goals[1], &means).unwrap();
+    assert_eq!(trees.exact(&goals[1].scope, 1), Some(1));
+    trees.show(1, Timestamp::from_ms(0)).unwrap();
+    assert_eq!(world.shown(), second);
+}
+
+#[test]
+fn readers_that_were_led_on_stay_in_a_tree_that_rests() {
+    let mut world = World::new();
+    let (mut trees, inodes) = (world.trees(), world.inodes());
+    let file = |text: &str| {
+        let thing = Thing::File(text.as_bytes().to_vec(), 0o644, 1);
+        Things::from([(b"file".to_vec(), thing)])
+    };
+    let goals = ["1", "2", "3"].map(|text| world.goal(&[("c", &file(text))]));
+    let at = Timestamp::from_ms;
+    for (number, goal) in [(1, &goals[0]), (2, &goals[1])] {
+        trees
+            .change(number, goal, &world.means(&inodes, NEVER))
+            .unwrap();
+    }
+    trees.show(1, at(0)).unwrap();
+    // The record of the tree that is left cannot be written.
+    let home = world.dir().join(TREES).join("deep@ubuntu");
+    std::fs::create_dir(home.join("1.new")).unwrap();
+    assert!(trees.show(2, at(500)).is_err());
+    assert_eq!((trees.shown, world.shown()), (Some(1), file("1")));
+    std::fs::remove_dir(home.join("1.new")).unwrap();
+    trees.show(2, at(1000)).unwrap();
+    assert_eq!(world.shown(), file("2"));
+    // The next process knows, and does not take a tree that waits for its first readers for one that was left.
+    for trees in [&trees, &world.trees()] {
+        match trees.spare(2, Duration::from_secs(10), at(2000)) {
+            Spare::After(rest) => assert_eq!(rest, Duration::from_secs(9)),
+            Spare::Tree(number) => unreachable!("{number} may still be read"),
+        }
+    }
+    trees
+        .change(3, &goals[2], &world.means(&inodes, NEVER))
+        .unwrap();
+    let next = world.trees().spare(3, Duration::from_secs(10), at(2000));
+    assert!(matches!(next, Spare::Tree(3)));
+    // A build that was taken back: the one before is there, and nobody waits.
+    assert_eq!(trees.exact(&goals[0].scope, 0), Some(1));
+    assert_eq!(trees.exact(&goals[1].scope, 0), None);
+}
+
+#[test]
+fn a_table_that_was_lost_hides_nothing() {
+    let mut world = World::new();
+    let file = Thing::File(b"1".to_vec(), 0o644, 1);
+    let things = Things::from([(b"file".to_vec(), file)]);
+    let goal = world.goal(&[("c", &things)]);
+    let exports = world.exports();
+    let (serving, _reader) = ServingWriter::new();
+    serving.gate();
+    let (mount, stop) = (mount(), CancellationToken::new());
+    let turn = Turn {
+        exports: &exports,
+        mount: &mount,
+        serving: &serving,
+        stop: &stop,
+    };
+    let mut trees = world.trees();
+    let (next, _) = turn.take(&mut trees, Arc::clone(&goal.table));
+    assert!(matches!(next, Ok(Next::Again)));
+    assert_eq!(world.shown(), things);
+    let (next, _) = turn.take(&mut trees, Arc::default());
+    assert!(matches!(next, Ok(Next::Rest)));
+    assert_eq!(world.shown(), things);
+    // That the channel is known and nothing of it is live is another thing.
+    let mut table = Serving::clone(&goal.table);
+    let mut row = ServedChannel::clone(&table.channels[&channel("c")]);
+    row.live = None;
+    table.channels.insert(channel("c"), Arc::new(row));
+    turn.take(&mut trees, Arc::new(table)).0.unwrap();
+    assert!(!world.dir().join("deep/ubuntu").exists());
 }
 
 #[test]
@@ -354,7 +491,7 @@ fn a_content_may_have_more_paths_than_a_file_has_names() {
     let goal = world.goal(&[("c", &things)]);
     for _again in 0..2 {
         trees
-            .change(1, &goal, &inodes, &world.pages, &world.site, NEVER)
+            .change(1, &goal, &world.means(&inodes, NEVER))
             .unwrap();
     }
     trees.show(1, Timestamp::from_ms(0)).unwrap();
@@ -368,10 +505,10 @@ fn a_tree_of_which_nobody_knows_what_it_is_is_made_anew() {
     let things = Things::from([(b"a".to_vec(), Thing::File(b"one".to_vec(), 0o644, 1))]);
     let goal = world.goal(&[("c", &things)]);
     trees
-        .change(1, &goal, &inodes, &world.pages, &world.site, NEVER)
+        .change(1, &goal, &world.means(&inodes, NEVER))
         .unwrap();
     trees
-        .change(2, &goal, &inodes, &world.pages, &world.site, NEVER)
+        .change(2, &goal, &world.means(&inodes, NEVER))
         .unwrap();
     let home = world.dir().join(TREES).join("deep@ubuntu");
     std::fs::write(home.join("1/stray"), "x").unwrap();
@@ -387,7 +524,7 @@ fn a_tree_of_which_nobody_knows_what_it_is_is_made_anew() {
     };
     trees.records.get_mut(&2).unwrap().scopes = vec![Scope(vec![other])];
     trees
-        .change(2, &goal, &inodes, &world.pages, &world.site, NEVER)
+        .change(2, &goal, &world.means(&inodes, NEVER))
         .unwrap();
     trees.show(2, Timestamp::from_ms(0)).unwrap();
     assert_eq!(world.shown(), things);

@@ -44,6 +44,17 @@ pub(super) struct Goal {
     pub(super) scope: Scope,
 }
 
+/// What a change is made with.
+pub(super) struct Means<'a> {
+    pub(super) inodes: &'a Inodes,
+    pub(super) pages: &'a Pages,
+    pub(super) site: &'a Site,
+    /// How often content was found damaged so far.
+    pub(super) generation: u64,
+    /// Asked all the time: whether to leave it half-way.
+    pub(super) halted: &'a dyn Fn() -> bool,
+}
+
 /// Which tree can be changed now.
 pub(super) enum Spare {
     /// This one.
@@ -188,33 +199,76 @@ impl Trees {
         others.map(move |(number, record)| (*number, record, rest(record)))
     }
 
+    /// A tree that is not shown and is just that, all of it linked to what the store has now.
+    pub(super) fn exact(&self, scope: &Scope, generation: u64) -> Option<u32> {
+        let mut others = self
+            .records
+            .iter()
+            .filter(|(number, _)| Some(**number) != self.shown);
+        let found =
+            others.find(|(_, record)| record.whole() == Some(scope) && record.linked >= generation);
+        found.map(|(number, _)| *number)
+    }
+
     /// Makes a tree what it is to become; all of it is durable then. Blocks.
     pub(super) fn change(
         &mut self,
         number: u32,
         goal: &Goal,
-        inodes: &Inodes,
-        pages: &Pages,
-        site: &Site,
-        halted: &dyn Fn() -> bool,
+        means: &Means<'_>,
+    ) -> Result<(), ExportError> {
+        let changed = self.try_change(number, goal, means);
+        let known = self
+            .records
+            .get(&number)
+            .is_some_and(|record| record.scopes.len() > 1);
+        match changed {
+            // A page of what it was is lost, perhaps of a build that nobody heals any more.
+            Err(ExportError::Manifest(error)) if known => {
+                let error = error.to_string();
+                tracing::warn!(
+                    tree = number,
+                    error,
+                    "a tree's differences cannot be told; it is made anew"
+                );
+                self.remove(number)?;
+                self.try_change(number, goal, means)
+            }
+            changed => changed,
+        }
+    }
+
+    fn try_change(
+        &mut self,
+        number: u32,
+        goal: &Goal,
+        means: &Means<'_>,
     ) -> Result<(), ExportError> {
         let dir = self.tree(number);
-        if self.cannot_be_told_apart(number, pages) {
+        if self.cannot_be_told_apart(number, means.pages) {
             tracing::warn!(tree = %dir.display(), "a tree's differences cannot be told; it is made anew");
             self.remove(number)?;
         }
-        let record = self.records.entry(number).or_insert_with(Record::new);
-        let before = record.scopes.clone();
+        let fresh = || Record {
+            linked: means.generation,
+            ..Record::new()
+        };
+        let record = self.records.entry(number).or_insert_with(fresh);
+        let (before, linked) = (record.scopes.clone(), record.linked);
         record.mix(&goal.scope);
         self.save(number)?;
-        let mut editor = Editor::open(&dir, inodes)?;
+        let mut editor = Editor::open(&dir, means.inodes)?;
         for scope in &before {
-            apply(&mut editor, scope, goal, pages, halted)?;
+            apply(&mut editor, scope, goal, means)?;
         }
-        trace(&mut editor, goal, pages, site)?;
+        if linked < means.generation {
+            put_all(&mut editor, &goal.scope, means.pages, means.halted)?;
+        }
+        trace(&mut editor, goal, means)?;
         editor.sync()?;
         if let Some(record) = self.records.get_mut(&number) {
             record.scopes = vec![goal.scope.clone()];
+            record.linked = means.generation;
             record.dirty = false;
         }
         self.save(number)
@@ -232,42 +286,58 @@ impl Trees {
     fn remove(&mut self, number: u32) -> Result<(), ExportError> {
         // The record first: a tree without one is removed at the next start.
         let file = self.record_file(number);
-        match std::fs::remove_file(&file) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(ExportError::io("remove", &file, e));
-            }
-            _ => {}
-        }
+        remove_file(&file).map_err(|e| ExportError::io("remove", &file, e))?;
+        remove_tree(&self.tree(number))?;
         self.records.remove(&number);
-        remove_tree(&self.tree(number))
+        Ok(())
     }
 
-    /// Leads readers to a tree, at one moment for every path.
+    /// Removes what is not shown and has rested. Gives the time until more of it has.
+    pub(super) fn remove_settled(
+        &mut self,
+        settle: Duration,
+        now: Timestamp,
+    ) -> Result<Option<Duration>, ExportError> {
+        let others = self.others(settle, now);
+        let others: Vec<(u32, Duration)> = others.map(|(number, _, rest)| (number, rest)).collect();
+        for (number, _) in others.iter().filter(|(_, rest)| rest.is_zero()) {
+            self.remove(*number)?;
+        }
+        let rests = others.into_iter().map(|(_, rest)| rest);
+        Ok(rests.filter(|rest| !rest.is_zero()).min())
+    }
+
+    /// Leads readers to a tree, at one moment for every path. After an error they may be there all the same:
+    /// [`shown`](Self::shown) says so.
     pub(super) fn show(&mut self, number: u32, now: Timestamp) -> Result<(), ExportError> {
-        let fail = |e: std::io::Error| ExportError::io("show", &self.shown_at, e);
+        let shown_at = self.shown_at.clone();
+        let fail = |e: std::io::Error| ExportError::io("show", &shown_at, e);
         if let Some(folder) = self.shown_at.parent() {
             std::fs::create_dir_all(folder).map_err(fail)?;
         }
         let new = self.dir.join("shown.new");
         remove_file(&new).map_err(fail)?;
         std::os::unix::fs::symlink(self.target.join(number.to_string()), &new).map_err(fail)?;
+        self.note_leaving(now)?;
         rustix::fs::renameat(CWD, &new, CWD, &self.shown_at).map_err(|e| fail(e.into()))?;
-        sync_folder(&self.shown_at).map_err(fail)?;
-        self.retire(now)?;
         self.shown = Some(number);
-        Ok(())
+        if let Some(record) = self.records.get_mut(&number) {
+            record.retired = None;
+        }
+        sync_folder(&self.shown_at).map_err(fail)
     }
 
     /// Shows nothing at the mount.
     pub(super) fn hide(&mut self, now: Timestamp) -> Result<(), ExportError> {
-        let fail = |e: std::io::Error| ExportError::io("remove", &self.shown_at, e);
-        remove_file(&self.shown_at).map_err(fail)?;
-        self.retire(now)?;
+        self.note_leaving(now)?;
+        remove_file(&self.shown_at).map_err(|e| ExportError::io("remove", &self.shown_at, e))?;
         self.shown = None;
         Ok(())
     }
 
-    fn retire(&mut self, now: Timestamp) -> Result<(), ExportError> {
+    /// Before readers are led away: should the process end in between, nobody takes the tree for one that was never
+    /// shown. Of a tree that is shown this means nothing.
+    fn note_leaving(&mut self, now: Timestamp) -> Result<(), ExportError> {
         let Some(last) = self.shown else {
             return Ok(());
         };
@@ -277,37 +347,62 @@ impl Trees {
         self.save(last)
     }
 
-    /// A process that ended between showing a tree and noting it leaves trees that never seem to have had readers.
-    pub(super) fn retire_unnoted(&mut self, now: Timestamp) {
-        let shown = self.shown;
-        let others = self
-            .records
-            .iter_mut()
-            .filter(|(number, _)| Some(**number) != shown);
-        for (_, record) in others.filter(|(_, record)| !record.dirty) {
-            record.retired.get_or_insert(now);
-        }
-    }
-
-    /// Looks at every file of every whole tree, and links again what is not the file that the store has: after
-    /// content was healed. Blocks.
+    /// Looks at every file of the trees that were linked before content was last found damaged, and links again what is
+    /// not the file that the store has. Half-changed ones are removed: nobody reads them. Blocks.
+    ///
+    /// # Errors
+    /// The first; the other trees are looked at all the same.
     pub(super) fn link_again(
-        &self,
+        &mut self,
+        generation: u64,
         inodes: &Inodes,
         pages: &Pages,
         halted: &dyn Fn() -> bool,
     ) -> Result<(), ExportError> {
-        for (number, record) in &self.records {
-            let Some(scope) = record.whole() else {
-                continue;
+        let old = self
+            .records
+            .iter()
+            .filter(|(_, record)| record.linked < generation);
+        let old: Vec<u32> = old.map(|(number, _)| *number).collect();
+        let mut all = Ok(());
+        for number in old {
+            let linked = match self.records.get(&number).and_then(Record::whole).cloned() {
+                Some(scope) => self.link_tree(number, &scope, inodes, pages, halted),
+                None => self.remove(number),
             };
-            let mut editor = Editor::open(&self.tree(*number), inodes)?;
-            let nothing = Scope(Vec::new());
-            put_changed(&mut editor, &nothing, scope, pages, halted, |_| true)?;
-            editor.sync()?;
+            if linked.is_ok()
+                && let Some(record) = self.records.get_mut(&number)
+            {
+                record.linked = generation;
+            }
+            all = all.and(linked.and_then(|()| self.save(number)));
         }
-        Ok(())
+        all
     }
+
+    fn link_tree(
+        &self,
+        number: u32,
+        scope: &Scope,
+        inodes: &Inodes,
+        pages: &Pages,
+        halted: &dyn Fn() -> bool,
+    ) -> Result<(), ExportError> {
+        let mut editor = Editor::open(&self.tree(number), inodes)?;
+        put_all(&mut editor, scope, pages, halted)?;
+        editor.sync()
+    }
+}
+
+/// Puts everything in its place that is not there.
+fn put_all(
+    editor: &mut Editor<'_>,
+    scope: &Scope,
+    pages: &Pages,
+    halted: &dyn Fn() -> bool,
+) -> Result<(), ExportError> {
+    let nothing = Scope(Vec::new());
+    put_changed(editor, &nothing, scope, pages, halted, |_| true)
 }
 
 /// In the order in which half of it hurts least, should somebody still read here: packages, then indexes, then
@@ -316,12 +411,11 @@ fn apply(
     editor: &mut Editor<'_>,
     before: &Scope,
     goal: &Goal,
-    pages: &Pages,
-    halted: &dyn Fn() -> bool,
+    means: &Means<'_>,
 ) -> Result<(), ExportError> {
-    let to = &goal.scope;
+    let (to, pages, halted) = (&goal.scope, means.pages, means.halted);
     if before.0.is_empty() {
-        return put_changed(editor, before, to, pages, halted, |_| true);
+        return put_all(editor, to, pages, halted);
     }
     let mounted = Mounted::at(&goal.table, &goal.mount);
     let is_content = |path: &EntryPath| {
@@ -390,18 +484,13 @@ fn each_change(
     Ok(())
 }
 
-fn trace(
-    editor: &mut Editor<'_>,
-    goal: &Goal,
-    pages: &Pages,
-    site: &Site,
-) -> Result<(), ExportError> {
+fn trace(editor: &mut Editor<'_>, goal: &Goal, means: &Means<'_>) -> Result<(), ExportError> {
     let mounted = Mounted::at(&goal.table, &goal.mount);
-    let Some(trace) = Trace::of(site, &mounted) else {
+    let Some(trace) = Trace::of(means.site, &mounted) else {
         return Ok(());
     };
     let text = trace
-        .text(pages)
+        .text(means.pages)
         .map_err(|e| ExportError::Manifest(e.into()))?;
     editor.put_text(&trace.path(), &text)
 }

@@ -151,6 +151,7 @@ impl World {
                 root: *root,
                 created: Timestamp::from_seconds(NOW - 3600),
                 snapshot: format!("snapshot {name} {number}").into_bytes().into(),
+                urgent: false,
             };
             (build(*number), row)
         });
