@@ -57,6 +57,10 @@ bench-link *args:
     cargo build --release --locked -p mirrorlog
     cargo run --quiet --release --locked -p e2e --bin bench-link -- --release "$@"
 
+# two simulated days of a mirror on a slow link beside rsync by cron; see --help
+bench-days *args:
+    cargo run --quiet --release --locked -p e2e --bin bench-days -- "$@"
+
 # start-up, memory and transfer of the client beside curl and apt's own http; see --help
 bench-client *args:
     deploy/setup --with-bench
