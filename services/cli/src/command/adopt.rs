@@ -76,7 +76,7 @@ async fn take(config: &Config, args: AdoptArgs, output: &Output) -> Result<u8, F
         output.json(&json!({
             "mount": mount.as_str(), "channels": builds, "dry_run": dry_run,
             "have": amount(taken.have), "missing": amount(taken.missing), "taken": amount(taken.taken),
-            "hashed_bytes": taken.hashed_bytes, "unread": taken.unread, "seconds": seconds,
+            "hashed_bytes": taken.hashed_bytes, "copied_bytes": taken.copied_bytes, "unread": taken.unread, "seconds": seconds,
         }));
         return Ok(0);
     }
@@ -103,10 +103,16 @@ async fn take(config: &Config, args: AdoptArgs, output: &Output) -> Result<u8, F
             bytes(taken.hashed_bytes)
         ),
         false => format!(
-            "of the tree: {}, in {seconds:.1} s; start the mirror now",
+            "of the tree: {}, in {seconds:.1} s; a mirror that runs, or is started now, fetches the rest",
             amount(taken.taken)
         ),
     });
+    if taken.copied_bytes > 0 {
+        output.note(&format!(
+            "{} had to be copied: the store cannot share them with the tree",
+            bytes(taken.copied_bytes)
+        ));
+    }
     Ok(0)
 }
 
@@ -126,10 +132,16 @@ fn say_names(names: &Switched, forth: bool, output: &Output) -> u8 {
             name.display(),
             export.display()
         ));
-        output.line(&format!(
-            "the old tree is {}; --undo gives its name back",
-            tree.display()
-        ));
+        output.line(&match tree.exists() {
+            true => format!(
+                "the old tree is {}; --undo gives its name back",
+                tree.display()
+            ),
+            false => format!(
+                "the old tree is no longer at {}: there is no --undo",
+                tree.display()
+            ),
+        });
     } else {
         output.line(&format!("{} is the old tree again", name.display()));
     }
@@ -138,11 +150,13 @@ fn say_names(names: &Switched, forth: bool, output: &Output) -> u8 {
 
 fn failure(error: AdoptError) -> Failure {
     let code = match &error {
-        AdoptError::NoChannel(_) | AdoptError::Tree { .. } => ABSENT,
-        AdoptError::Journal(_) | AdoptError::Manifest { .. } => DOWN,
-        AdoptError::Config(_) => CONFIG,
-        AdoptError::First(_) => AGAIN,
-        AdoptError::Name { .. } => CREATE,
+        AdoptError::NoChannel { .. } | AdoptError::Tree { .. } | AdoptError::NothingToUndo(_) => {
+            ABSENT
+        }
+        AdoptError::Journal(_) | AdoptError::Down { .. } | AdoptError::Manifest { .. } => DOWN,
+        AdoptError::Config(_) | AdoptError::NoExport => CONFIG,
+        AdoptError::NotYet(_) => AGAIN,
+        AdoptError::Name { .. } | AdoptError::InTheWay(_) => CREATE,
         AdoptError::Read(_) | AdoptError::Store(_) | AdoptError::Task(_) => IO,
     };
     Failure::new(code, anyhow::Error::new(error))

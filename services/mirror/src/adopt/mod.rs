@@ -13,12 +13,14 @@ mod take;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fetcher::client::{FetchError, FetchOptions, Present, Source, SourceError, fetch_manifest};
 use mirrorlog_core::id::{Build, ChannelId, Digest, Mount};
 use mirrorlog_core::sign::TrustedKeys;
+use mirrorlog_core::statement::Snapshot;
 use runtime::store::{Store, StoreError};
 
 use crate::config::Config;
@@ -31,8 +33,13 @@ pub use take::{Amount, Take, Taken, Taking};
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
     /// The archive publishes nothing there.
-    #[error("the archive has no channel with a good build at mount {0}")]
-    NoChannel(Mount),
+    #[error("the archive has no channel with a good build at mount {mount}; it has {others}")]
+    NoChannel {
+        /// What was asked for.
+        mount: Mount,
+        /// Mounts that it has.
+        others: String,
+    },
     /// The tree is none.
     #[error("{path} cannot be read as a tree")]
     Tree {
@@ -53,10 +60,30 @@ pub enum AdoptError {
         #[source]
         source: std::io::Error,
     },
-    /// Something has to be otherwise first; says what.
+    /// The mirror has no export trees.
+    #[error(
+        "the mirror's configuration has no [export]: there is no tree of files to lead to; add it with dir = \"…\" and \
+         start the mirror again"
+    )]
+    NoExport,
+    /// The mirror does not show the mount yet: later.
+    #[error("{0} is not there: run the mirror until it serves the mount, then switch")]
+    NotYet(PathBuf),
+    /// The name or the folder cannot be used; says why.
     #[error("{0}")]
-    First(String),
+    InTheWay(String),
+    /// There is nothing to undo; says why.
+    #[error("{0}")]
+    NothingToUndo(String),
     /// The archive's journal does not answer.
+    #[error("the archive does not answer on {address}: {reason}; is it running?")]
+    Down {
+        /// Where it was asked.
+        address: String,
+        /// What came instead.
+        reason: String,
+    },
+    /// The archive's journal says something that cannot be.
     #[error("cannot learn what the archive has at the mount")]
     Journal(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A manifest did not come.
@@ -82,12 +109,6 @@ pub enum AdoptError {
     /// A task ended unexpectedly.
     #[error("a task failed")]
     Task(#[from] tokio::task::JoinError),
-}
-
-impl From<JournalError> for AdoptError {
-    fn from(error: JournalError) -> Self {
-        Self::Journal(Box::new(error))
-    }
 }
 
 impl From<SourceError> for AdoptError {
@@ -122,20 +143,36 @@ pub async fn prepare(config: &Config, mount: &Mount, from: &Path) -> Result<Take
     let files = config.archive.keys.iter();
     let keys: Result<Vec<_>, _> = files.map(|file| runtime::key::read_public(file)).collect();
     let keys = keys.map_err(|error| AdoptError::Config(Box::new(error)))?;
-    let journal = Journal::new(&config.archive.fetch, Arc::new(TrustedKeys::new(keys)))?;
+    let journal = Journal::new(&config.archive.fetch, Arc::new(TrustedKeys::new(keys)));
+    let unheard = |error| match error {
+        JournalError::Call(status) => AdoptError::Down {
+            address: config.archive.fetch.clone(),
+            reason: status.message().to_owned(),
+        },
+        error @ (JournalError::Address(..)
+        | JournalError::Decode(_)
+        | JournalError::Other
+        | JournalError::Open(_)) => AdoptError::Journal(Box::new(error)),
+    };
+    let journal = journal.map_err(unheard)?;
     let store = Store::open(&config.mirror.store)?;
     // Until the mirror has the builds themselves, nothing refers to what is taken.
     let pinning = store.clone();
     let pin = tokio::task::spawn_blocking(move || pinning.pin()).await??;
-    let mut wanted = Vec::new();
-    for channel in journal.channels().await? {
+    let (mut wanted, mut others) = (Vec::new(), BTreeSet::new());
+    for channel in journal.channels().await.map_err(unheard)? {
         let carried = &config.mirror.channels;
         if !carried.is_empty() && !carried.contains(&channel) {
             continue;
         }
-        let Some((build, root)) = newest(&journal, &channel, mount).await? else {
+        let Some(newest) = newest(&journal, &channel).await.map_err(unheard)? else {
             continue;
         };
+        if newest.mount != *mount {
+            others.insert(newest.mount.to_string());
+            continue;
+        }
+        let (build, root) = (newest.build, newest.root);
         let failed = |source| AdoptError::Manifest {
             channel: channel.clone(),
             build,
@@ -157,22 +194,24 @@ pub async fn prepare(config: &Config, mount: &Mount, from: &Path) -> Result<Take
         });
     }
     if wanted.is_empty() {
-        return Err(AdoptError::NoChannel(mount.clone()));
+        let others: Vec<String> = others.into_iter().collect();
+        let others = match others.is_empty() {
+            true => "none that this mirror carries".to_owned(),
+            false => others.join(" "),
+        };
+        return Err(AdoptError::NoChannel {
+            mount: mount.clone(),
+            others,
+        });
     }
     Ok(Take::new(store, pin, wanted, from))
 }
 
-async fn newest(
-    journal: &Journal,
-    channel: &ChannelId,
-    mount: &Mount,
-) -> Result<Option<(Build, Digest)>, AdoptError> {
+async fn newest(journal: &Journal, channel: &ChannelId) -> Result<Option<Snapshot>, JournalError> {
     let answer = journal.ask(channel, Build::FIRST).await?;
     let Some((_, head)) = answer.head else {
         return Ok(None);
     };
     let mut snapshots = answer.snapshots.into_iter().map(|(_, snapshot)| snapshot);
-    let snapshot = snapshots.find(|snapshot| snapshot.build == head.build);
-    let at_mount = snapshot.filter(|snapshot| snapshot.mount == *mount);
-    Ok(at_mount.map(|snapshot| (snapshot.build, snapshot.root)))
+    Ok(snapshots.find(|snapshot| snapshot.build == head.build))
 }

@@ -28,7 +28,7 @@ pub struct Switched {
 /// `from` becomes a symlink to the export tree of `mount`; the tree that had the name is set aside. Both at one moment.
 ///
 /// # Errors
-/// [`AdoptError::First`] when there is no export tree to lead to, or the name cannot be given; [`AdoptError::Name`].
+/// [`AdoptError::NoExport`], [`AdoptError::NotYet`], [`AdoptError::InTheWay`]; [`AdoptError::Name`].
 pub fn switch(config: &Config, mount: &Mount, from: &Path) -> Result<Switched, AdoptError> {
     let mut names = names(config, mount, from)?;
     if leads_to(&names.name, &names.export) {
@@ -36,13 +36,10 @@ pub fn switch(config: &Config, mount: &Mount, from: &Path) -> Result<Switched, A
         return Ok(names);
     }
     if !names.export.is_dir() {
-        return Err(AdoptError::First(format!(
-            "{} is not there: run the mirror with [export] until it serves {mount}, then switch",
-            names.export.display()
-        )));
+        return Err(AdoptError::NotYet(names.export));
     }
     if std::fs::symlink_metadata(&names.tree).is_ok() {
-        return Err(AdoptError::First(format!(
+        return Err(AdoptError::InTheWay(format!(
             "{} is in the way, perhaps the tree of an earlier switch: give it another name first",
             names.tree.display()
         )));
@@ -64,18 +61,18 @@ pub fn switch(config: &Config, mount: &Mount, from: &Path) -> Result<Switched, A
 /// The old tree has its name again, at one moment.
 ///
 /// # Errors
-/// [`AdoptError::First`] when nothing was switched; [`AdoptError::Name`].
+/// [`AdoptError::NothingToUndo`], [`AdoptError::NoExport`]; [`AdoptError::Name`].
 pub fn undo(config: &Config, mount: &Mount, from: &Path) -> Result<Switched, AdoptError> {
     let names = names(config, mount, from)?;
     if !leads_to(&names.name, &names.export) {
-        return Err(AdoptError::First(format!(
+        return Err(AdoptError::NothingToUndo(format!(
             "{} was not switched: it does not lead to {}",
             names.name.display(),
             names.export.display()
         )));
     }
     if std::fs::metadata(&names.tree).is_err() {
-        return Err(AdoptError::First(format!(
+        return Err(AdoptError::NothingToUndo(format!(
             "the old tree is not at {}: nothing is left to go back to",
             names.tree.display()
         )));
@@ -94,8 +91,7 @@ pub fn undo(config: &Config, mount: &Mount, from: &Path) -> Result<Switched, Ado
 
 fn names(config: &Config, mount: &Mount, from: &Path) -> Result<Switched, AdoptError> {
     let Some(export) = &config.export else {
-        let text = "the mirror has no [export]: there is no tree of files to lead to".to_owned();
-        return Err(AdoptError::First(text));
+        return Err(AdoptError::NoExport);
     };
     let unreadable = |path: &Path, source| AdoptError::Tree {
         path: path.to_owned(),
@@ -115,7 +111,7 @@ fn names(config: &Config, mount: &Mount, from: &Path) -> Result<Switched, AdoptE
     };
     let (name, top) = (absolute(from)?, absolute(&export.dir)?);
     if name.starts_with(&top) || top.starts_with(&name) {
-        return Err(AdoptError::First(format!(
+        return Err(AdoptError::InTheWay(format!(
             "{} and the export folder {} lie in each other",
             name.display(),
             top.display()
@@ -123,7 +119,7 @@ fn names(config: &Config, mount: &Mount, from: &Path) -> Result<Switched, AdoptE
     }
     let Some(file_name) = name.file_name() else {
         let text = format!("{} has no name that could be given", name.display());
-        return Err(AdoptError::First(text));
+        return Err(AdoptError::InTheWay(text));
     };
     let mut aside = file_name.to_owned();
     aside.push(ASIDE);

@@ -67,6 +67,8 @@ pub struct Taken {
     pub missing: Amount,
     /// Bytes of the tree that were hashed.
     pub hashed_bytes: u64,
+    /// Bytes that could not be shared with the tree, and take room of their own (or share extents only).
+    pub copied_bytes: u64,
     /// Files and folders of the tree that could not be read, and were passed over.
     pub unread: u64,
     /// The first of them.
@@ -121,6 +123,7 @@ impl Take {
             moved: BTreeMap::new(),
             unread: Mutex::default(),
             unread_count: AtomicU64::new(0),
+            copied_bytes: AtomicU64::new(0),
         };
         let walked = self.walk(&pages, &mut run);
         // Whatever ended it: what was hashed so far is not lost.
@@ -162,6 +165,7 @@ struct Run<'a> {
     moved: BTreeMap<u64, BTreeSet<Digest>>,
     unread: Mutex<Vec<PathBuf>>,
     unread_count: AtomicU64,
+    copied_bytes: AtomicU64,
 }
 
 /// What a look at one content says.
@@ -254,7 +258,11 @@ impl Run<'_> {
             match self.batch.link_hashed(open, &found) {
                 // It changed while it was copied: then it is not what is wanted.
                 Err(StoreError::Mismatch { .. }) => return Ok(None),
-                linked => linked?,
+                linked => {
+                    if linked? {
+                        self.copied_bytes.fetch_add(size_bytes, Ordering::Relaxed);
+                    }
+                }
             }
         }
         Ok(Some(found))
@@ -335,6 +343,7 @@ impl Run<'_> {
     fn end(mut self) -> Result<Taken, AdoptError> {
         self.batch.commit()?;
         self.taken.hashed_bytes = self.taking.read_bytes();
+        self.taken.copied_bytes = self.copied_bytes.into_inner();
         self.taken.unread = self.unread_count.into_inner();
         let unread = self
             .unread

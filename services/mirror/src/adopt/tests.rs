@@ -140,7 +140,7 @@ fn a_name_is_given_and_taken_back_in_one_step() {
     let name = world.tree();
     // There is nothing to lead to yet.
     let early = switch(&config, &mount, &name).unwrap_err();
-    assert!(matches!(early, AdoptError::First(_)), "{early}");
+    assert!(matches!(early, AdoptError::NotYet(_)), "{early}");
     assert!(name.join("old").exists());
     std::fs::create_dir_all(export.join("ubuntu")).unwrap();
     std::fs::write(export.join("ubuntu/new"), "2").unwrap();

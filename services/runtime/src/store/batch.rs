@@ -117,21 +117,21 @@ impl Batch {
         Ok(Ingested { digest, size_bytes })
     }
 
-    /// The same for a file that was just hashed: it is not read again, unless it has to be copied.
+    /// The same for a file that was just hashed: it is not read again, unless it has to be copied. True when it was.
     ///
     /// # Errors
     /// [`StoreError::Mismatch`] when it changed before it was copied; [`StoreError::Full`], [`StoreError::Io`].
-    pub fn link_hashed(&self, source: &File, digest: &Digest) -> Result<(), StoreError> {
+    pub fn link_hashed(&self, source: &File, digest: &Digest) -> Result<bool, StoreError> {
         if self.has(digest)? {
-            return Ok(());
+            return Ok(false);
         }
         if let Some(name) = self.store.0.session.link(source)? {
             self.insert(*digest, Incoming::Temp(name));
-            return Ok(());
+            return Ok(false);
         }
         let found = self.ingest(source)?.digest;
         if found == *digest {
-            return Ok(());
+            return Ok(true);
         }
         Err(StoreError::Mismatch {
             expected: *digest,
