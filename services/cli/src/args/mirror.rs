@@ -1,0 +1,43 @@
+//! `mirror`.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Subcommand};
+use mirrorlog_core::id::Mount;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MirrorCommand {
+    /// Run the mirror of --config until interrupted
+    Serve,
+    /// Take over a tree that is already there, such as rsync's copy: nothing that it has is fetched
+    #[command(after_help = "\
+Examples:
+  mirrorlog --config mirror.toml mirror adopt --mount /debian --from /srv/mirror/debian --dry-run
+  mirrorlog --config mirror.toml mirror adopt --mount /debian --from /srv/mirror/debian
+  mirrorlog --config mirror.toml mirror serve          until it serves the mount, with [export]
+  mirrorlog --config mirror.toml mirror adopt --mount /debian --from /srv/mirror/debian --switch")]
+    Adopt(AdoptArgs),
+    /// Print a configuration of nginx that serves the mirror's export trees
+    #[command(after_help = "\
+Example: mirrorlog --config mirror.toml mirror nginx-snippet > /etc/nginx/sites-enabled/mirror")]
+    NginxSnippet,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct AdoptArgs {
+    /// Where the archive's channels are served, such as /debian
+    #[arg(long, value_name = "M")]
+    pub(crate) mount: Mount,
+    /// The tree: what lies there is only read, and never changed
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: PathBuf,
+    /// Say what the tree has and what would be fetched; files of the right size and date are not read
+    #[arg(long, group = "deed")]
+    pub(crate) dry_run: bool,
+    /// Give the tree's name to the mirror's export tree, in one step; the old tree stays beside it
+    #[arg(long, group = "deed")]
+    pub(crate) switch: bool,
+    /// Give the name back to the old tree, in one step
+    #[arg(long, group = "deed")]
+    pub(crate) undo: bool,
+}
