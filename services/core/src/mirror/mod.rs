@@ -10,6 +10,7 @@
 //! each other: which of them gets the link is the fetch scheduler's matter.
 
 mod apply;
+pub mod peers;
 mod retain;
 #[cfg(test)]
 mod tests;

@@ -1,16 +1,24 @@
 //! Which want is served by which source, and what is left: the shared state of one fetch.
 //!
-//! A job is in exactly one place: a source's queue, a session, a writer's queue. Each ends by one of
-//! `stored`, `absent`, `failed`, or comes back by `route`. Every lock is short and never held over IO.
+//! A job is in exactly one place: a source's queue, what waits for a peer, the large ones that wait for a slot, a
+//! session, a writer's queue. Each ends by one of `stored`, `absent`, `failed`, or comes back by `route`. Every lock is
+//! short and never held over IO.
+
+mod share;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use mirrorlog_core::id::Digest;
+use mirrorlog_core::id::{Digest, Lane};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Failure, FetchError, Fetched, Kind, PARTIAL_ABOVE_BYTES, Source, SourceStats, Wanted};
+use self::share::{Neighbour, Sharing};
+use super::{
+    Failure, FetchError, FetchOptions, Fetched, Kind, PARTIAL_ABOVE_BYTES, Source, SourceStats,
+    Wanted,
+};
 
 /// Most jobs between the caller's stream and the disk.
 const JOBS_MAX: usize = 16 * 1024;
@@ -18,6 +26,10 @@ const JOBS_MAX: usize = 16 * 1024;
 const LARGE_MAX: usize = 16;
 /// A source that is the only one left is dropped after this many wrong answers.
 const WRONG_MAX: u64 = 16;
+/// A peer that was lost is left alone for this long; it may be starting anew.
+const LOST_SHUN: Duration = Duration::from_secs(30);
+/// A peer that sent wrong bytes is left alone for this long.
+const WRONG_SHUN: Duration = Duration::from_secs(600);
 
 /// A set of sources by index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +59,12 @@ pub(super) struct Job {
     pub(super) from: Set,
     /// Large, but kept in memory: another fetch holds its partial file.
     pub(super) in_memory: bool,
+    /// Large, and one of the few that may have a file open.
+    has_slot: bool,
+    /// Counts the wants in the order in which they came.
+    number: u64,
+    /// Has waited for its peer, which is to be asked now.
+    is_due: bool,
     absent_at: Set,
     failed_at: Set,
     reason: Option<String>,
@@ -81,6 +99,9 @@ impl From<Wanted> for Job {
             offset: 0,
             from: Set::default(),
             in_memory: false,
+            has_slot: false,
+            number: 0,
+            is_due: false,
             absent_at: Set::default(),
             failed_at: Set::default(),
             reason: None,
@@ -96,9 +117,15 @@ pub(super) struct Board {
 
 struct State {
     sources: Vec<SourceState>,
+    sharing: Option<Sharing>,
     /// Digests of jobs that are not settled.
     open: HashSet<Digest>,
+    /// Wants that came so far.
+    wanted: u64,
+    /// Large blobs that have a slot.
     large: usize,
+    /// Large blobs that wait for one.
+    large_ready: VecDeque<Job>,
     /// Jobs whose partial file another fetch holds.
     busy: Vec<Job>,
     /// The caller's stream has ended.
@@ -111,6 +138,43 @@ struct SourceState {
     queue: VecDeque<Job>,
     down_until: Option<Instant>,
     stats: SourceStats,
+    /// A mirror of the same pool; `None` for sources that were given as such.
+    peer: Option<Neighbour>,
+}
+
+impl SourceState {
+    fn new(source: &Source, peer: Option<Neighbour>) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            down_until: None,
+            stats: SourceStats {
+                address: source.address().to_owned(),
+                ..SourceStats::default()
+            },
+            peer,
+        }
+    }
+
+    fn is_up(&self, now: Instant) -> bool {
+        self.down_until.is_none_or(|until| until <= now)
+    }
+
+    fn shun(&self, sharing: Option<&Sharing>, time: Duration) {
+        if let Some((peer, sharing)) = self.peer.as_ref().zip(sharing) {
+            sharing.shunned.shun(&peer.id, time);
+        }
+    }
+}
+
+/// Where a job went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Routed {
+    /// A source is asked for it.
+    Queued,
+    /// It comes back later.
+    Waiting,
+    /// Nobody has it.
+    Settled,
 }
 
 /// What a session may do for its source.
@@ -124,19 +188,17 @@ pub(super) enum Work {
 }
 
 impl Board {
-    pub(super) fn new(sources: &[Source]) -> Self {
-        let source = |source: &Source| SourceState {
-            queue: VecDeque::new(),
-            down_until: None,
-            stats: SourceStats {
-                address: source.address().to_owned(),
-                ..SourceStats::default()
-            },
-        };
+    pub(super) fn new(sources: &[Source], options: &FetchOptions) -> Self {
+        let sharing = options.peers.as_ref();
+        let sharing = sharing.map(|peers| Sharing::new(peers, options.lane == Lane::Bulk));
+        let sources = sources.iter().map(|source| SourceState::new(source, None));
         let state = State {
-            sources: sources.iter().map(source).collect(),
+            sources: sources.collect(),
+            sharing,
             open: HashSet::new(),
+            wanted: 0,
             large: 0,
+            large_ready: VecDeque::new(),
             busy: Vec::new(),
             fed: false,
             fatal: None,
@@ -155,11 +217,13 @@ impl Board {
 
     /// Registers a want. `None` if its digest is open already.
     pub(super) fn open(&self, wanted: Wanted) -> Option<Job> {
-        let job = Job::from(wanted);
+        let mut job = Job::from(wanted);
         let mut state = self.lock();
         if !state.open.insert(job.digest) {
             return None;
         }
+        state.wanted += 1;
+        job.number = state.wanted;
         Some(job)
     }
 
@@ -167,13 +231,16 @@ impl Board {
         self.lock().open.len() < JOBS_MAX
     }
 
-    pub(super) fn has_room_for_large(&self) -> bool {
-        self.lock().large < LARGE_MAX
-    }
-
-    /// A large blob is begun.
-    pub(super) fn start_large(&self) {
-        self.lock().large += 1;
+    /// The next large blob that may be begun; it has a slot from now on.
+    pub(super) fn start_large(&self) -> Option<Job> {
+        let mut state = self.lock();
+        if state.large >= LARGE_MAX {
+            return None;
+        }
+        let mut job = state.large_ready.pop_front()?;
+        job.has_slot = true;
+        state.large += 1;
+        Some(job)
     }
 
     /// The caller's stream has ended.
@@ -208,11 +275,11 @@ impl Board {
         result
     }
 
-    /// Queues a job at the best source, or settles it when none is left: then it returns false.
-    pub(super) fn route(&self, job: Job) -> bool {
-        let queued = self.lock().route(job);
+    /// Queues a job at the best source, lets it wait for a peer or a slot, or settles it when no source is left.
+    pub(super) fn route(&self, job: Job) -> Routed {
+        let routed = self.lock().route(job);
         self.wake();
-        queued
+        routed
     }
 
     pub(super) fn work(&self, source: usize) -> Work {
@@ -247,40 +314,52 @@ impl Board {
         let mut state = self.lock();
         state.result.files += 1;
         state.result.bytes += bytes;
+        let mut wakes = false;
         if let Some(source) = source {
             state.sources[source].stats.files += 1;
+            wakes = state.gained(source);
         }
-        if state.close(job) {
+        if state.close(job) || wakes {
             drop(state);
             self.wake();
         }
     }
 
     pub(super) fn received(&self, source: usize, bytes: u64) {
-        self.lock().sources[source].stats.received_bytes += bytes;
+        let mut state = self.lock();
+        let from = &mut state.sources[source];
+        from.stats.received_bytes += bytes;
+        let from_peer = from.peer.is_some();
+        if let Some(sharing) = state.sharing.as_mut().filter(|_| !from_peer) {
+            sharing.own_share_came();
+        }
     }
 
     /// `source` does not have it. The caller routes the job again.
     pub(super) fn absent(&self, job: &mut Job, source: usize) {
-        job.absent_at.insert(source);
-        self.lock().sources[source].stats.absent += 1;
+        let mut state = self.lock();
+        state.sources[source].stats.absent += 1;
+        if !state.may_still_come(job, source) {
+            job.absent_at.insert(source);
+        }
     }
 
     /// `source` sent bytes of another digest, or broke the protocol. The caller routes the job again.
     pub(super) fn wrong(&self, job: &mut Job, source: usize, reason: &str) {
         let address = {
             let mut state = self.lock();
-            let usable = state
-                .sources
-                .iter()
-                .filter(|source| !source.stats.dropped)
-                .count();
-            let stats = &mut state.sources[source].stats;
-            stats.wrong += 1;
-            stats.dropped |= usable > 1 || stats.wrong >= WRONG_MAX;
-            let address = stats.address.clone();
+            let State {
+                sources, sharing, ..
+            } = &mut *state;
+            let given = |source: &&SourceState| source.peer.is_none() && !source.stats.dropped;
+            let usable = sources.iter().filter(given).count();
+            let by = &mut sources[source];
+            by.stats.wrong += 1;
+            by.stats.dropped |= by.peer.is_some() || usable > 1 || by.stats.wrong >= WRONG_MAX;
+            by.shun(sharing.as_ref(), WRONG_SHUN);
+            let address = by.stats.address.clone();
             job.fail(source, format!("{address}: {reason}"));
-            if state.sources.iter().all(|source| source.stats.dropped) {
+            if !sources.iter().any(|source| given(&source)) {
                 state
                     .fatal
                     .get_or_insert(FetchError::AllDropped { digest: job.digest });
@@ -297,8 +376,16 @@ impl Board {
     pub(super) fn down(&self, source: usize, until: Instant) {
         {
             let mut state = self.lock();
-            state.sources[source].stats.lost += 1;
-            state.sources[source].down_until = Some(until);
+            let State {
+                sources, sharing, ..
+            } = &mut *state;
+            let lost = &mut sources[source];
+            lost.stats.lost += 1;
+            lost.down_until = Some(until);
+            lost.shun(sharing.as_ref(), LOST_SHUN);
+            if let Some(peer) = lost.peer.as_mut() {
+                peer.left();
+            }
             state.reroute(source);
         }
         self.wake();
@@ -328,31 +415,53 @@ impl Board {
 }
 
 impl State {
-    fn route(&mut self, job: Job) -> bool {
+    fn route(&mut self, mut job: Job) -> Routed {
         let now = Instant::now();
-        let fits = |(index, source): &(usize, &mut SourceState)| {
+        let best = self.share_of(&job, now).or_else(|| self.best(&job, now));
+        let Some(best) = best else {
+            return self.settle(job);
+        };
+        let waits = |peer: &Neighbour| !peer.is_whole() && !job.is_due;
+        if let Some(peer) = self.sources[best].peer.as_mut().filter(|peer| waits(peer)) {
+            if std::mem::take(&mut job.has_slot) {
+                self.large -= 1;
+            }
+            peer.wait(job);
+            return Routed::Waiting;
+        }
+        if job.is_partial() && !job.has_slot {
+            self.large_ready.push_back(job);
+            return Routed::Waiting;
+        }
+        self.sources[best].queue.push_back(job);
+        Routed::Queued
+    }
+
+    /// The first given source that is up; else a peer; else the source that is up again first.
+    fn best(&self, job: &Job, now: Instant) -> Option<usize> {
+        let fits = |(index, source): &(usize, &SourceState)| {
             !source.stats.dropped
                 && !job.absent_at.contains(*index)
                 && !job.failed_at.contains(*index)
         };
-        // The first that is up; else the one that is up again first.
+        let sources = || self.sources.iter().enumerate().filter(fits);
+        let given = || sources().filter(|(_, source)| source.peer.is_none());
         let wait = |source: &SourceState| source.down_until.map_or(now, |until| until.max(now));
-        let best = self
-            .sources
-            .iter_mut()
-            .enumerate()
-            .filter(fits)
-            .min_by_key(|(_, source)| wait(source));
-        if let Some((_, source)) = best {
-            source.queue.push_back(job);
-            return true;
-        }
+        let up = given().find(|(_, source)| source.is_up(now));
+        let up = up.map(|(index, _)| index);
+        up.or_else(|| self.stand_in(job, now))
+            .or_else(|| Some(given().min_by_key(|(_, source)| wait(source))?.0))
+    }
+
+    /// No source is left for a job.
+    fn settle(&mut self, job: Job) -> Routed {
         self.close(&job);
         // A source that was dropped before it was asked has not said "absent".
-        let unasked =
-            self.sources.iter().enumerate().find(|(index, _)| {
-                !job.absent_at.contains(*index) && !job.failed_at.contains(*index)
-            });
+        let unasked = self.sources.iter().enumerate().find(|(index, source)| {
+            source.peer.is_none()
+                && !job.absent_at.contains(*index)
+                && !job.failed_at.contains(*index)
+        });
         let unasked = unasked.map(|(_, source)| format!("{}: dropped", source.stats.address));
         match job.reason.or(unasked) {
             Some(reason) => self.result.failed.push(Failure {
@@ -361,11 +470,15 @@ impl State {
             }),
             None => self.result.absent.push(job.digest),
         }
-        false
+        Routed::Settled
     }
 
     fn reroute(&mut self, source: usize) {
-        for job in std::mem::take(&mut self.sources[source].queue) {
+        let source = &mut self.sources[source];
+        let waiting = source.peer.as_mut().map(Neighbour::take_waiting);
+        let queued = std::mem::take(&mut source.queue);
+        for mut job in queued.into_iter().chain(waiting.into_iter().flatten()) {
+            job.is_due = false;
             self.route(job);
         }
     }
@@ -374,7 +487,7 @@ impl State {
     fn close(&mut self, job: &Job) -> bool {
         let was_full = self.open.len() >= JOBS_MAX;
         self.open.remove(&job.digest);
-        if job.is_large() {
+        if job.has_slot {
             self.large -= 1;
         }
         was_full || job.is_large() || self.open.is_empty()

@@ -1,6 +1,5 @@
 //! Starts what a fetch is made of, and stops it in the right order.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +9,16 @@ use runtime::store::Batch;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
-use super::board::{Board, Job};
+use super::board::Board;
 use super::serve::{Context, serve};
 use super::walk::Walk;
 use super::writer::{Sink, Work, Writers, WritersGone};
-use super::{FetchError, FetchOptions, Fetched, Kind, SOURCES_MAX, Source, Wanted};
+use super::{FetchError, FetchOptions, Fetched, Kind, Peer, Peers, SOURCES_MAX, Source, Wanted};
 
 /// How often a blob that another fetch is receiving is looked for.
 const BUSY_RETRY: Duration = Duration::from_millis(200);
+/// How often peers are looked at: whose time it is to be asked again, who is overdue.
+const PEERS_LOOK: Duration = Duration::from_millis(100);
 
 #[tracing::instrument(name = "fetch", level = "debug", skip_all, fields(lane = %options.lane, sources = sources.len()))]
 pub(super) async fn run<W>(
@@ -33,7 +34,7 @@ where
     if sources.is_empty() || sources.len() > SOURCES_MAX {
         return Err(FetchError::Sources(sources.len()));
     }
-    let board = Arc::new(Board::new(sources));
+    let board = Arc::new(Board::new(sources, options));
     let sink = Arc::new(Sink::new(
         batch,
         &board,
@@ -43,20 +44,27 @@ where
     ));
     let (writers, mut threads) = Writers::start(&sink);
     let mut sessions = JoinSet::new();
-    for (index, source) in sources.iter().enumerate() {
-        let context = Context {
-            board: Arc::clone(&board),
-            writers: writers.clone(),
-            source: source.clone(),
-            index,
-            options: options.clone(),
-        };
+    let mut start = |index: usize, source: Source| {
+        let context = Context::new(&board, &writers, (index, source), options);
         sessions.spawn(serve(context).in_current_span());
+    };
+    for (index, source) in sources.iter().enumerate() {
+        start(index, source.clone());
+    }
+    let mut meet = |table: &[Peer]| {
+        for (index, source) in board.take_peers(table) {
+            start(index, source);
+        }
+    };
+    if let Some(peers) = &options.peers {
+        meet(&peers.table.borrow().clone());
     }
     let cancelled = tokio::select! {
-        () = drive(&board, writers, wants) => false,
+        () = drive(&board, &writers, wants) => false,
         () = options.cancel.cancelled() => true,
+        () = follow_peers(&board, options.peers.clone(), meet) => false,
     };
+    drop(writers);
     // Sessions hold the writers' queues: once they are gone the writers end.
     sessions.shutdown().await;
     let mut broken = None;
@@ -90,21 +98,49 @@ where
     }
 }
 
+/// Takes over who comes and goes among the peers; never ends.
+async fn follow_peers(board: &Board, peers: Option<Peers>, mut meet: impl FnMut(&[Peer])) {
+    let Some(mut peers) = peers else {
+        return std::future::pending().await;
+    };
+    let mut look = tokio::time::interval(PEERS_LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut told = true;
+    loop {
+        tokio::select! {
+            changed = peers.table.changed(), if told => match changed {
+                Ok(()) => {
+                    let table = peers.table.borrow_and_update().clone();
+                    meet(&table);
+                }
+                Err(_) => told = false,
+            },
+            _ = look.tick() => board.look_at_peers(),
+        }
+    }
+}
+
 /// Feeds the caller's wants to the sessions until nothing is left to do.
-async fn drive<W: Stream<Item = Wanted>>(board: &Board, writers: Writers, wants: W) {
+async fn drive<W: Stream<Item = Wanted>>(board: &Board, writers: &Writers, wants: W) {
     let over = async {
         let mut changed = board.subscribe();
         while !board.is_over() && changed.changed().await.is_ok() {}
     };
     // Writers that are gone have said why on the board, which `over` sees.
     let feed = async {
-        if feed(board, &writers, wants).await.is_ok() {
+        if feed(board, wants).await.is_ok() {
             board.fed();
         }
         std::future::pending().await
     };
+    let large = async {
+        if start_large(board, writers).await.is_err() {
+            tracing::debug!("the writers stopped");
+        }
+        std::future::pending().await
+    };
     let busy = async {
-        if retry_busy(board, &writers).await.is_err() {
+        if retry_busy(board, writers).await.is_err() {
             tracing::debug!("the writers stopped");
         }
         std::future::pending().await
@@ -112,6 +148,7 @@ async fn drive<W: Stream<Item = Wanted>>(board: &Board, writers: Writers, wants:
     tokio::select! {
         () = over => {}
         () = feed => {}
+        () = large => {}
         () = busy => {}
     }
 }
@@ -125,42 +162,32 @@ async fn retry_busy(board: &Board, writers: &Writers) -> Result<(), WritersGone>
     }
 }
 
-async fn feed<W: Stream<Item = Wanted>>(
-    board: &Board,
-    writers: &Writers,
-    wants: W,
-) -> Result<(), WritersGone> {
+/// Begins large blobs when others are done.
+async fn start_large(board: &Board, writers: &Writers) -> Result<(), WritersGone> {
     let mut changed = board.subscribe();
-    let mut wants = std::pin::pin!(wants);
-    let mut ended = false;
-    // Large blobs that wait for others to be done.
-    let mut large: VecDeque<Job> = VecDeque::new();
     loop {
         changed.mark_unchanged();
-        if board.has_room_for_large()
-            && let Some(job) = large.pop_front()
-        {
-            board.start_large();
-            writers.send(Work::Prepare(job)).await?;
-            continue;
+        match board.start_large() {
+            Some(job) => writers.send(Work::Prepare(job)).await?,
+            None => changed.changed().await.map_err(|_| WritersGone)?,
         }
+    }
+}
+
+async fn feed<W: Stream<Item = Wanted>>(board: &Board, wants: W) -> Result<(), WritersGone> {
+    let mut changed = board.subscribe();
+    let mut wants = std::pin::pin!(wants);
+    loop {
+        changed.mark_unchanged();
         if !board.has_room() {
             changed.changed().await.map_err(|_| WritersGone)?;
             continue;
         }
-        tokio::select! {
-            wanted = wants.next(), if !ended => match wanted {
-                None => ended = true,
-                Some(wanted) => match board.open(bounded(wanted)) {
-                    None => {}
-                    Some(job) if job.is_large() => large.push_back(job),
-                    Some(job) => {
-                        board.route(job);
-                    }
-                },
-            },
-            result = changed.changed(), if !large.is_empty() => result.map_err(|_| WritersGone)?,
-            else => return Ok(()),
+        let Some(wanted) = wants.next().await else {
+            return Ok(());
+        };
+        if let Some(job) = board.open(bounded(wanted)) {
+            board.route(job);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `source` | one host, a connection per lane |
+//! | `peers` | mirrors of the same pool, each of which brings a share |
 //! | `board` | which want is served by which source; what is left |
 //! | `serve` | keeps one source busy, with backoff |
 //! | `session` | one stream to one source |
@@ -12,6 +13,7 @@
 
 mod board;
 mod engine;
+mod peers;
 mod serve;
 mod session;
 mod source;
@@ -29,6 +31,7 @@ use runtime::Reaction;
 use runtime::store::{Batch, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
+pub use peers::{Peer, Peers, Shunned};
 pub use source::{Source, SourceError};
 pub use walk::{Present, fetch_manifest};
 
@@ -74,6 +77,8 @@ pub struct FetchOptions {
     pub window_bytes: u64,
     /// A source that sends nothing for this long, though it could, is connected anew.
     pub stall: Duration,
+    /// Mirrors that may have it, or are bringing it as well.
+    pub peers: Option<Peers>,
 }
 
 impl Default for FetchOptions {
@@ -85,6 +90,7 @@ impl Default for FetchOptions {
             progress: Arc::default(),
             window_bytes: 8 * 1024 * 1024,
             stall: Duration::from_secs(10),
+            peers: None,
         }
     }
 }
@@ -93,6 +99,7 @@ impl Default for FetchOptions {
 #[derive(Debug, Default)]
 pub struct Progress {
     received_bytes: AtomicU64,
+    from_peers_bytes: AtomicU64,
     stored_bytes: AtomicU64,
     stored_files: AtomicU64,
 }
@@ -101,6 +108,11 @@ impl Progress {
     /// Bytes that came over the network, repeated ones and framing included.
     pub fn received_bytes(&self) -> u64 {
         self.received_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that came from peers.
+    pub fn from_peers_bytes(&self) -> u64 {
+        self.from_peers_bytes.load(Ordering::Relaxed)
     }
 
     /// Bytes of whole, checked pages and blobs.
@@ -113,8 +125,11 @@ impl Progress {
         self.stored_files.load(Ordering::Relaxed)
     }
 
-    fn received(&self, bytes: u64) {
+    fn received(&self, bytes: u64, from_peer: bool) {
         self.received_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if from_peer {
+            self.from_peers_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
     fn stored(&self, bytes: u64) {
@@ -134,7 +149,7 @@ pub struct Fetched {
     pub absent: Vec<Digest>,
     /// What no source could deliver now, though one at least did not say "absent".
     pub failed: Vec<Failure>,
-    /// In the order in which the sources were given; empty when nothing had to be asked for.
+    /// In the order in which the sources were given, then peers; empty when nothing had to be asked for.
     pub sources: Vec<SourceStats>,
 }
 
@@ -219,7 +234,9 @@ impl FetchError {
 
 /// Fetches `wants` into `store` from `sources`, which are tried in their order.
 ///
-/// A want goes to the first source that is up and has not said "absent"; the next ones stand in for it.
+/// A want goes to the first source that is up and has not said "absent"; the next ones stand in for it. With
+/// [`peers`](FetchOptions::peers), blobs of the bulk lane go to the peer that has them or is to bring them, and to the
+/// sources only those that this mirror is to bring itself, or that no peer brings in time.
 /// Connections that are lost or stall are made anew with backoff, for ever, until cancelled. A source that
 /// sends wrong bytes is dropped for this fetch if another one is left. The caller asks only for what the
 /// store lacks, and names each digest once. Large blobs go on where an earlier fetch stopped.

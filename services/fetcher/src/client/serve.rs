@@ -10,9 +10,12 @@ use super::board::{Board, Work};
 use super::session::Session;
 use super::writer::Writers;
 use super::{FetchOptions, Source};
+use crate::limit::RateLimiter;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A peer has others beside it.
+const PEER_STALL: Duration = Duration::from_secs(3);
 
 /// What a session works with.
 pub(super) struct Context {
@@ -21,6 +24,35 @@ pub(super) struct Context {
     pub(super) source: Source,
     pub(super) index: usize,
     pub(super) options: FetchOptions,
+    /// The rate that counts for this source.
+    pub(super) rate: Arc<RateLimiter>,
+    /// A source that sends nothing for this long, though it could, is lost.
+    pub(super) stall: Duration,
+}
+
+impl Context {
+    pub(super) fn new(
+        board: &Arc<Board>,
+        writers: &Writers,
+        (index, source): (usize, Source),
+        options: &FetchOptions,
+    ) -> Self {
+        let peers = options.peers.as_ref().filter(|_| board.is_peer(index));
+        Self {
+            board: Arc::clone(board),
+            writers: writers.clone(),
+            source,
+            index,
+            rate: Arc::clone(peers.map_or(&options.rate, |peers| &peers.rate)),
+            stall: peers.map_or(options.stall, |_| options.stall.min(PEER_STALL)),
+            options: options.clone(),
+        }
+    }
+
+    pub(super) fn is_peer(&self) -> bool {
+        let peers = self.options.peers.as_ref();
+        peers.is_some_and(|peers| Arc::ptr_eq(&peers.rate, &self.rate))
+    }
 }
 
 /// Serves one source's queue for as long as the fetch lasts.

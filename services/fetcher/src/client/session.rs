@@ -79,8 +79,8 @@ pub(super) struct Session<'a> {
     context: &'a Context,
     changed: watch::Receiver<()>,
     lease: Lease,
-    /// Held while a priority transfer is under way.
-    urgent: Option<Urgent>,
+    /// Held while a priority transfer is under way: bulk waits, from whatever source.
+    urgent: Vec<Urgent>,
     /// In the order in which they were asked for, which is that of the answers.
     open: VecDeque<Open>,
     next_id: u32,
@@ -101,8 +101,8 @@ impl<'a> Session<'a> {
         Self {
             context,
             changed: context.board.subscribe(),
-            lease: context.options.rate.lease(context.options.lane),
-            urgent: None,
+            lease: context.rate.lease(context.options.lane),
+            urgent: Vec::new(),
             open: VecDeque::new(),
             next_id: 0,
             open_cost: 0,
@@ -142,9 +142,10 @@ impl<'a> Session<'a> {
         let client =
             FetcherClient::with_interceptor(self.context.source.channel(options.lane), TraceCalls);
         let mut client = client.max_decoding_message_size(MESSAGE_MAX_BYTES);
-        match tokio::time::timeout(options.stall, client.fetch(request)).await {
+        let stall = self.context.stall;
+        match tokio::time::timeout(stall, client.fetch(request)).await {
             Ok(response) => Ok(response.map_err(Box::new)?.into_inner()),
-            Err(_) => Err(Lost::Stalled(options.stall)),
+            Err(_) => Err(Lost::Stalled(stall)),
         }
     }
 
@@ -184,8 +185,8 @@ impl<'a> Session<'a> {
                     if self.open.is_empty() && self.quiet_since + IDLE <= now {
                         return Ok(());
                     }
-                    if self.is_waiting() && self.quiet_since + self.context.options.stall <= now {
-                        return Err(Lost::Stalled(self.context.options.stall));
+                    if self.is_waiting() && self.quiet_since + self.context.stall <= now {
+                        return Err(Lost::Stalled(self.context.stall));
                     }
                     if self.said_at + KEEPALIVE <= now {
                         self.say(requests, FetchRequest::default()).await?;
@@ -253,9 +254,12 @@ impl<'a> Session<'a> {
     fn hold_bulk_up(&mut self) {
         let urgent = self.context.options.lane == Lane::Priority && !self.open.is_empty();
         if !urgent {
-            self.urgent = None;
-        } else if self.urgent.is_none() {
-            self.urgent = Some(self.context.options.rate.urgent());
+            self.urgent.clear();
+        } else if self.urgent.is_empty() {
+            let options = &self.context.options;
+            let peers = options.peers.as_ref().map(|peers| &peers.rate);
+            let limiters = std::iter::once(&options.rate).chain(peers);
+            self.urgent = limiters.map(|limiter| limiter.urgent()).collect();
         }
     }
 
@@ -264,7 +268,7 @@ impl<'a> Session<'a> {
         if self.open.is_empty() {
             keepalive.min(self.quiet_since + IDLE)
         } else if self.is_waiting() {
-            keepalive.min(self.quiet_since + self.context.options.stall)
+            keepalive.min(self.quiet_since + self.context.stall)
         } else {
             keepalive
         }
@@ -281,7 +285,7 @@ impl<'a> Session<'a> {
 
     /// Routes anew what is not answered.
     pub(super) async fn give_back(&mut self) -> Result<(), Lost> {
-        self.urgent = None;
+        self.urgent.clear();
         while let Some(open) = self.open.pop_front() {
             self.again(open.job).await?;
         }

@@ -12,7 +12,7 @@ use runtime::store::{Batch, Committer, Partial, Store, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::board::{Board, EARLIER, Job, Set};
+use super::board::{Board, EARLIER, Job, Routed, Set};
 use super::walk::{Found, Walk};
 use super::{FetchError, Progress};
 
@@ -311,7 +311,7 @@ impl Writer {
             return self.finish(None, job);
         }
         let digest = job.digest;
-        if !self.sink.board.route(job) {
+        if self.sink.board.route(job) != Routed::Queued {
             self.partials.remove(&digest);
         }
         Ok(())

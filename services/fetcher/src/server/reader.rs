@@ -171,7 +171,12 @@ impl<'a> Packer<'a> {
         let Some(want) = self.inbox.pop() else {
             return Opened::Nothing;
         };
+        // Peers check what they get: they need not wait until it is durable here.
         let opened = match self.store.open_blob(&want.digest) {
+            Ok(None) => self.store.open_arriving(&want.digest),
+            opened => opened,
+        };
+        let opened = match opened {
             Ok(Some(file)) => open_at(file, want),
             Ok(None) => {
                 self.push(want.id, Body::Other(Kind::Absent(Absent {})), 0, true);

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::manifest::PageWrite;
@@ -33,9 +33,32 @@ const SETTLED_AFTER_SECONDS: i64 = 120;
 #[derive(Debug)]
 pub struct Batch {
     store: Store,
-    incoming: Mutex<BTreeMap<Digest, Incoming>>,
+    incoming: Arc<Arriving>,
     /// True when content counted as present whose name may not be durable.
     unsettled: AtomicBool,
+}
+
+/// What a batch holds.
+#[derive(Debug, Default)]
+pub(super) struct Arriving(Mutex<BTreeMap<Digest, Incoming>>);
+
+impl Arriving {
+    /// Opens content that is whole and checked but not committed.
+    pub(super) fn open(&self, digest: &Digest) -> Result<Option<File>, StoreError> {
+        // Under the lock: nothing is renamed meanwhile.
+        let incoming = self.lock();
+        let path = match incoming.get(digest) {
+            Some(Incoming::Temp(name)) => name.path(),
+            Some(Incoming::Partial(partial)) => partial.path(),
+            None => return Ok(None),
+        };
+        let file = File::open(&path).map_err(|e| StoreError::io("open", &path, e))?;
+        Ok(Some(file))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Digest, Incoming>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug)]
@@ -55,9 +78,11 @@ pub struct Ingested {
 
 impl Batch {
     pub(super) fn new(store: Store) -> Self {
+        let incoming = Arc::default();
+        store.arrives(&incoming);
         Self {
             store,
-            incoming: Mutex::default(),
+            incoming,
             unsettled: AtomicBool::new(false),
         }
     }
@@ -159,12 +184,9 @@ impl Batch {
     /// # Errors
     /// [`StoreError::Full`], [`StoreError::Io`]. Some content may then be visible, whole as ever.
     pub fn commit(self) -> Result<(), StoreError> {
-        let incoming = self
-            .incoming
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
+        let incoming = std::mem::take(&mut *self.incoming());
         if incoming.is_empty() {
-            return if self.unsettled.into_inner() {
+            return if self.unsettled.load(Ordering::Relaxed) {
                 self.store.sync()
             } else {
                 Ok(())
@@ -184,11 +206,11 @@ impl Batch {
 
     /// Takes over what another batch of the same store holds, to be committed with it.
     pub fn absorb(&self, other: Self) {
-        if other.unsettled.into_inner() {
+        if other.unsettled.load(Ordering::Relaxed) {
             self.unsettled();
         }
-        let incoming = other.incoming.into_inner();
-        for (digest, item) in incoming.unwrap_or_else(PoisonError::into_inner) {
+        let incoming = std::mem::take(&mut *other.incoming());
+        for (digest, item) in incoming {
             self.insert(digest, item);
         }
     }
@@ -295,7 +317,7 @@ impl Batch {
     }
 
     fn incoming(&self) -> MutexGuard<'_, BTreeMap<Digest, Incoming>> {
-        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+        self.incoming.lock()
     }
 }
 

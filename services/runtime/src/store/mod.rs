@@ -29,8 +29,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use mirrorlog_core::id::Digest;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, ResolveFlags, Stat};
@@ -45,6 +45,7 @@ pub use names::Names;
 pub use pages::{InMemory, NotInMemory, Pages};
 pub use partial::{Finished, Partial};
 
+use batch::Arriving;
 use session::Session;
 
 /// Buffer for reading and hashing, in bytes; files up to this size are handled in memory, in few calls.
@@ -66,6 +67,8 @@ struct Inner {
     session: Session,
     /// False once the file system said that it cannot share extents.
     reflinks: AtomicBool,
+    /// What the batches of this process hold.
+    arriving: Mutex<Vec<Weak<Arriving>>>,
 }
 
 impl Store {
@@ -84,6 +87,7 @@ impl Store {
             folder,
             session,
             reflinks: AtomicBool::new(true),
+            arriving: Mutex::default(),
         })))
     }
 
@@ -117,6 +121,38 @@ impl Store {
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(StoreError::io("open", &self.path_of(digest), e)),
         }
+    }
+
+    /// Opens content that a batch of this process holds, whole and checked, and has not committed. It may be gone after a
+    /// crash: for those only who check what they get and make it durable themselves.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn open_arriving(&self, digest: &Digest) -> Result<Option<File>, StoreError> {
+        let batches: Vec<_> = {
+            let arriving = self.arriving();
+            arriving.iter().filter_map(Weak::upgrade).collect()
+        };
+        for batch in batches {
+            if let Some(file) = batch.open(digest)? {
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A batch begins to hold content.
+    fn arrives(&self, batch: &Arc<Arriving>) {
+        let mut arriving = self.arriving();
+        arriving.retain(|one| one.strong_count() > 0);
+        arriving.push(Arc::downgrade(batch));
+    }
+
+    fn arriving(&self) -> MutexGuard<'_, Vec<Weak<Arriving>>> {
+        self.0
+            .arriving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a blob if that takes memory only: `None` when the disk would have to be asked, when the system cannot tell

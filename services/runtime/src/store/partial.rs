@@ -124,6 +124,10 @@ impl Finished {
         self.0.digest
     }
 
+    pub(super) fn path(&self) -> PathBuf {
+        self.0.path()
+    }
+
     pub(super) fn discard(self) -> Result<(), StoreError> {
         self.0.remove()
     }

@@ -33,7 +33,8 @@ impl Session<'_> {
                 })
                 .await?;
         }
-        self.context.options.progress.received(cost);
+        let is_peer = self.context.is_peer();
+        self.context.options.progress.received(cost, is_peer);
         self.context.board.received(self.context.index, cost);
         self.lease.settle(cost);
         self.credit = self.credit.saturating_sub_unsigned(cost);

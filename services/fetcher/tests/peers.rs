@@ -1,0 +1,279 @@
+//! Mirrors of one pool feed each other, and nothing that a peer does stops a fetch.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fetcher::client::{
+    FetchError, FetchOptions, Fetched, Peer, Peers, Shunned, Source, Wanted, fetch_all,
+};
+use fetcher::limit::RateLimiter;
+use mirrorlog_core::id::{Digest, Lane, MirrorId};
+use mirrorlog_core::mirror::peers::Place;
+use support::{Disk, Server, assert_here, disk, fill, noise};
+use tokio::sync::watch;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use wire::v1::fetcher_server::Fetcher;
+use wire::v1::piece::Kind;
+use wire::v1::{FetchBatch, FetchRequest, Piece};
+
+fn root() -> Digest {
+    Digest::of(b"the build")
+}
+
+fn id(number: usize) -> MirrorId {
+    MirrorId::new(&format!("nz{number}")).unwrap()
+}
+
+fn peer(number: usize, source: Source, whole: bool) -> Peer {
+    Peer {
+        id: id(number),
+        source,
+        roots: BTreeMap::from([(root(), whole)]),
+        received_bytes: 0,
+    }
+}
+
+/// Options of a mirror that knows these peers; `own` when they can fetch from it.
+fn with_peers(peers: Vec<Peer>, own: Option<usize>) -> FetchOptions {
+    let (_, table) = watch::channel(Arc::new(peers));
+    FetchOptions {
+        peers: Some(Peers {
+            root: root(),
+            own: own.map(|number| Place::of(&id(number))),
+            table,
+            rate: RateLimiter::new(None),
+            shunned: Shunned::default(),
+        }),
+        ..FetchOptions::default()
+    }
+}
+
+/// Small and large blobs, more large ones than may have a file open.
+fn contents() -> Vec<Vec<u8>> {
+    let small = (0..400).map(|seed| noise(seed, 20_000));
+    let large = (1000..1040).map(|seed| noise(seed, 1_200_000));
+    small.chain(large).collect()
+}
+
+fn bytes_of(wants: &[Wanted]) -> u64 {
+    wants.iter().map(|wanted| wanted.size_bytes).sum()
+}
+
+async fn fetch_from(archive: &Source, wants: &[Wanted], at: &Disk, how: &FetchOptions) -> Fetched {
+    let wants = wants.iter().copied();
+    let fetched = fetch_all(std::slice::from_ref(archive), wants, &at.store, how).await;
+    fetched.unwrap()
+}
+
+fn whole(fetched: &Fetched, wants: &[Wanted], at: &Disk) {
+    assert!(fetched.is_whole(), "{fetched:?}");
+    assert_here(&at.store, wants);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invariant_a_byte_crosses_a_pools_border_once() {
+    let origin = disk();
+    let wants = fill(&origin.store, contents());
+    let archive = Server::start(&origin.store);
+    let mirrors: Vec<(Disk, Server)> = (0..5)
+        .map(|_| {
+            let disk = disk();
+            let server = Server::start(&disk.store);
+            (disk, server)
+        })
+        .collect();
+    let fetches = mirrors.iter().enumerate().map(|(number, (at, _))| {
+        let others = mirrors.iter().enumerate();
+        let others = others.filter(|(other, _)| *other != number);
+        let peers = others.map(|(other, (_, server))| peer(other, server.source(), false));
+        let how = with_peers(peers.collect(), Some(number));
+        let (archive, wants) = (archive.source(), &wants);
+        async move { fetch_from(&archive, wants, at, &how).await }
+    });
+    let fetched = futures::future::join_all(fetches).await;
+    for ((at, _), fetched) in mirrors.iter().zip(&fetched) {
+        whole(fetched, &wants, at);
+    }
+    let sent: u64 = fetched
+        .iter()
+        .map(|one| one.sources[0].received_bytes)
+        .sum();
+    let copies = sent as f64 / bytes_of(&wants) as f64;
+    assert!(
+        (1.0..1.2).contains(&copies),
+        "the archive sent {copies} copies"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_cannot_be_reached_fetches_all_from_peers_that_have_it() {
+    let (origin, neighbour, here) = (disk(), disk(), disk());
+    let wants = fill(&origin.store, contents());
+    fill(&neighbour.store, contents());
+    let (archive, serves) = (
+        Server::start(&origin.store),
+        Server::start(&neighbour.store),
+    );
+    let how = with_peers(vec![peer(1, serves.source(), true)], None);
+    let fetched = fetch_from(&archive.source(), &wants, &here, &how).await;
+    whole(&fetched, &wants, &here);
+    assert_eq!(fetched.sources[0].received_bytes, 0);
+    assert_eq!(fetched.sources[1].files, wants.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invariant_priority_never_waits_for_a_peer() {
+    let (origin, empty, here) = (disk(), disk(), disk());
+    let wants = fill(&origin.store, contents());
+    let (archive, serves) = (Server::start(&origin.store), Server::start(&empty.store));
+    let how = FetchOptions {
+        lane: Lane::Priority,
+        ..with_peers(vec![peer(1, serves.source(), false)], None)
+    };
+    let fetched = fetch_from(&archive.source(), &wants, &here, &how).await;
+    whole(&fetched, &wants, &here);
+    assert_eq!(
+        (fetched.sources[0].files, fetched.sources[1].absent),
+        (wants.len() as u64, 0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_stand_in_for_an_archive_that_is_down() {
+    let (neighbour, here) = (disk(), disk());
+    let wants = fill(&neighbour.store, contents());
+    let serves = Server::start(&neighbour.store);
+    let gone = Source::new("127.0.0.1:9").unwrap();
+    for lane in Lane::ALL {
+        let how = FetchOptions {
+            lane,
+            ..with_peers(vec![peer(1, serves.source(), true)], Some(2))
+        };
+        let at = disk();
+        let fetched = fetch_from(&gone, &wants, &at, &how).await;
+        whole(&fetched, &wants, &at);
+    }
+    // One that is not known to have anything, too.
+    let how = with_peers(vec![peer(1, serves.source(), false)], Some(2));
+    let fetched = fetch_from(&gone, &wants, &here, &how).await;
+    whole(&fetched, &wants, &here);
+}
+
+/// Never brings anything; what it says depends on the test.
+#[derive(Clone)]
+enum Bad {
+    Stalls,
+    Lies,
+    Lacks,
+}
+
+#[tonic::async_trait]
+impl Fetcher for Bad {
+    type FetchStream = ReceiverStream<Result<FetchBatch, Status>>;
+
+    async fn fetch(
+        &self,
+        request: Request<Streaming<FetchRequest>>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        let (sender, answers) = tokio::sync::mpsc::channel(4);
+        let (mut requests, how) = (request.into_inner(), self.clone());
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                for want in request.wants {
+                    let kind = match how {
+                        Self::Stalls => continue,
+                        Self::Lies => Kind::Data(noise(70_000, 20_000).into()),
+                        Self::Lacks => Kind::Absent(wire::v1::piece::Absent {}),
+                    };
+                    let piece = Piece {
+                        id: want.id,
+                        kind: Some(kind),
+                        last: true,
+                    };
+                    let pieces = vec![piece];
+                    if sender.send(Ok(FetchBatch { pieces })).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invariant_a_peer_that_stalls_lies_lacks_or_vanishes_stops_nothing() {
+    let origin = disk();
+    let wants = fill(&origin.store, contents());
+    let archive = Server::start(&origin.store);
+    for whole_it_says in [true, false] {
+        for bad in [Some(Bad::Stalls), Some(Bad::Lies), Some(Bad::Lacks), None] {
+            let (here, neighbour) = (disk(), disk());
+            fill(&neighbour.store, contents());
+            let good = Server::start(&neighbour.store);
+            let serves = bad.map(Server::start_other);
+            let gone = || Source::new("127.0.0.1:9").unwrap();
+            let source = serves.as_ref().map_or_else(gone, Server::source);
+            let good = peer(2, good.source(), false);
+            let how = with_peers(vec![peer(1, source, whole_it_says), good], Some(3));
+            let fetched = fetch_from(&archive.source(), &wants, &here, &how).await;
+            whole(&fetched, &wants, &here);
+            assert_eq!(fetched.sources[1].files, 0);
+            assert!(
+                fetched.sources[2].files > 0,
+                "the other peer has a share still"
+            );
+            let shunned = how.peers.unwrap().shunned;
+            let lacks_all =
+                whole_it_says && fetched.sources[1].lost == 0 && !fetched.sources[1].dropped;
+            assert_eq!(shunned.contains(&id(1)), !lacks_all);
+            assert!(!shunned.contains(&id(2)));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_neither_archive_nor_peers_have_is_absent() {
+    let (origin, empty, here) = (disk(), disk(), disk());
+    let wants = fill(&disk().store, [noise(1, 5000), noise(2, 1_500_000)]);
+    let (archive, serves) = (Server::start(&origin.store), Server::start(&empty.store));
+    for own in [None, Some(1)] {
+        let how = with_peers(vec![peer(2, serves.source(), false)], own);
+        let fetched = fetch_from(&archive.source(), &wants, &here, &how).await;
+        assert_eq!(
+            (fetched.absent.len(), fetched.failed.len()),
+            (2, 0),
+            "{fetched:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_becomes_whole_while_others_wait_gives_all() {
+    let (origin, neighbour, here) = (disk(), disk(), disk());
+    let wants = fill(&origin.store, contents());
+    fill(&neighbour.store, contents());
+    let serves = Server::start(&neighbour.store);
+    let gone = Source::new("127.0.0.1:9").unwrap();
+    let (teller, table) = watch::channel(Arc::new(Vec::new()));
+    let mut how = with_peers(Vec::new(), Some(1));
+    how.peers.as_mut().unwrap().table = table;
+    let fetch = fetch_all(
+        std::slice::from_ref(&gone),
+        wants.clone(),
+        &here.store,
+        &how,
+    );
+    let tell = async {
+        teller.send_replace(Arc::new(vec![peer(2, serves.source(), false)]));
+        tokio::task::yield_now().await;
+        teller.send_replace(Arc::new(vec![peer(2, serves.source(), true)]));
+        std::future::pending::<Result<Fetched, FetchError>>().await
+    };
+    let fetched = tokio::select! { fetched = fetch => fetched, never = tell => never };
+    whole(&fetched.unwrap(), &wants, &here);
+}
