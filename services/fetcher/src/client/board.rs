@@ -63,6 +63,8 @@ pub(super) struct Job {
     has_slot: bool,
     /// Counts the wants in the order in which they came.
     number: u64,
+    /// The peer that it waits for, and since when.
+    waits: Option<(usize, Instant)>,
     /// Has waited for its peer, which is to be asked now.
     is_due: bool,
     absent_at: Set,
@@ -101,6 +103,7 @@ impl From<Wanted> for Job {
             in_memory: false,
             has_slot: false,
             number: 0,
+            waits: None,
             is_due: false,
             absent_at: Set::default(),
             failed_at: Set::default(),
@@ -425,6 +428,9 @@ impl State {
         if let Some(peer) = self.sources[best].peer.as_mut().filter(|peer| waits(peer)) {
             if std::mem::take(&mut job.has_slot) {
                 self.large -= 1;
+            }
+            if job.waits.is_none_or(|(peer, _)| peer != best) {
+                job.waits = Some((best, now));
             }
             peer.wait(job);
             return Routed::Waiting;

@@ -75,6 +75,8 @@ pub(super) struct Neighbour {
     is_slow: bool,
     /// What it is to bring, in the order in which it was wanted.
     waiting: BTreeMap<u64, Job>,
+    /// How long it is waited for.
+    patience: Duration,
     /// How many of them it is asked for next, and when at the latest.
     ask: usize,
     ask_at: Instant,
@@ -98,6 +100,7 @@ impl Neighbour {
             is_whole: false,
             is_slow: false,
             waiting: BTreeMap::new(),
+            patience: PATIENCE + PATIENCE.mul_f64(chance() / 2.0),
             ask: ASK_FIRST,
             ask_at: now,
             unanswered: 0,
@@ -128,14 +131,19 @@ impl Neighbour {
     /// Whether it was waited for long enough.
     fn is_overdue(&self, sharing: &Sharing, now: Instant) -> bool {
         let last = self.gained_at.max(sharing.own_share_at);
-        let chance = RandomState::new().hash_one(self.waiting.len()) % 1000;
-        let patience = PATIENCE + PATIENCE.mul_f64(chance as f64 / 2000.0);
-        let moves = now.saturating_duration_since(self.moved_at) < PROGRESS_COUNTS;
         let own_share = last.saturating_duration_since(sharing.began);
+        let moves = now.saturating_duration_since(self.moved_at) < PROGRESS_COUNTS;
         let patience = match moves {
             true => PATIENCE_WITH_PROGRESS.max(own_share),
-            false => patience,
+            false => self.patience,
         };
+        // What was given to it a moment ago has not waited yet.
+        let oldest = self
+            .waiting
+            .values()
+            .filter_map(|job| Some(job.waits?.1))
+            .min();
+        let last = oldest.map_or(last, |oldest| last.max(oldest));
         now.saturating_duration_since(last) > patience
     }
 }
@@ -361,4 +369,9 @@ impl Neighbour {
         let whole = said.roots.get(root).copied().unwrap_or(false);
         std::mem::replace(&mut self.is_whole, whole) != whole
     }
+}
+
+/// A number from 0 to 1, another one each time.
+fn chance() -> f64 {
+    (RandomState::new().hash_one(0) % 1000) as f64 / 1000.0
 }
