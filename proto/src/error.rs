@@ -52,6 +52,9 @@ pub enum FieldError {
     /// There where it may not be.
     #[error("not allowed here")]
     Unexpected,
+    /// No `host:port`.
+    #[error("not of the form host:port")]
+    Address,
     /// 0 where numbers start at 1.
     #[error("0 is no number here, they start at 1")]
     Zero,

@@ -10,6 +10,7 @@
 //! | [`signed`] | a statement with its signature |
 //! | [`signify`] | keys, signatures and signed messages as signify's files |
 //! | [`event`], [`delta`] | what travels on the log |
+//! | [`peer`] | what mirrors of one pool tell each other |
 //! | [`kv`] | values and keys of the key-value buckets |
 //! | [`rpc`], [`codec`] | fields of gRPC messages; the messages |
 //! | [`state`] | what a mirror remembers between two starts |
@@ -23,6 +24,7 @@ mod error;
 pub mod event;
 mod field;
 pub mod kv;
+pub mod peer;
 pub mod rpc;
 pub mod signed;
 pub mod signify;

@@ -49,5 +49,12 @@ pub const REPORT_BUILDS_MAX: usize = 64;
 /// Most outcomes of orders in one report.
 pub const REPORT_ORDERS_MAX: usize = 64;
 
+/// Largest word of a mirror to its peers, in bytes; stops one of them from filling the others' memory.
+pub const PEER_NOTICE_MAX_BYTES: usize = 128 * 1024;
+/// Most builds that a mirror tells its peers of.
+pub const PEER_BUILDS_MAX: usize = 1024;
+/// Longest `host:port`, in bytes: a DNS name and a port.
+pub const PEER_ADDRESS_MAX_BYTES: usize = 260;
+
 /// Clock skew tolerated between two honest machines, in milliseconds.
 pub const CLOCK_SKEW_MS: i64 = 10 * 60 * 1000;

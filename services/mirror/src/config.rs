@@ -25,6 +25,9 @@ pub struct Config {
     /// How content is fetched.
     #[serde(default)]
     pub fetch: FetchSection,
+    /// Mirrors of the same pool.
+    #[serde(default)]
+    pub peers: PeersSection,
     /// Trees of files for nginx and rsync; none when left out.
     #[serde(default)]
     pub export: Option<ExportSection>,
@@ -125,6 +128,41 @@ fn time_of_day<'de, D: serde::Deserializer<'de>>(from: D) -> Result<jiff::civil:
     let text = String::deserialize(from)?;
     let time = text.parse();
     time.map_err(|_| serde::de::Error::custom(format!("{text:?} is no time of day: write 22:30")))
+}
+
+/// `[peers]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeersSection {
+    /// Whether mirrors of the same pool are asked for content, and told of this one.
+    pub enabled: bool,
+    /// `host:port` where they reach this mirror's fetcher; absent: they cannot, and this mirror only asks.
+    #[serde(deserialize_with = "host_and_port")]
+    pub address: Option<String>,
+    /// Most bytes a second from peers, in bits; absent: they count for `fetch.rate`.
+    pub rate: Option<ByteRate>,
+}
+
+impl Default for PeersSection {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            address: None,
+            rate: None,
+        }
+    }
+}
+
+fn host_and_port<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(from)?;
+    match wire::peer::check_address(&text) {
+        Ok(()) => Ok(Some(text)),
+        Err(_) => {
+            let told =
+                format!("{text:?} is not of the form host:port: write mirror.example.org:7080");
+            Err(serde::de::Error::custom(told))
+        }
+    }
 }
 
 /// `[export]`

@@ -7,6 +7,7 @@
 //! | `engine` | the shell around `mirrorlog_core::mirror`: step, persist, perform, ack |
 //! | `inbox` | events, heads and orders from the log, verified before the engine sees them |
 //! | `journal` | what the log did not bring, asked of the archive |
+//! | `peers` | the mirrors of its pool, which bring shares of a build for each other |
 //! | `sync` | pages and blobs of one build, until every byte is durable |
 //! | `state` | keys and values in the control database |
 //! | `serving` | what is served right now, swapped as one pointer |
@@ -27,6 +28,7 @@ mod http;
 mod inbox;
 mod journal;
 mod metrics;
+mod peers;
 mod report;
 mod room;
 mod scrub;

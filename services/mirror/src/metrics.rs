@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::Slot;
 use crate::run::Parts;
+use crate::sync::Progress;
 
 /// Pause between two looks.
 const EVERY: Duration = Duration::from_secs(2);
@@ -89,7 +90,8 @@ impl Metrics {
         );
         let fetched = metrics::fetch_bytes(registry);
         for lane in Lane::ALL {
-            drop(fetched.get_or_create(&from_archive(lane)));
+            drop(fetched.get_or_create(&from(lane, ARCHIVE)));
+            drop(fetched.get_or_create(&from(lane, PEER)));
         }
         Self {
             fetched,
@@ -111,8 +113,11 @@ impl Metrics {
     }
 
     /// Counts what a sync or a healing has fetched.
-    pub(crate) fn fetched(&self, lane: Lane) -> Counter {
-        self.fetched.get_or_create_owned(&from_archive(lane))
+    pub(crate) fn fetched(&self, lane: Lane) -> Fetched {
+        Fetched {
+            from_archive: self.fetched.get_or_create_owned(&from(lane, ARCHIVE)),
+            from_peers: self.fetched.get_or_create_owned(&from(lane, PEER)),
+        }
     }
 
     /// Takes over what the engine knows of a channel.
@@ -172,10 +177,29 @@ impl Metrics {
     }
 }
 
-fn from_archive(lane: Lane) -> FetchLabels {
+const ARCHIVE: &str = "archive";
+const PEER: &str = "peer";
+
+fn from(lane: Lane, source: &'static str) -> FetchLabels {
     FetchLabels {
         lane: lane.as_str(),
-        source: "archive",
+        source,
+    }
+}
+
+/// Bytes of one lane, by where they came from.
+pub(crate) struct Fetched {
+    from_archive: Counter,
+    from_peers: Counter,
+}
+
+impl Fetched {
+    /// Counts what a sync or a healing has received.
+    pub(crate) fn count(&self, progress: &Progress) {
+        let from_peers = progress.peers_bytes();
+        self.from_peers.inc_by(from_peers);
+        let all = progress.received_bytes();
+        self.from_archive.inc_by(all.saturating_sub(from_peers));
     }
 }
 

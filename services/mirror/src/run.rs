@@ -23,6 +23,7 @@ use crate::export::Exports;
 use crate::inbox::{Inbox, Parked, Replay};
 use crate::journal::Journal;
 use crate::metrics::Metrics;
+use crate::peers::Pool;
 use crate::report::Reports;
 use crate::room::Room;
 use crate::serving::{ServingReader, ServingWriter};
@@ -116,13 +117,15 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         })
         .into_iter()
         .unzip();
+    let rate = RateLimiter::new(config.fetch.rate_now());
     let parts = Arc::new(Parts {
         control: Arc::new(control),
         journal: Journal::new(&config.archive.fetch, Arc::clone(&keys))?,
         syncer: Syncer {
             pages,
             sources: Syncer::sources(&[&config.archive.fetch])?,
-            rate: RateLimiter::new(config.fetch.rate_now()),
+            pool: Pool::new(&config, &rate),
+            rate,
             room: Room::new(store.clone(), mirror.free_floor, mirror.budget),
             sweeps: collect::Sweeps::default(),
         },
@@ -180,6 +183,8 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     tasks.spawn(follow.heads_and_orders(shutdown.clone()));
     let reports = Arc::clone(&parts.reports);
     let (id, every) = (mirror.id.clone(), config.report.every.0);
+    let pool = parts.syncer.pool.clone();
+    tasks.spawn(pool.run(log_receiver.clone(), shutdown.clone()));
     tasks.spawn(reports.publish(id, key, log_receiver, every, shutdown.clone()));
     let suspecting = suspects::run(
         Arc::clone(&parts),

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::collect::Sweeps;
 use crate::engine::{Mailbox, Message};
 use crate::filter::Named;
+use crate::peers::Pool;
 use crate::room::{Full, Room};
 
 /// Wants that may wait between the walk over the manifest and the fetcher.
@@ -26,6 +27,9 @@ const WANTS_QUEUED: usize = 4096;
 const WANTS_LISTED_MAX: usize = 16 * 1024;
 /// Rounds of "look what is missing, fetch it" that may leave as much missing as before until a sync counts as failed.
 const IDLE_ROUNDS_MAX: usize = 4;
+
+/// Builds that lack less than this do not wait for peers to begin with them too.
+const SHARED_MIN_BYTES: u64 = 1024 * 1024;
 
 /// Why a build did not become whole.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +107,11 @@ impl Progress {
         self.fetch.received_bytes()
     }
 
+    /// Those of them that came from peers.
+    pub(crate) fn peers_bytes(&self) -> u64 {
+        self.fetch.peers_bytes()
+    }
+
     /// Bytes still to come; `None` before they are counted.
     pub(crate) fn remaining_bytes(&self) -> Option<u64> {
         let planned_bytes = self.planned_bytes.load(Ordering::Relaxed);
@@ -138,6 +147,7 @@ impl Lacks {
 pub(crate) struct Syncer {
     pub(crate) pages: Pages,
     pub(crate) sources: Vec<Source>,
+    pub(crate) pool: Pool,
     pub(crate) rate: Arc<RateLimiter>,
     pub(crate) room: Room,
     pub(crate) sweeps: Sweeps,
@@ -207,6 +217,7 @@ impl Syncer {
         let hurry = self.sweeps.hurry();
         let pin = tokio::task::spawn_blocking(move || store.pin()).await??;
         drop(hurry);
+        let _followed = self.pool.follow(&job.progress.fetch);
         let (mut least_missing, mut idle_rounds) = (None, 0);
         while idle_rounds < IDLE_ROUNDS_MAX {
             let looked = match least_missing {
@@ -243,7 +254,12 @@ impl Syncer {
             job.progress
                 .planned_bytes
                 .store(stored + missing.bytes, Ordering::Relaxed);
+            let shares = job.lane == Lane::Bulk && missing.bytes >= SHARED_MIN_BYTES;
             lacks.tell(missing).await;
+            if shares {
+                let met = self.pool.meet(&lacks.channel, &job.root);
+                job.stop.run_until_cancelled(met).await;
+            }
             let fetched = self.fetch_blobs(job, wants, draft).await;
             self.room
                 .stored(job.progress.fetch.stored_bytes().saturating_sub(stored));
@@ -258,6 +274,7 @@ impl Syncer {
             rate: Arc::clone(&self.rate),
             cancel: job.stop.clone(),
             progress: Arc::clone(&job.progress.fetch),
+            peers: self.pool.peers(job.root),
             ..FetchOptions::default()
         }
     }

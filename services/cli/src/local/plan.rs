@@ -226,11 +226,13 @@ impl Plan {
         format!(
             "[mirror]\nid = \"{id}\"\npool = \"{pool}\"\nstate = \"state\"\nstore = \"store\"\nkey = \"{id}.sec\"\n\n\
              [archive]\nfetch = \"127.0.0.1:{}\"\nkeys = [{}]\n\n[nats]\nurl = \"{nats}\"\n\n\
-             [http]\nlisten = \"{}\"\n\n[grpc]\nlisten = \"127.0.0.1:{}\"\n{rate}{export}\n\
+             [http]\nlisten = \"{}\"\n\n[grpc]\nlisten = \"127.0.0.1:{}\"\n\n\
+             [peers]\naddress = \"127.0.0.1:{}\"\n{rate}{export}\n\
              [scrub]\nevery = \"10s\"\nrate = \"800mbit\"\n\n[report]\nevery = \"5s\"\n",
             self.archive.grpc,
             quoted(archive_key),
             mirror.http(),
+            ports.grpc,
             ports.grpc
         )
     }

@@ -99,7 +99,7 @@ impl Default for FetchOptions {
 #[derive(Debug, Default)]
 pub struct Progress {
     received_bytes: AtomicU64,
-    from_peers_bytes: AtomicU64,
+    peers_bytes: AtomicU64,
     stored_bytes: AtomicU64,
     stored_files: AtomicU64,
 }
@@ -111,8 +111,8 @@ impl Progress {
     }
 
     /// Those of them that came from peers.
-    pub fn from_peers_bytes(&self) -> u64 {
-        self.from_peers_bytes.load(Ordering::Relaxed)
+    pub fn peers_bytes(&self) -> u64 {
+        self.peers_bytes.load(Ordering::Relaxed)
     }
 
     /// Bytes of whole, checked pages and blobs.
@@ -128,7 +128,7 @@ impl Progress {
     fn received(&self, bytes: u64, from_peer: bool) {
         self.received_bytes.fetch_add(bytes, Ordering::Relaxed);
         if from_peer {
-            self.from_peers_bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.peers_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 

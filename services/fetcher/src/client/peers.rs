@@ -22,7 +22,7 @@ pub struct Peers {
     pub own: Option<Place>,
     /// Who is there. May change while the fetch runs.
     pub table: watch::Receiver<Arc<Vec<Peer>>>,
-    /// Shared by all that comes from peers; the sources' rate does not count for them.
+    /// The rate of what comes from peers; may be that of the fetch.
     pub rate: Arc<RateLimiter>,
     /// Who failed lately; shared by all fetches of the process.
     pub shunned: Shunned,

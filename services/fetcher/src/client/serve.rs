@@ -28,6 +28,7 @@ pub(super) struct Context {
     pub(super) rate: Arc<RateLimiter>,
     /// A source that sends nothing for this long, though it could, is lost.
     pub(super) stall: Duration,
+    pub(super) is_peer: bool,
 }
 
 impl Context {
@@ -46,12 +47,8 @@ impl Context {
             rate: Arc::clone(peers.map_or(&options.rate, |peers| &peers.rate)),
             stall: peers.map_or(options.stall, |_| options.stall.min(PEER_STALL)),
             options: options.clone(),
+            is_peer: peers.is_some(),
         }
-    }
-
-    pub(super) fn is_peer(&self) -> bool {
-        let peers = self.options.peers.as_ref();
-        peers.is_some_and(|peers| Arc::ptr_eq(&peers.rate, &self.rate))
     }
 }
 

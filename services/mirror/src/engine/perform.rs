@@ -188,7 +188,7 @@ impl Engine {
             };
             // Not cut off when cancelled: the fetch then ends by itself and keeps what has arrived.
             let outcome = syncer.run(&job, &lacks).await;
-            fetched.inc_by(job.progress.received_bytes());
+            fetched.count(&job.progress);
             if job.stop.is_cancelled() {
                 return;
             }
@@ -247,7 +247,7 @@ impl Engine {
                 build,
             };
             let ran = job.stop.run_until_cancelled(syncer.run(&job, &lacks)).await;
-            fetched.inc_by(job.progress.received_bytes());
+            fetched.count(&job.progress);
             let outcome = ran.unwrap_or(Err(SyncError::Stopped));
             sender
                 .send(Message::Healed {
@@ -482,6 +482,7 @@ impl Engine {
             .zip(served)
             .and_then(|(exports, row)| exports.trouble(&row.mount));
         if let Some(slot) = self.slots.get(id) {
+            self.parts.syncer.pool.stand(id, slot.standing());
             let live = served.and_then(|row| row.live);
             self.parts.reports.send(slot, live, trouble, outcomes);
         }

@@ -11,6 +11,7 @@ use runtime::state::Control;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire::Signed;
+use wire::peer::PeerBuild;
 
 use crate::serving::{Flip, ServedBuild, ServedChannel};
 use crate::state::Key;
@@ -118,6 +119,21 @@ impl Slot {
         let held = self.channel.held.values().rev();
         let whole = held.filter(|held| !self.channel.healing.contains(&held.target.build));
         whole.map(|held| held.target.root).next()
+    }
+
+    /// What peers are told: the builds that are whole here, and those that are on their way.
+    pub(crate) fn standing(&self) -> Vec<PeerBuild> {
+        let channel = &self.channel;
+        let held = channel.held.values().map(|held| held.target);
+        let held = held.filter(|target| !channel.is_retracted(target.build));
+        let held = held.map(|target| (target.root, !channel.healing.contains(&target.build)));
+        let coming = self.targets().map(|target| (target.root, false));
+        let builds = held.chain(coming).map(|(root, whole)| PeerBuild {
+            channel: channel.id.clone(),
+            root,
+            whole,
+        });
+        builds.collect()
     }
 
     /// The table's row for this channel; `None` before any snapshot is known.

@@ -10,6 +10,7 @@ mod durable;
 mod error;
 mod events;
 mod kv;
+mod peers;
 mod reader;
 mod server;
 pub mod supervise;
@@ -28,6 +29,7 @@ pub use config::{NatsConfig, Replicas, ReplicasError};
 pub use error::LogError;
 pub use events::{Delivery, Event, Events};
 pub use kv::{Bucket, KvChange, Watch};
+pub use peers::Notices;
 pub use reader::{Message, Messages};
 
 use durable::Durable;

@@ -33,7 +33,7 @@ impl Session<'_> {
                 })
                 .await?;
         }
-        let is_peer = self.context.is_peer();
+        let is_peer = self.context.is_peer;
         self.context.options.progress.received(cost, is_peer);
         self.context.board.received(self.context.index, cost);
         self.lease.settle(cost);

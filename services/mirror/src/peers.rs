@@ -1,0 +1,330 @@
+//! The mirrors of this pool: who is there, what they have, and what they are told of this one.
+//!
+//! Notices go beside the log, and nothing keeps them. A wrong one costs seconds: what comes from a peer is checked like
+//! everything else, and whoever brings nothing is left alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fetcher::client::{Peer, Peers, Progress, Shunned, Source};
+use fetcher::limit::RateLimiter;
+use mirrorlog_core::id::{ChannelId, Digest, MirrorId, PoolId};
+use mirrorlog_core::mirror::peers::Place;
+use runtime::log::{Log, LogError};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wire::peer::{PeerBuild, PeerNotice};
+
+use crate::config::Config;
+use crate::inbox::chain;
+
+/// Pause between two notices while nothing is brought here.
+const TELL_IDLE: Duration = Duration::from_secs(10);
+/// The same while something is: peers see by it that there is progress.
+const TELL_BUSY: Duration = Duration::from_secs(1);
+/// Shortest time between two notices: a burst of changes makes one.
+const TELL_PAUSE: Duration = Duration::from_millis(20);
+/// A peer that was not heard of for so long is gone.
+const GONE_AFTER: Duration = Duration::from_secs(25);
+/// Most peers that are remembered; others are left out.
+const PEERS_MAX: usize = 256;
+/// Longest wait for peers that carry a channel to say that they bring the same build.
+const MEET: Duration = Duration::from_millis(500);
+/// A mirror that has just begun to listen has not heard of anybody yet.
+const LISTEN: Duration = Duration::from_millis(300);
+/// Pause before listening again after a failure.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What a mirror knows of its pool. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Pool(Arc<Inner>);
+
+struct Inner {
+    mirror: MirrorId,
+    pool: PoolId,
+    /// Where peers fetch from this mirror; `None` when they cannot.
+    address: Option<String>,
+    enabled: bool,
+    rate: Arc<RateLimiter>,
+    shunned: Shunned,
+    table: watch::Sender<Arc<Vec<Peer>>>,
+    state: Mutex<State>,
+    /// This mirror's own standing has changed.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// This mirror's builds.
+    own: BTreeMap<ChannelId, Vec<PeerBuild>>,
+    /// Bytes received by fetches that ended.
+    received_bytes: u64,
+    /// Fetches that run.
+    running: Vec<Weak<Progress>>,
+    heard: BTreeMap<MirrorId, Heard>,
+    listening_since: Option<Instant>,
+}
+
+/// A peer's last notice.
+struct Heard {
+    at: Instant,
+    channels: BTreeSet<ChannelId>,
+    /// `None` when it cannot be fetched from.
+    peer: Option<Peer>,
+}
+
+impl Pool {
+    /// The pool of a mirror's configuration; `rate` is that of all its fetches.
+    pub(crate) fn new(config: &Config, rate: &Arc<RateLimiter>) -> Self {
+        let own_rate = config.peers.rate.map(|rate| RateLimiter::new(Some(rate)));
+        Self(Arc::new(Inner {
+            mirror: config.mirror.id.clone(),
+            pool: config.mirror.pool.clone(),
+            address: config
+                .peers
+                .address
+                .clone()
+                .filter(|_| config.peers.enabled),
+            enabled: config.peers.enabled,
+            rate: own_rate.unwrap_or_else(|| Arc::clone(rate)),
+            shunned: Shunned::default(),
+            table: watch::Sender::default(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }))
+    }
+
+    /// The peers for bringing a build here, those too that come later; `None` when peers are not to be asked.
+    pub(crate) fn peers(&self, root: Digest) -> Option<Peers> {
+        let inner = &self.0;
+        inner.enabled.then(|| Peers {
+            root,
+            own: inner.address.as_ref().map(|_| Place::of(&inner.mirror)),
+            table: inner.table.subscribe(),
+            rate: Arc::clone(&inner.rate),
+            shunned: inner.shunned.clone(),
+        })
+    }
+
+    /// Notes what this mirror has of a channel; peers are told when it is something else than before.
+    pub(crate) fn stand(&self, channel: &ChannelId, builds: Vec<PeerBuild>) {
+        let mut state = self.lock();
+        if state.own.get(channel) != Some(&builds) {
+            state.own.insert(channel.clone(), builds);
+            drop(state);
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// Counts what a fetch receives as progress of this mirror.
+    pub(crate) fn follow(&self, progress: &Arc<Progress>) -> Followed {
+        self.lock().running.push(Arc::downgrade(progress));
+        Followed {
+            pool: self.clone(),
+            progress: Arc::clone(progress),
+        }
+    }
+
+    /// Waits a moment for the peers that carry a channel to begin with the same build, so that each brings a share.
+    pub(crate) async fn meet(&self, channel: &ChannelId, root: &Digest) {
+        let deadline = Instant::now() + MEET;
+        let mut table = self.0.table.subscribe();
+        while let Some(until) = self.missing_until(channel, root, deadline) {
+            tokio::select! {
+                changed = table.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(until) => {}
+            }
+        }
+    }
+
+    /// Until when somebody may still turn up; `None` when nobody is to be waited for.
+    fn missing_until(
+        &self,
+        channel: &ChannelId,
+        root: &Digest,
+        deadline: Instant,
+    ) -> Option<Instant> {
+        let now = Instant::now();
+        let state = self.lock();
+        let listened = state.listening_since? + LISTEN;
+        let carriers = state
+            .heard
+            .values()
+            .filter(|heard| heard.channels.contains(channel));
+        let mut peers = carriers.filter_map(|heard| heard.peer.as_ref());
+        let has = |peer: &Peer| peer.roots.get(root).copied();
+        if peers.clone().any(|peer| has(peer) == Some(true)) {
+            return None;
+        }
+        let all_here = peers.all(|peer| has(peer).is_some());
+        let until = if all_here {
+            listened
+        } else {
+            deadline.max(listened)
+        };
+        (now < until).then_some(until)
+    }
+
+    /// Tells the pool of this mirror and listens to the others, until `stop`.
+    pub(crate) async fn run(self, log: watch::Receiver<Option<Log>>, stop: CancellationToken) {
+        if self.0.enabled {
+            stop.run_until_cancelled(self.talk(log)).await;
+        }
+    }
+
+    async fn talk(&self, mut log: watch::Receiver<Option<Log>>) {
+        let Ok(Some(log)) = log.wait_for(Option::is_some).await.map(|log| log.clone()) else {
+            return;
+        };
+        loop {
+            let Err(error) = self.talk_through(&log).await;
+            tracing::debug!(
+                error = chain(&error),
+                "peers cannot be heard now; trying again"
+            );
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn talk_through(&self, log: &Log) -> Result<std::convert::Infallible, LogError> {
+        let (pool, mirror) = (&self.0.pool, &self.0.mirror);
+        let mut notices = log.peers(pool).await?;
+        self.lock().listening_since = Some(Instant::now());
+        let mut asks = true;
+        loop {
+            let (notice, is_busy) = self.notice(asks);
+            log.tell_peers(pool, mirror, notice.encode().into()).await?;
+            asks = false;
+            tokio::time::sleep(TELL_PAUSE).await;
+            let next = Instant::now() + if is_busy { TELL_BUSY } else { TELL_IDLE };
+            loop {
+                tokio::select! {
+                    heard = notices.next() => {
+                        let (from, payload) = heard?;
+                        if self.hear(&from, &payload) {
+                            break;
+                        }
+                    }
+                    () = self.0.changed.notified() => break,
+                    () = tokio::time::sleep_until(next) => break,
+                }
+            }
+            self.forget_gone();
+        }
+    }
+
+    /// What peers are told, and whether something is being brought here.
+    fn notice(&self, asks: bool) -> (PeerNotice, bool) {
+        let state = self.lock();
+        let running = state.running.iter().filter_map(Weak::upgrade);
+        let running: u64 = running.map(|progress| progress.received_bytes()).sum();
+        let builds: Vec<PeerBuild> = state.own.values().flatten().cloned().collect();
+        let is_busy = builds.iter().any(|build| !build.whole);
+        let notice = PeerNotice {
+            mirror: self.0.mirror.clone(),
+            fetch_address: self.0.address.clone(),
+            asks,
+            received_bytes: state.received_bytes + running,
+            builds,
+        };
+        (notice, is_busy)
+    }
+
+    /// Takes a notice over; true when whoever sent it wants an answer.
+    fn hear(&self, from: &MirrorId, payload: &Bytes) -> bool {
+        let notice = match PeerNotice::decode(payload) {
+            Ok(notice) if notice.mirror == *from => notice,
+            Ok(notice) => {
+                tracing::debug!(%from, mirror = %notice.mirror, "a notice on another mirror's subject");
+                return false;
+            }
+            Err(error) => {
+                tracing::debug!(%from, error = chain(&error), "a notice that cannot be read");
+                return false;
+            }
+        };
+        if *from == self.0.mirror {
+            return false;
+        }
+        let mut state = self.lock();
+        if !state.heard.contains_key(from) && state.heard.len() >= PEERS_MAX {
+            return false;
+        }
+        let before = state.heard.remove(from).and_then(|heard| heard.peer);
+        let source = notice.fetch_address.as_deref().and_then(|address| {
+            let same = before.filter(|before| before.source.address() == address);
+            match same.map_or_else(|| Source::new(address), |same| Ok(same.source)) {
+                Ok(source) => Some(source),
+                Err(error) => {
+                    tracing::debug!(%from, error = chain(&error), "a peer without an address");
+                    None
+                }
+            }
+        });
+        let peer = source.map(|source| Peer {
+            id: from.clone(),
+            source,
+            roots: roots(&notice.builds),
+            received_bytes: notice.received_bytes,
+        });
+        let channels = notice.builds.into_iter().map(|build| build.channel);
+        let heard = Heard {
+            at: Instant::now(),
+            channels: channels.collect(),
+            peer,
+        };
+        state.heard.insert(from.clone(), heard);
+        self.show(&state);
+        notice.asks
+    }
+
+    fn forget_gone(&self) {
+        let mut state = self.lock();
+        let before = state.heard.len();
+        state
+            .heard
+            .retain(|_, heard| heard.at.elapsed() < GONE_AFTER);
+        if state.heard.len() != before {
+            self.show(&state);
+        }
+    }
+
+    /// Hands the table to all fetches.
+    fn show(&self, state: &State) {
+        let peers = state.heard.values().filter_map(|heard| heard.peer.clone());
+        self.0.table.send_replace(Arc::new(peers.collect()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Of two words on one build, the better.
+fn roots(builds: &[PeerBuild]) -> BTreeMap<Digest, bool> {
+    let mut roots = BTreeMap::new();
+    for build in builds {
+        *roots.entry(build.root).or_default() |= build.whole;
+    }
+    roots
+}
+
+/// A fetch whose progress counts; dropped, it has ended.
+pub(crate) struct Followed {
+    pool: Pool,
+    progress: Arc<Progress>,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        let mut state = self.pool.lock();
+        let ours = Arc::as_ptr(&self.progress);
+        state
+            .running
+            .retain(|one| !std::ptr::eq(one.as_ptr(), ours));
+        state.received_bytes += self.progress.received_bytes();
+    }
+}
