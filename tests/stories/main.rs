@@ -19,6 +19,7 @@ mod get;
 mod hooks;
 mod openbsd;
 mod outage;
+mod peers;
 mod priority;
 mod publishing;
 mod retract;

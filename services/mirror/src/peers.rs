@@ -138,6 +138,9 @@ impl Pool {
                 () = tokio::time::sleep_until(until) => {}
             }
         }
+        let with_it = |peer: &&Peer| peer.roots.contains_key(root);
+        let peers = table.borrow().iter().filter(with_it).count();
+        tracing::debug!(%channel, peers, known = table.borrow().len(), "peers bring the same build");
     }
 
     /// Until when somebody may still turn up; `None` when nobody is to be waited for.
@@ -150,10 +153,11 @@ impl Pool {
         let now = Instant::now();
         let state = self.lock();
         let listened = state.listening_since? + LISTEN;
-        let carriers = state
-            .heard
-            .values()
-            .filter(|heard| heard.channels.contains(channel));
+        // Of a channel's first build nobody has said yet who carries the channel.
+        let own = state.own.get(channel);
+        let is_first = own.is_none_or(|builds| !builds.iter().any(|build| build.whole));
+        let carries = |heard: &&Heard| is_first || heard.channels.contains(channel);
+        let carriers = state.heard.values().filter(carries);
         let mut peers = carriers.filter_map(|heard| heard.peer.as_ref());
         let has = |peer: &Peer| peer.roots.get(root).copied();
         if peers.clone().any(|peer| has(peer) == Some(true)) {
@@ -196,6 +200,7 @@ impl Pool {
         let mut asks = true;
         loop {
             let (notice, is_busy) = self.notice(asks);
+            tracing::debug!(builds = notice.builds.len(), is_busy, "telling peers");
             log.tell_peers(pool, mirror, notice.encode().into()).await?;
             asks = false;
             tokio::time::sleep(TELL_PAUSE).await;
@@ -326,5 +331,153 @@ impl Drop for Followed {
             .running
             .retain(|one| !std::ptr::eq(one.as_ptr(), ours));
         state.received_bytes += self.progress.received_bytes();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const CONFIG: &str = "[mirror]\nid = \"nz1\"\npool = \"nz\"\nstate = \"s\"\nstore = \"b\"\nkey = \"k\"\n\
+        [archive]\nfetch = \"a:1\"\nkeys = []\n[nats]\nurl = \"nats://n\"\n\
+        [http]\nlisten = \"127.0.0.1:1\"\n[grpc]\nlisten = \"127.0.0.1:2\"\n";
+
+    fn pool(more: &str) -> Pool {
+        let config: Config = toml::from_str(&format!("{CONFIG}{more}")).unwrap();
+        let pool = Pool::new(&config, &RateLimiter::new(None));
+        pool.lock().listening_since = Some(Instant::now());
+        pool
+    }
+
+    fn channel() -> ChannelId {
+        ChannelId::new("noble").unwrap()
+    }
+
+    fn id(name: &str) -> MirrorId {
+        MirrorId::new(name).unwrap()
+    }
+
+    fn build(number: u8, whole: bool) -> PeerBuild {
+        PeerBuild {
+            channel: channel(),
+            root: Digest::of(&[number]),
+            whole,
+        }
+    }
+
+    fn notice(name: &str, address: Option<&str>, builds: Vec<PeerBuild>) -> Bytes {
+        let notice = PeerNotice {
+            mirror: id(name),
+            fetch_address: address.map(str::to_owned),
+            asks: false,
+            received_bytes: 0,
+            builds,
+        };
+        notice.encode().into()
+    }
+
+    fn known(pool: &Pool) -> Vec<String> {
+        let table = pool.0.table.borrow();
+        table.iter().map(|peer| peer.id.to_string()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn peers_are_those_that_can_be_reached_until_they_fall_silent() {
+        let pool = pool("");
+        pool.hear(&id("nz2"), &notice("nz2", Some("b:1"), vec![]));
+        // Behind NAT; on somebody else's subject; this mirror itself; no notice.
+        pool.hear(&id("nz3"), &notice("nz3", None, vec![]));
+        pool.hear(&id("nz4"), &notice("nz5", Some("b:1"), vec![]));
+        pool.hear(&id("nz1"), &notice("nz1", Some("b:1"), vec![]));
+        pool.hear(&id("nz6"), &Bytes::from_static(b"\xff"));
+        assert_eq!(known(&pool), ["nz2"]);
+        tokio::time::advance(GONE_AFTER / 2).await;
+        pool.hear(&id("nz7"), &notice("nz7", Some("c:1"), vec![]));
+        tokio::time::advance(GONE_AFTER / 2).await;
+        pool.forget_gone();
+        assert_eq!(known(&pool), ["nz7"]);
+        pool.hear(&id("nz7"), &notice("nz7", None, vec![]));
+        assert!(known(&pool).is_empty(), "it moved behind NAT");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_number_of_names_fills_the_memory() {
+        let pool = pool("");
+        for number in 0..PEERS_MAX + 50 {
+            let name = format!("nz{}", number + 2);
+            pool.hear(&id(&name), &notice(&name, Some("b:1"), vec![]));
+        }
+        assert_eq!(known(&pool).len(), PEERS_MAX);
+    }
+
+    /// How long a mirror waits that has the channel's build 1 and brings 2.
+    async fn wait_of(pool: &Pool, root: u8) -> Duration {
+        let begun = Instant::now();
+        pool.meet(&channel(), &Digest::of(&[root])).await;
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_those_who_carry_the_channel_are_waited_for() {
+        let pool = pool("");
+        tokio::time::advance(LISTEN).await;
+        pool.stand(&channel(), vec![build(1, true), build(2, false)]);
+        assert_eq!(wait_of(&pool, 2).await, Duration::ZERO, "nobody is there");
+        pool.hear(&id("nz2"), &notice("nz2", Some("b:1"), vec![]));
+        assert_eq!(
+            wait_of(&pool, 2).await,
+            Duration::ZERO,
+            "it has other channels"
+        );
+        pool.hear(
+            &id("nz2"),
+            &notice("nz2", Some("b:1"), vec![build(1, true)]),
+        );
+        assert_eq!(wait_of(&pool, 2).await, MEET, "it may bring the build too");
+        pool.hear(
+            &id("nz2"),
+            &notice("nz2", Some("b:1"), vec![build(2, false)]),
+        );
+        assert_eq!(wait_of(&pool, 2).await, Duration::ZERO);
+        pool.stand(&channel(), vec![build(9, false)]);
+        pool.hear(&id("nz3"), &notice("nz3", Some("c:1"), vec![]));
+        assert_eq!(
+            wait_of(&pool, 9).await,
+            MEET,
+            "anybody may carry a new channel"
+        );
+        pool.hear(
+            &id("nz3"),
+            &notice("nz3", Some("c:1"), vec![build(9, true)]),
+        );
+        assert_eq!(wait_of(&pool, 9).await, Duration::ZERO, "one has all of it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_just_begun_to_listen_listens_a_moment() {
+        let pool = pool("");
+        assert_eq!(wait_of(&pool, 2).await, LISTEN);
+        pool.lock().listening_since = None;
+        assert_eq!(
+            wait_of(&pool, 2).await,
+            Duration::ZERO,
+            "without the log nobody can be heard"
+        );
+    }
+
+    #[test]
+    fn configuration_says_whether_and_where() {
+        let root = Digest::of(b"root");
+        assert!(pool("[peers]\nenabled = false\n").peers(root).is_none());
+        assert!(pool("").peers(root).unwrap().own.is_none());
+        let reached = pool("[peers]\naddress = \"nz1.example.org:7080\"\n");
+        assert_eq!(
+            reached.peers(root).unwrap().own,
+            Some(Place::of(&id("nz1")))
+        );
+        let wrong = format!("{CONFIG}[peers]\naddress = \"http://nz1/\"\n");
+        let wrong = toml::from_str::<Config>(&wrong).unwrap_err().to_string();
+        assert!(wrong.contains("not of the form host:port"), "{wrong}");
     }
 }

@@ -83,6 +83,16 @@ where
         return Err(error);
     }
     finished?;
+    for source in &fetched.sources {
+        tracing::debug!(
+            source = source.address,
+            files = source.files,
+            bytes = source.received_bytes,
+            absent = source.absent,
+            lost = source.lost,
+            "a source's part"
+        );
+    }
     tracing::debug!(
         files = fetched.files,
         bytes = fetched.bytes,
