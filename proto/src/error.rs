@@ -2,6 +2,7 @@
 
 use mirrorlog_core::id::IdError;
 use mirrorlog_core::path::{PathError, TargetError};
+use mirrorlog_core::view::ViewError;
 
 use crate::signify::SignifyError;
 use crate::statement::SCHEMA;
@@ -114,6 +115,9 @@ pub enum FieldError {
     /// An id, a mount or a digest.
     #[error(transparent)]
     Id(#[from] IdError),
+    /// A view.
+    #[error(transparent)]
+    View(#[from] ViewError),
     /// A path.
     #[error(transparent)]
     Path(#[from] PathError),

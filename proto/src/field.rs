@@ -8,7 +8,7 @@ use mirrorlog_core::limits::{
 use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::statement::{Notice, OrderOutcome};
 use mirrorlog_core::time::Timestamp;
-use mirrorlog_core::view::View;
+use mirrorlog_core::view::{Part, View};
 
 use crate::error::{DecodeError, FieldError};
 use crate::v1;
@@ -192,17 +192,41 @@ pub fn layout_to_proto(layout: Layout) -> i32 {
 pub fn view(field: &'static str, view: Option<v1::View>) -> Result<View, DecodeError> {
     match view.and_then(|view| view.kind) {
         Some(v1::view::Kind::All(v1::view::Everything {})) => Ok(View::All),
+        Some(v1::view::Kind::Part(part)) => {
+            let names = |names: Vec<String>| {
+                let sorted = names.is_sorted_by(|a, b| a < b);
+                check_order(field, sorted, "names are not sorted, or one comes twice")?;
+                Ok(names.into_iter().collect())
+            };
+            let part = Part {
+                architectures: names(part.architectures)?,
+                components: names(part.components)?,
+                include: names(part.include)?,
+                exclude: names(part.exclude)?,
+            };
+            let view = View::new(part);
+            let view = view.map_err(|source| DecodeError::field(field, source))?;
+            // One view, one spelling.
+            check_order(field, !view.is_all(), "a part without rules")?;
+            Ok(view)
+        }
         None => Err(DecodeError::field(field, FieldError::Missing)),
     }
 }
 
 /// Writes a view.
 pub fn view_to_proto(view: &View) -> v1::View {
-    match view {
-        View::All => v1::View {
-            kind: Some(v1::view::Kind::All(v1::view::Everything {})),
-        },
-    }
+    let names = |names: &std::collections::BTreeSet<String>| names.iter().cloned().collect();
+    let kind = match view {
+        View::All => v1::view::Kind::All(v1::view::Everything {}),
+        View::Part(part) => v1::view::Kind::Part(v1::view::Part {
+            architectures: names(&part.architectures),
+            components: names(&part.components),
+            include: names(&part.include),
+            exclude: names(&part.exclude),
+        }),
+    };
+    v1::View { kind: Some(kind) }
 }
 
 /// Reads notices: few, short, each on one line.

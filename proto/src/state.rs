@@ -5,8 +5,10 @@ use mirrorlog_core::mirror::{
     Channel, Halt, HeadSeen, Held, LaneState, OpenEvent, Retracted, Sync, Target,
 };
 use mirrorlog_core::time::Timestamp;
+use mirrorlog_core::view::View;
 use prost::Message as _;
 
+use crate::field;
 use crate::v1;
 
 const SCHEMA: u32 = 1;
@@ -23,6 +25,20 @@ pub enum StateError {
     /// A field's value cannot be.
     #[error("stored state has a bad {0}")]
     Field(&'static str),
+}
+
+/// The view that a channel's builds are held in, as bytes.
+pub fn encode_view(view: &View) -> Vec<u8> {
+    field::view_to_proto(view).encode_to_vec()
+}
+
+/// Reads a view.
+///
+/// # Errors
+/// [`StateError`].
+pub fn decode_view(bytes: &[u8]) -> Result<View, StateError> {
+    let view = v1::View::decode(bytes).map_err(StateError::Protobuf)?;
+    field::view("view", Some(view)).map_err(|_| StateError::Field("view"))
 }
 
 /// A lane's cursor: how far events were taken, on which stream.

@@ -243,3 +243,32 @@ fn orders_are_checked_field_by_field() {
         "order.replay.time_ms"
     );
 }
+
+#[test]
+fn a_view_has_one_spelling() {
+    let part = |change: &dyn Fn(&mut v1::view::Part)| {
+        let mut part = v1::view::Part {
+            architectures: vec!["amd64".into(), "arm64".into()],
+            exclude: vec!["pool/**/*-dbg_*".into()],
+            ..v1::view::Part::default()
+        };
+        change(&mut part);
+        let mut report = report();
+        report.builds[0].view = Some(v1::View {
+            kind: Some(v1::view::Kind::Part(part)),
+        });
+        read(Proto::Report(report))
+    };
+    part(&|_| {}).unwrap();
+    let refused: [&dyn Fn(&mut v1::view::Part); 6] = [
+        &|part| part.architectures.reverse(),
+        &|part| part.architectures = vec!["amd64".into(); 2],
+        &|part| part.components = vec!["a b".into()],
+        &|part| part.exclude = vec!["pool/[".into()],
+        &|part| part.include = vec!["a\nb".into()],
+        &|part| *part = v1::view::Part::default(),
+    ];
+    for change in refused {
+        assert!(part(change).is_err());
+    }
+}

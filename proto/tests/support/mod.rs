@@ -17,7 +17,7 @@ use mirrorlog_core::statement::{
     ReportedBuild, Retraction, RevokeReason, Snapshot, Statement, Verdict, VerdictState,
 };
 use mirrorlog_core::time::{Mtime, Timestamp};
-use mirrorlog_core::view::View;
+use mirrorlog_core::view::{Part, View};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
@@ -183,16 +183,32 @@ pub(crate) fn reports() -> impl Strategy<Value = Report> {
 }
 
 fn reported() -> impl Strategy<Value = ReportedBuild> {
-    (digests(), presences(), any::<u64>(), any::<u64>()).prop_map(
-        |(root, presence, missing_files, missing_bytes)| ReportedBuild {
+    (digests(), presences(), any::<u64>(), any::<u64>(), views()).prop_map(
+        |(root, presence, missing_files, missing_bytes, view)| ReportedBuild {
             build: Build::FIRST,
             root,
-            view: View::All,
+            view,
             presence,
             missing_files,
             missing_bytes,
         },
     )
+}
+
+/// Everything, and parts.
+pub(crate) fn views() -> impl Strategy<Value = View> {
+    let names = || proptest::collection::btree_set("[a-z0-9]{1,9}", 0..4);
+    let globs = || proptest::collection::btree_set("[a-z*/]{1,9}", 0..4);
+    let part = (names(), names(), globs(), globs());
+    part.prop_map(|(architectures, components, include, exclude)| {
+        let part = Part {
+            architectures,
+            components,
+            include,
+            exclude,
+        };
+        View::new(part).unwrap_or_default()
+    })
 }
 
 /// Sparse, dense and run-length ones.
@@ -220,17 +236,18 @@ fn outcomes() -> impl Strategy<Value = OrderOutcome> {
 
 pub(crate) fn verdicts() -> impl Strategy<Value = Verdict> {
     let whom = (mirrors(), pools(), channels(), builds(), digests());
-    let word = (states(), times(), any::<u64>(), any::<u64>(), any::<u64>());
+    let counts = (any::<u64>(), any::<u64>(), any::<u64>());
+    let word = (states(), times(), counts, views());
     (whom, word).prop_map(|(whom, word)| {
         let (mirror, pool, channel, build, root) = whom;
-        let (state, issued, lease_revision, audited_files, new_files) = word;
+        let (state, issued, (lease_revision, audited_files, new_files), view) = word;
         Verdict {
             mirror,
             pool,
             channel,
             build,
             root,
-            view: View::All,
+            view,
             state,
             issued,
             lease_revision,

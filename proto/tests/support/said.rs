@@ -8,7 +8,7 @@ use mirrorlog_core::statement::{
     Report, ReportedBuild, Retraction, RevokeReason, Snapshot, Statement, Verdict, VerdictState,
 };
 use mirrorlog_core::time::{Mtime, Timestamp};
-use mirrorlog_core::view::View;
+use mirrorlog_core::view::{Part, View};
 use roaring::RoaringBitmap;
 use wire::{Event, EventBody, Signed};
 
@@ -152,6 +152,23 @@ pub(crate) fn verdict(state: VerdictState) -> Statement {
     })
 }
 
+fn partial_verdict() -> Statement {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    let part = Part {
+        architectures: names(&["amd64", "arm64"]),
+        components: names(&["main"]),
+        include: names(&["dists/", "pool/"]),
+        exclude: names(&["**/*-dbg_*"]),
+    };
+    match verdict(VerdictState::Complete) {
+        Statement::Verdict(verdict) => Statement::Verdict(Verdict {
+            view: View::new(part).unwrap(),
+            ..verdict
+        }),
+        other => other,
+    }
+}
+
 fn revoked(reason: RevokeReason) -> Statement {
     verdict(VerdictState::Revoked(reason))
 }
@@ -198,6 +215,7 @@ pub(crate) fn statements() -> Vec<(&'static str, Statement)> {
         ("verdict_pending", verdict(VerdictState::Pending)),
         ("verdict_verified", verdict(VerdictState::Verified)),
         ("verdict_complete", verdict(VerdictState::Complete)),
+        ("verdict_partial", partial_verdict()),
         (
             "verdict_revoked_digest",
             revoked(RevokeReason::DigestMismatch { path: debs.clone() }),

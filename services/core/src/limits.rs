@@ -56,5 +56,10 @@ pub const PEER_BUILDS_MAX: usize = 1024;
 /// Longest `host:port`, in bytes: a DNS name and a port.
 pub const PEER_ADDRESS_MAX_BYTES: usize = 260;
 
+/// Most names and globs of a view; bounds what a report makes readers match each path with.
+pub const VIEW_NAMES_MAX: usize = 256;
+/// Longest of them, in bytes.
+pub const VIEW_NAME_MAX_BYTES: usize = 255;
+
 /// Clock skew tolerated between two honest machines, in milliseconds.
 pub const CLOCK_SKEW_MS: i64 = 10 * 60 * 1000;

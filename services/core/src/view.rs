@@ -1,4 +1,29 @@
 //! Views: the part of a channel that a mirror declares to carry.
+//!
+//! A view is a rule over paths, never a list: it says of every entry of every build whether it belongs, from its path and
+//! the channel's layout alone. So a mirror, the consistency service and the directory agree without asking each other.
+//!
+//! **Architectures.** An entry that names an architecture is carried if the view names it too; one that names none is
+//! always carried. In a Debian tree names are `binary-arm64/`, `Contents-arm64.gz`, `…_arm64.deb` and their like; `all` is
+//! every architecture's; sources (`source/`, `.dsc`, `.orig.tar.xz`, …) count as an architecture `source`. In an OpenBSD
+//! tree it is a folder's name (`7.8/amd64/`). A plain tree names none.
+//!
+//! **Components** (Debian): `pool/<component>/…` and `dists/<suite>/<component>/…`; a suite's own files and its by-hash
+//! folder are always carried.
+//!
+//! **Globs.** With `include`, only what one of these matches; never what `exclude` matches. `*` does not cross a slash,
+//! `**` does, and a glob that ends with a slash means all below.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+use crate::layout::Layout;
+use crate::limits::{VIEW_NAME_MAX_BYTES, VIEW_NAMES_MAX};
+use crate::path::EntryPath;
 
 /// The part of a channel that a mirror carries.
 ///
@@ -8,4 +33,589 @@ pub enum View {
     /// Everything.
     #[default]
     All,
+    /// Less than everything.
+    Part(Box<Part>),
+}
+
+/// What a partial mirror carries; made by [`View::new`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Part {
+    /// Architectures; empty: all.
+    pub architectures: BTreeSet<String>,
+    /// Components of a Debian tree; empty: all.
+    pub components: BTreeSet<String>,
+    /// Globs of what is carried; empty: everything.
+    pub include: BTreeSet<String>,
+    /// Globs of what is not.
+    pub exclude: BTreeSet<String>,
+}
+
+/// Why rules are no view.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ViewError {
+    /// An architecture or a component that could not be one.
+    #[error(
+        "{0:?} is no architecture and no component: use letters, digits, '.', '-', '_', '+' and '/'"
+    )]
+    Name(String),
+    /// A glob that is none.
+    #[error("glob {glob:?} is not valid: {reason}")]
+    Glob {
+        /// Which.
+        glob: String,
+        /// Why.
+        reason: String,
+    },
+    /// More than a view may have.
+    #[error(
+        "a view has at most {VIEW_NAMES_MAX} names and globs of {VIEW_NAME_MAX_BYTES} bytes each"
+    )]
+    TooLarge,
+}
+
+impl View {
+    /// A view of these rules; everything when there are none.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub fn new(part: Part) -> Result<Self, ViewError> {
+        let names = || part.architectures.iter().chain(&part.components);
+        let all = || names().chain(&part.include).chain(&part.exclude);
+        if all().count() > VIEW_NAMES_MAX || all().any(|one| one.len() > VIEW_NAME_MAX_BYTES) {
+            return Err(ViewError::TooLarge);
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-+/".contains(c);
+        let bad = |name: &&String| {
+            let slashed = name.starts_with('/') || name.ends_with('/') || name.contains("//");
+            name.is_empty() || slashed || !name.chars().all(plain)
+        };
+        if let Some(bad) = names().find(bad) {
+            return Err(ViewError::Name(bad.clone()));
+        }
+        let unprintable = |glob: &&String| glob.is_empty() || glob.contains(char::is_control);
+        if let Some(glob) = part.include.union(&part.exclude).find(unprintable) {
+            return Err(ViewError::Glob {
+                glob: glob.escape_default().to_string(),
+                reason: "empty, or with control characters".to_owned(),
+            });
+        }
+        globs(&part.include)?;
+        globs(&part.exclude)?;
+        Ok(match all().next() {
+            None => Self::All,
+            Some(_) => Self::Part(Box::new(part)),
+        })
+    }
+
+    /// True when nothing is left out.
+    pub fn is_all(&self) -> bool {
+        *self == Self::All
+    }
+
+    /// Whether whoever needs these architectures and components finds all of them here. Empty: all there are.
+    /// A view with globs promises nothing of the kind.
+    pub fn covers(&self, architectures: &BTreeSet<String>, components: &BTreeSet<String>) -> bool {
+        let has = |mine: &BTreeSet<String>, asked: &BTreeSet<String>| {
+            mine.is_empty() || (!asked.is_empty() && asked.is_subset(mine))
+        };
+        match self {
+            Self::All => true,
+            Self::Part(part) => {
+                has(&part.architectures, architectures)
+                    && has(&part.components, components)
+                    && part.include.is_empty()
+                    && part.exclude.is_empty()
+            }
+        }
+    }
+}
+
+impl fmt::Display for View {
+    /// `everything`, or `architectures amd64 arm64; components main; without *-dbg_*`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Part(part) = self else {
+            return f.write_str("everything");
+        };
+        let rules = [
+            ("architectures", &part.architectures),
+            ("components", &part.components),
+            ("only", &part.include),
+            ("without", &part.exclude),
+        ];
+        let mut separator = "";
+        for (what, names) in rules.into_iter().filter(|(_, names)| !names.is_empty()) {
+            write!(f, "{separator}{what}")?;
+            for name in names {
+                write!(f, " {name}")?;
+            }
+            separator = "; ";
+        }
+        Ok(())
+    }
+}
+
+/// What a view selects of a channel of one layout. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Selection(Option<Arc<Rules>>);
+
+#[derive(Debug)]
+struct Rules {
+    view: View,
+    layout: Layout,
+    part: Part,
+    include: GlobSet,
+    exclude: GlobSet,
+}
+
+impl Selection {
+    /// Everything.
+    pub const ALL: Self = Self(None);
+
+    /// What a view says of a channel of this layout.
+    pub fn new(view: &View, layout: Layout) -> Self {
+        let View::Part(part) = view else {
+            return Self::ALL;
+        };
+        // A view's globs were checked when it was made.
+        let built = |set: &BTreeSet<String>| globs(set).unwrap_or_else(|_| GlobSet::empty());
+        Self(Some(Arc::new(Rules {
+            view: view.clone(),
+            layout,
+            include: built(&part.include),
+            exclude: built(&part.exclude),
+            part: (**part).clone(),
+        })))
+    }
+
+    /// The view.
+    pub fn view(&self) -> View {
+        self.0
+            .as_ref()
+            .map_or(View::All, |rules| rules.view.clone())
+    }
+
+    /// True when nothing is left out.
+    pub fn is_all(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether an entry belongs to the view.
+    pub fn has(&self, path: &EntryPath) -> bool {
+        self.0.as_ref().is_none_or(|rules| {
+            let bytes = path.as_bytes();
+            let included = rules.part.include.is_empty() || rules.include.is_match(as_path(bytes));
+            included && rules.may_have(bytes, false)
+        })
+    }
+
+    /// Whether something below a folder may belong: false only when nothing can.
+    pub fn has_below(&self, folder: &[u8]) -> bool {
+        self.0.as_ref().is_none_or(|rules| {
+            let below = [folder, b"/", UNLIKELY].concat();
+            // What is on the way to a component leads to it.
+            let way = component_of(&below).map(|rest| &rest[..rest.len() - UNLIKELY.len()]);
+            let leads = |name: &String| {
+                let name = [name.as_bytes(), b"/"].concat();
+                way.is_some_and(|way| name.starts_with(way))
+            };
+            let on_the_way = rules.part.components.iter().any(leads);
+            rules.may_have(&below, on_the_way)
+        })
+    }
+}
+
+impl PartialEq for Selection {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |one: &Self| {
+            one.0
+                .as_ref()
+                .map(|rules| (rules.view.clone(), rules.layout))
+        };
+        key(self) == key(other)
+    }
+}
+
+impl Eq for Selection {}
+
+/// A name that no rule means.
+const UNLIKELY: &[u8] = b"\x7f";
+
+impl Rules {
+    /// All rules but `include`, and but components for what `leads` to one.
+    fn may_have(&self, path: &[u8], leads: bool) -> bool {
+        let Part {
+            architectures,
+            components,
+            ..
+        } = &self.part;
+        let named = |names: &BTreeSet<String>, name: &[u8]| {
+            std::str::from_utf8(name).is_ok_and(|name| names.contains(name))
+        };
+        let foreign = !architectures.is_empty()
+            && architecture(self.layout, path).is_some_and(|name| !named(architectures, name));
+        let inside = leads
+            || components.is_empty()
+            || self.layout != Layout::Debian
+            || in_components(path, components);
+        !foreign && inside && !self.exclude.is_match(as_path(path))
+    }
+}
+
+fn as_path(path: &[u8]) -> &Path {
+    use std::os::unix::ffi::OsStrExt as _;
+    Path::new(std::ffi::OsStr::from_bytes(path))
+}
+
+fn globs(set: &BTreeSet<String>) -> Result<GlobSet, ViewError> {
+    let wrong = |glob: &str, error: globset::Error| ViewError::Glob {
+        glob: glob.to_owned(),
+        reason: error.kind().to_string(),
+    };
+    let mut built = GlobSetBuilder::new();
+    for glob in set {
+        let below = if glob.ends_with('/') { "**" } else { "" };
+        let one = GlobBuilder::new(&format!("{glob}{below}"))
+            .literal_separator(true)
+            .build();
+        built.add(one.map_err(|error| wrong(glob, error))?);
+    }
+    built.build().map_err(|error| wrong("", error))
+}
+
+/// Whether a path of a Debian tree is in one of these components, or in none at all.
+fn in_components(path: &[u8], components: &BTreeSet<String>) -> bool {
+    let Some(rest) = component_of(path) else {
+        return true;
+    };
+    let is_in = |name: &String| {
+        let below = rest.strip_prefix(name.as_bytes());
+        below.is_some_and(|below| below.starts_with(b"/"))
+    };
+    components.iter().any(is_in)
+}
+
+/// A path from its component on; `None` for what is in no component: a suite's own files and its by-hash folder.
+fn component_of(path: &[u8]) -> Option<&[u8]> {
+    if let Some(rest) = path.strip_prefix(b"pool/") {
+        return Some(rest);
+    }
+    let rest = path.strip_prefix(b"dists/")?;
+    let slash = rest.iter().position(|&b| b == b'/')?;
+    let rest = &rest[slash + 1..];
+    (rest.contains(&b'/') && !rest.starts_with(b"by-hash/")).then_some(rest)
+}
+
+/// The architecture that a path names; `None` for one that is every architecture's.
+fn architecture(layout: Layout, path: &[u8]) -> Option<&[u8]> {
+    let name = match layout {
+        Layout::Plain => None,
+        Layout::Debian => debian(path),
+        Layout::OpenBsd => {
+            let mut folders = path.split(|&b| b == b'/').rev().skip(1);
+            folders.find(|folder| OPENBSD.contains(folder))
+        }
+    };
+    name.filter(|name| *name != b"all")
+}
+
+fn debian(path: &[u8]) -> Option<&[u8]> {
+    let mut parts = path.split(|&b| b == b'/').rev();
+    let file = parts.next()?;
+    let in_dists = path.starts_with(b"dists/");
+    if in_dists {
+        let of_folder = |folder: &'_ [u8]| -> Option<usize> {
+            let prefixes: [&[u8]; 2] = [b"binary-", b"installer-"];
+            let found = prefixes.iter().find(|prefix| folder.starts_with(prefix));
+            found.map(|prefix| prefix.len())
+        };
+        for folder in parts {
+            if let Some(at) = of_folder(folder) {
+                return Some(&folder[at..]);
+            }
+            if folder == b"source" {
+                return Some(folder);
+            }
+            if let Some(rest) = contents(folder) {
+                return Some(rest);
+            }
+        }
+        for prefix in [&b"Components-"[..], b"Commands-"] {
+            if let Some(rest) = file.strip_prefix(prefix) {
+                return Some(until_dot(rest));
+            }
+        }
+        return contents(file);
+    }
+    if is_source(file) {
+        return Some(b"source");
+    }
+    let binary = BINARIES.iter().find_map(|end| file.strip_suffix(*end))?;
+    let at = binary.iter().rposition(|&b| b == b'_')?;
+    Some(&binary[at + 1..])
+}
+
+/// `Contents-amd64.gz`, `Contents-udeb-amd64.xz`, `Contents-amd64.diff`.
+fn contents(name: &[u8]) -> Option<&[u8]> {
+    let rest = name.strip_prefix(b"Contents-")?;
+    Some(until_dot(rest.strip_prefix(b"udeb-").unwrap_or(rest)))
+}
+
+fn until_dot(name: &[u8]) -> &[u8] {
+    let end = name.iter().position(|&b| b == b'.').unwrap_or(name.len());
+    &name[..end]
+}
+
+/// Files of a source package: its description, its archives, their signatures.
+fn is_source(file: &[u8]) -> bool {
+    let file = file.strip_suffix(b".asc").unwrap_or(file);
+    let packed = || {
+        let mut parts = file.rsplit(|&b| b == b'.');
+        let (compression, tar) = (parts.next(), parts.next());
+        tar == Some(b"tar") && compression.is_some_and(|one| COMPRESSIONS.contains(&one))
+    };
+    file.ends_with(b".dsc") || file.ends_with(b".diff.gz") || packed()
+}
+
+const BINARIES: [&[u8]; 5] = [b".deb", b".udeb", b".ddeb", b".changes", b".buildinfo"];
+const COMPRESSIONS: [&[u8]; 6] = [b"gz", b"bz2", b"xz", b"lzma", b"zst", b"lz"];
+/// OpenBSD's platforms, and the architectures of its packages.
+const OPENBSD: [&[u8]; 21] = [
+    b"alpha",
+    b"amd64",
+    b"aarch64",
+    b"arm",
+    b"arm64",
+    b"armv7",
+    b"hppa",
+    b"i386",
+    b"landisk",
+    b"loongson",
+    b"luna88k",
+    b"m88k",
+    b"macppc",
+    b"mips64",
+    b"mips64el",
+    b"octeon",
+    b"powerpc",
+    b"powerpc64",
+    b"riscv64",
+    b"sh",
+    b"sparc64",
+];
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn names(text: &str) -> BTreeSet<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn view(architectures: &str, components: &str, include: &str, exclude: &str) -> View {
+        let part = Part {
+            architectures: names(architectures),
+            components: names(components),
+            include: names(include),
+            exclude: names(exclude),
+        };
+        View::new(part).unwrap()
+    }
+
+    fn has(view: &View, layout: Layout, path: &str) -> bool {
+        Selection::new(view, layout).has(&EntryPath::new(path.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn a_debian_mirror_of_one_architecture() {
+        let amd64 = view("amd64", "", "", "");
+        for carried in [
+            "dists/noble/InRelease",
+            "dists/noble/main/binary-amd64/Packages.xz",
+            "dists/noble/main/binary-amd64/by-hash/SHA256/00ff",
+            "dists/noble/main/binary-all/Packages.gz",
+            "dists/noble/main/by-hash/SHA256/00ff",
+            "dists/noble/main/Contents-amd64.gz",
+            "dists/noble/main/Contents-all.gz",
+            "dists/noble/main/debian-installer/binary-amd64/Packages",
+            "dists/noble/main/installer-amd64/current/images/SHA256SUMS",
+            "dists/noble/main/dep11/Components-amd64.yml.xz",
+            "dists/noble/main/cnf/Commands-amd64.xz",
+            "dists/noble/main/i18n/Translation-de.xz",
+            "pool/main/h/hello/hello_2.10-3_amd64.deb",
+            "pool/main/h/hello/hello-doc_2.10-3_all.deb",
+            "pool/main/h/hello/hello-udeb_2.10-3_amd64.udeb",
+            "project/README",
+        ] {
+            assert!(has(&amd64, Layout::Debian, carried), "{carried}");
+        }
+        for other in [
+            "dists/noble/main/binary-arm64/Packages.xz",
+            "dists/noble/main/binary-arm64/by-hash/SHA256/00ff",
+            "dists/noble/main/debian-installer/binary-i386/Packages",
+            "dists/noble/main/installer-arm64/current/images/SHA256SUMS",
+            "dists/noble/main/source/Sources.xz",
+            "dists/noble/main/Contents-arm64.gz",
+            "dists/noble/main/Contents-udeb-arm64.gz",
+            "dists/noble/main/Contents-arm64.diff/Index",
+            "dists/noble/main/dep11/Components-riscv64.yml.gz",
+            "dists/noble/main/cnf/Commands-arm64.xz",
+            "pool/main/h/hello/hello_2.10-3_arm64.deb",
+            "pool/main/h/hello/hello_2.10-3.dsc",
+            "pool/main/h/hello/hello_2.10.orig.tar.gz",
+            "pool/main/h/hello/hello_2.10.orig.tar.gz.asc",
+            "pool/main/h/hello/hello_2.10-3.debian.tar.xz",
+            "pool/main/h/hello/hello_2.10-3.diff.gz",
+        ] {
+            assert!(!has(&amd64, Layout::Debian, other), "{other}");
+        }
+        let with_sources = view("amd64 source", "", "", "");
+        assert!(has(
+            &with_sources,
+            Layout::Debian,
+            "pool/main/h/hello/hello_2.10-3.dsc"
+        ));
+        assert!(has(
+            &with_sources,
+            Layout::Debian,
+            "dists/noble/main/source/Sources.xz"
+        ));
+        assert!(has(
+            &amd64,
+            Layout::Plain,
+            "dists/noble/main/binary-arm64/Packages.xz"
+        ));
+    }
+
+    #[test]
+    fn components_are_folders_of_pool_and_suites() {
+        let main = view("", "main updates/contrib", "", "");
+        for carried in [
+            "dists/noble/Release",
+            "dists/noble/by-hash/SHA256/00ff",
+            "dists/noble/main/binary-arm64/Packages",
+            "dists/old/updates/contrib/binary-i386/Packages",
+            "pool/main/h/hello_1_amd64.deb",
+            "pool/updates/contrib/h/hello_1_amd64.deb",
+            "indices/files",
+        ] {
+            assert!(has(&main, Layout::Debian, carried), "{carried}");
+        }
+        for other in [
+            "dists/noble/main2/binary-arm64/Packages",
+            "dists/noble/universe/i18n/Translation-en",
+            "dists/old/updates/main/binary-i386/Packages",
+            "pool/universe/h/hello_1_amd64.deb",
+            "pool/hello_1_amd64.deb",
+        ] {
+            assert!(!has(&main, Layout::Debian, other), "{other}");
+        }
+    }
+
+    #[test]
+    fn openbsd_has_a_folder_for_each_architecture() {
+        let amd64 = view("amd64", "", "", "");
+        for carried in [
+            "7.8/amd64/base78.tgz",
+            "7.8/packages/amd64/zsh-5.9.tgz",
+            "7.8/ANNOUNCEMENT",
+            "Changelogs/arm64",
+        ] {
+            assert!(has(&amd64, Layout::OpenBsd, carried), "{carried}");
+        }
+        for other in [
+            "7.8/arm64/base78.tgz",
+            "7.8/packages/aarch64/zsh-5.9.tgz",
+            "syspatch/7.8/i386/SHA256",
+        ] {
+            assert!(!has(&amd64, Layout::OpenBsd, other), "{other}");
+        }
+    }
+
+    #[test]
+    fn globs_narrow_and_a_slash_means_all_below() {
+        let globs = view("", "", "pool/ dists/**", "pool/**/*-dbg_* dists/*/contrib/");
+        let has = |path| has(&globs, Layout::Plain, path);
+        assert!(has("pool/main/h/hello_1_amd64.deb") && has("dists/noble/Release"));
+        assert!(!has("README") && !has("pool/main/h/hello-dbg_1_amd64.deb"));
+        assert!(!has("dists/noble/contrib/binary-amd64/Packages"));
+    }
+
+    #[test]
+    fn folders_are_hidden_when_nothing_below_can_belong() {
+        let part = view("amd64", "main", "dists/**", "pool/main/x/");
+        let carried = Selection::new(&part, Layout::Debian);
+        for shown in [
+            "dists",
+            "pool",
+            "pool/main",
+            "dists/noble",
+            "dists/noble/main",
+        ] {
+            assert!(carried.has_below(shown.as_bytes()), "{shown}");
+        }
+        for hidden in [
+            "pool/universe",
+            "dists/noble/main/binary-arm64",
+            "pool/main/x",
+        ] {
+            assert!(!carried.has_below(hidden.as_bytes()), "{hidden}");
+        }
+    }
+
+    #[test]
+    fn what_covers_a_clients_needs() {
+        let needs =
+            |architectures: &str, components: &str| (names(architectures), names(components));
+        let covers =
+            |view: &View, (architectures, components): (BTreeSet<String>, BTreeSet<String>)| {
+                view.covers(&architectures, &components)
+            };
+        let part = view("amd64 arm64", "main", "", "");
+        assert!(covers(&part, needs("amd64", "main")));
+        assert!(
+            !covers(&part, needs("amd64", "")),
+            "all components are asked for"
+        );
+        assert!(!covers(&part, needs("amd64 i386", "main")));
+        assert!(!covers(
+            &view("", "", "", "**/*-dbg_*"),
+            needs("amd64", "main")
+        ));
+        assert!(covers(&View::All, needs("", "")));
+    }
+
+    #[test]
+    fn what_is_no_view_is_refused_with_its_reason() {
+        assert_eq!(View::new(Part::default()).unwrap(), View::All);
+        for bad in ["", "a b", "../x*", "/main", "main/"] {
+            let part = Part {
+                components: BTreeSet::from([bad.to_owned()]),
+                ..Part::default()
+            };
+            assert!(View::new(part).is_err(), "{bad}");
+        }
+        let part = Part {
+            exclude: names("pool/[a"),
+            ..Part::default()
+        };
+        let error = View::new(part).unwrap_err().to_string();
+        assert!(error.contains("pool/[a"), "{error}");
+        let many = (0..=VIEW_NAMES_MAX).map(|n| format!("a{n}")).collect();
+        let part = Part {
+            architectures: many,
+            ..Part::default()
+        };
+        assert_eq!(View::new(part), Err(ViewError::TooLarge));
+    }
+
+    #[test]
+    fn people_read_what_is_carried() {
+        let part = view("arm64 amd64", "main", "", "**/*-dbg_*");
+        assert_eq!(
+            part.to_string(),
+            "architectures amd64 arm64; components main; without **/*-dbg_*"
+        );
+        assert_eq!(View::All.to_string(), "everything");
+    }
 }
