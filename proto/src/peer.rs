@@ -28,7 +28,7 @@ pub struct PeerNotice {
 pub struct PeerBuild {
     /// Its channel.
     pub channel: ChannelId,
-    /// Top page of its manifest.
+    /// Top page of its manifest; where a part is carried, a digest of that page and the view.
     pub root: Digest,
     /// It has all of it.
     pub whole: bool,

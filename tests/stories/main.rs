@@ -27,4 +27,5 @@ mod select;
 mod telemetry;
 mod two_publishers;
 mod verify_replay;
+mod views;
 mod whole_builds;

@@ -137,7 +137,11 @@ fn busy_report() -> Report {
 }
 
 pub(crate) fn verdict(state: VerdictState) -> Statement {
-    Statement::Verdict(Verdict {
+    Statement::Verdict(said(state))
+}
+
+fn said(state: VerdictState) -> Verdict {
+    Verdict {
         mirror: mirror(),
         pool: PoolId::new("nz").unwrap(),
         channel: channel(),
@@ -149,7 +153,7 @@ pub(crate) fn verdict(state: VerdictState) -> Statement {
         lease_revision: 4,
         audited_files: 50,
         new_files: 60,
-    })
+    }
 }
 
 fn partial_verdict() -> Statement {
@@ -160,13 +164,10 @@ fn partial_verdict() -> Statement {
         include: names(&["dists/", "pool/"]),
         exclude: names(&["**/*-dbg_*"]),
     };
-    match verdict(VerdictState::Complete) {
-        Statement::Verdict(verdict) => Statement::Verdict(Verdict {
-            view: View::new(part).unwrap(),
-            ..verdict
-        }),
-        other => other,
-    }
+    Statement::Verdict(Verdict {
+        view: View::new(part).unwrap(),
+        ..said(VerdictState::Complete)
+    })
 }
 
 fn revoked(reason: RevokeReason) -> Statement {

@@ -442,6 +442,7 @@ impl Pinned {
             channel: self.channel().clone(),
             build: self.build(),
             root: self.snapshot.root,
+            selection: mirrorlog_core::view::Selection::ALL,
         };
         let scope = Scope(vec![tree]);
         let place = self

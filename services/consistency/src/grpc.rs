@@ -7,6 +7,7 @@ use futures::Stream;
 use mirrorlog_core::consistency::{MirrorChannel, MirrorStatus, Reason};
 use mirrorlog_core::id::{Build, ChannelId, MirrorId};
 use mirrorlog_core::statement::{RevokeReason, VerdictState};
+use mirrorlog_core::view::View;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -178,6 +179,10 @@ fn mirror_channel(channel: MirrorChannel) -> v1::MirrorChannel {
             .iter()
             .map(rpc::order_outcome_to_proto)
             .collect(),
+        view: match channel.view {
+            View::All => String::new(),
+            part @ View::Part(_) => part.to_string(),
+        },
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::id::{Build, ChannelId, Digest};
 use crate::manifest::{self, Entry, FileEntry, ManifestError, PageRead};
 use crate::path::{self, EntryPath, Found, Resolved};
+use crate::view::Selection;
 
 /// A file that was found: the index of its tree, its path there, and what it is.
 type At = (usize, EntryPath, FileEntry);
@@ -16,6 +17,8 @@ pub struct Tree {
     pub build: Build,
     /// Digest of its manifest's top page.
     pub root: Digest,
+    /// What of it is looked into; the rest is as if it were not there.
+    pub selection: Selection,
 }
 
 /// The trees that are looked into as one; the first that has a path wins it.
@@ -67,7 +70,7 @@ impl Scope {
         pages: &R,
         at: &EntryPath,
     ) -> Result<Option<Entry>, ManifestError<R::Error>> {
-        for tree in &self.0 {
+        for tree in self.0.iter().filter(|tree| tree.selection.has(at)) {
             if let Some((_, entry)) = manifest::get(pages, &tree.root, at)? {
                 return Ok(Some(entry));
             }
@@ -80,7 +83,8 @@ impl Scope {
         pages: &R,
         at: &EntryPath,
     ) -> Result<Found<At>, ManifestError<R::Error>> {
-        for (index, tree) in self.0.iter().enumerate() {
+        let trees = self.0.iter().enumerate();
+        for (index, tree) in trees.filter(|(_, tree)| tree.selection.has(at)) {
             match manifest::get(pages, &tree.root, at)? {
                 Some((_, Entry::File(file))) => return Ok(Found::File((index, at.clone(), file))),
                 Some((_, Entry::Symlink { target })) => return Ok(Found::Symlink(target)),
@@ -99,7 +103,7 @@ impl Scope {
         if path.is_empty() {
             return Ok(true);
         }
-        for tree in &self.0 {
+        for tree in self.0.iter().filter(|tree| tree.selection.has_below(path)) {
             let mut lines = manifest::list(pages, &tree.root, path);
             if lines.next().transpose()?.is_some() {
                 return Ok(true);

@@ -194,6 +194,11 @@ impl Selection {
             .map_or(View::All, |rules| rules.view.clone())
     }
 
+    /// The layout that it is for; none when nothing is left out.
+    pub fn layout(&self) -> Option<Layout> {
+        self.0.as_ref().map(|rules| rules.layout)
+    }
+
     /// True when nothing is left out.
     pub fn is_all(&self) -> bool {
         self.0.is_none()

@@ -87,6 +87,7 @@ impl Gauges {
             };
             let place = Place::default();
             let question = Question {
+                needs: Default::default(),
                 channel,
                 build: None,
                 place: &place,

@@ -8,7 +8,6 @@ use mirrorlog_core::directory::{Directory, Input, View};
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::statement::{Retraction, Snapshot, Statement, Verdict};
 use mirrorlog_core::time::Timestamp;
-use mirrorlog_core::view;
 use wire::DecodeError;
 use wire::directory::{DirectoryState, MirrorHealth};
 
@@ -135,7 +134,7 @@ fn state_of(view: &View, now: Timestamp) -> DirectoryState {
                     channel: id.clone(),
                     build,
                     root: word.root,
-                    view: view::View::All,
+                    view: word.part.clone(),
                     state: word.state.clone(),
                     issued: word.issued,
                     lease_revision: 0,

@@ -16,6 +16,8 @@ use crate::export::Exports;
 use crate::filter::Filter;
 use crate::room::Room;
 use crate::run::Parts;
+use crate::serving::ServedChannel;
+use mirrorlog_core::view::Selection;
 
 /// Time between the two marks.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -260,16 +262,19 @@ async fn unused(
 ) -> anyhow::Result<Option<BTreeSet<Digest>>> {
     let pages = parts.syncer.pages.clone();
     let table = parts.serving_reader.current();
+    let of_channel = |served: &Arc<ServedChannel>| -> Vec<(Digest, Selection)> {
+        let rows = served.builds.values();
+        rows.map(|row| (row.root, served.selection.clone()))
+            .collect()
+    };
+    let roots: Vec<(Digest, Selection)> = table.channels.values().flat_map(of_channel).collect();
     let mut coming = parts.coming.all();
     coming.extend(parts.exports.iter().flat_map(Exports::roots));
-    let roots: BTreeSet<Digest> = table
-        .channels
-        .values()
-        .flat_map(|served| served.builds.values().map(|row| row.root))
-        .collect();
+    // Of what is held, only what is selected is needed.
+    coming.retain(|root| !roots.iter().any(|(held, _)| held == root));
     let unused = tokio::task::spawn_blocking(move || {
         let mut entries = 0;
-        for root in roots.iter() {
+        for (root, _) in &roots {
             entries += pages.page(root)?.entries();
         }
         for root in &coming {
@@ -298,7 +303,7 @@ async fn unused(
 /// Marks what the builds name, about so many digests; a little more than that counts as marked.
 fn used(
     pages: &Pages,
-    roots: &BTreeSet<Digest>,
+    roots: &[(Digest, Selection)],
     coming: &BTreeSet<Digest>,
     about: u64,
     mine: &dyn Fn(&Digest) -> bool,
@@ -306,29 +311,28 @@ fn used(
 ) -> anyhow::Result<Option<Filter>> {
     let mut used = Filter::new(about);
     let mut walked = HashSet::new();
-    let mut before: Option<&Digest> = None;
-    for root in roots {
+    let mut before: Option<&(Digest, Selection)> = None;
+    for one @ (root, selection) in roots {
         let mut below = vec![*root];
         while let Some(digest) = below.pop() {
             if walked.insert(digest) {
                 below.extend(pages.page(&digest)?.children());
             }
         }
-        for difference in manifest::diff(pages, before, Some(root)) {
+        // What another part names is another set.
+        let known = before
+            .filter(|(_, of)| of == selection)
+            .map(|(root, _)| root);
+        for difference in manifest::diff(pages, known, Some(root)) {
             if halted() {
                 return Ok(None);
             }
-            let entry = difference
-                .map_err(anyhow::Error::new)?
-                .new
-                .map(|(_, entry)| entry);
-            let digest = entry
-                .as_ref()
-                .and_then(|entry| entry.file())
-                .map(|file| file.digest);
-            mark(&mut used, digest, mine);
+            let difference = difference.map_err(anyhow::Error::new)?;
+            let new = difference.new.filter(|_| selection.has(&difference.path));
+            let file = new.and_then(|(_, entry)| entry.file().copied());
+            mark(&mut used, file.map(|file| file.digest), mine);
         }
-        before = Some(root);
+        before = Some(one);
     }
     let mut below: Vec<Digest> = coming.iter().copied().collect();
     while let Some(digest) = below.pop() {
@@ -399,7 +403,7 @@ mod tests {
         let lost = pages.page(&root).unwrap().children().next().unwrap();
         store.remove(&lost).unwrap();
         let pages = Pages::new(store, 1 << 20);
-        let (none, coming) = (BTreeSet::new(), BTreeSet::from([root]));
+        let (none, coming) = (Vec::new(), BTreeSet::from([root]));
         let found = used(&pages, &none, &coming, 5000, &|_| true, &|| false)
             .unwrap()
             .unwrap();

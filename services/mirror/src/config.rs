@@ -1,5 +1,6 @@
 //! What a mirror's operator sets.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,9 @@ pub struct Config {
     /// How content is fetched.
     #[serde(default)]
     pub fetch: FetchSection,
+    /// Parts of channels to carry, in place of all; the first that names a channel counts for it.
+    #[serde(default)]
+    pub views: Vec<ViewSection>,
     /// Mirrors of the same pool.
     #[serde(default)]
     pub peers: PeersSection,
@@ -128,6 +132,23 @@ fn time_of_day<'de, D: serde::Deserializer<'de>>(from: D) -> Result<jiff::civil:
     let text = String::deserialize(from)?;
     let time = text.parse();
     time.map_err(|_| serde::de::Error::custom(format!("{text:?} is no time of day: write 22:30")))
+}
+
+/// `[[views]]`: what a partial mirror carries (see `mirrorlog_core::view`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ViewSection {
+    /// Channels that it is for; empty: all.
+    #[serde(deserialize_with = "texts")]
+    pub channels: Vec<ChannelId>,
+    /// Architectures; empty: all. Sources count as `source`.
+    pub architectures: BTreeSet<String>,
+    /// Components of a Debian tree; empty: all.
+    pub components: BTreeSet<String>,
+    /// Globs of what is carried; empty: everything.
+    pub include: BTreeSet<String>,
+    /// Globs of what is not.
+    pub exclude: BTreeSet<String>,
 }
 
 /// `[peers]`

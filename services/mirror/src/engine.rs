@@ -152,7 +152,7 @@ impl Engine {
         };
         let mut engine = Self {
             policy,
-            slots: slot::load_all(&*parts.control)?,
+            slots: slot::load_all(&*parts.control, &parts.views)?,
             cursors: BTreeMap::new(),
             acks: HashMap::new(),
             outcomes: Vec::new(),
@@ -195,7 +195,41 @@ impl Engine {
             let effects = slot.channel.resume(now);
             self.persist(&id, Vec::new()).await;
             self.perform(&id, effects).await;
+            self.look_at_view(&id).await;
         }
+    }
+
+    /// Builds that were brought here in another view are looked through again: something may be missing.
+    async fn look_at_view(&mut self, id: &ChannelId) {
+        let key = Key::View(id.clone()).encode();
+        let stored = match self.parts.control.get(&key) {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::error!(
+                    error = crate::inbox::chain(&error),
+                    "a view cannot be looked up"
+                );
+                return;
+            }
+        };
+        let before = stored.map(|bytes| wire::state::decode_view(&bytes));
+        let before = before.transpose().ok().flatten().unwrap_or_default();
+        let slot = self.slot(id);
+        if before == slot.view {
+            return;
+        }
+        let view = slot.view.clone();
+        let held: Vec<Build> = slot.channel.held.keys().copied().collect();
+        tracing::info!(channel = %id, before = %before, now = %view, builds = held.len(), "the view has changed");
+        for build in held {
+            self.step(id, Input::Lost { build }, Vec::new()).await;
+        }
+        // Only now: until it is written, the next start looks again.
+        self.commit(vec![Write::Put(key, wire::state::encode_view(&view))])
+            .await;
+        self.serve(id);
+        // A narrower one leaves content behind that nobody needs.
+        self.parts.collections.ask();
     }
 
     /// Runs until `stop`.
@@ -350,8 +384,9 @@ impl Engine {
     }
 
     pub(super) fn slot(&mut self, id: &ChannelId) -> &mut Slot {
+        let views = &self.parts.views;
         self.slots
             .entry(id.clone())
-            .or_insert_with(|| Slot::new(Channel::new(id.clone())))
+            .or_insert_with(|| Slot::new(Channel::new(id.clone()), views.of(id)))
     }
 }

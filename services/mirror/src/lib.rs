@@ -8,6 +8,7 @@
 //! | `inbox` | events, heads and orders from the log, verified before the engine sees them |
 //! | `journal` | what the log did not bring, asked of the archive |
 //! | `peers` | the mirrors of its pool, which bring shares of a build for each other |
+//! | `views` | the part of each channel that is carried |
 //! | `sync` | pages and blobs of one build, until every byte is durable |
 //! | `state` | keys and values in the control database |
 //! | `serving` | what is served right now, swapped as one pointer |
@@ -36,3 +37,4 @@ mod serving;
 mod state;
 mod suspects;
 mod sync;
+mod views;

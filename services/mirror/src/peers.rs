@@ -12,6 +12,7 @@ use fetcher::client::{Peer, Peers, Progress, Shunned, Source};
 use fetcher::limit::RateLimiter;
 use mirrorlog_core::id::{ChannelId, Digest, MirrorId, PoolId};
 use mirrorlog_core::mirror::peers::Place;
+use mirrorlog_core::view::View;
 use runtime::log::{Log, LogError};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -37,6 +38,14 @@ const MEET: Duration = Duration::from_millis(500);
 const LISTEN: Duration = Duration::from_millis(300);
 /// Pause before listening again after a failure.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// The name under which mirrors of one view know what they bring: a build's root; of a part, a digest of both.
+pub(crate) fn shared(root: &Digest, view: &View) -> Digest {
+    match view {
+        View::All => *root,
+        View::Part(_) => Digest::of(format!("{root} {view}").as_bytes()),
+    }
+}
 
 /// What a mirror knows of its pool. Cheap to clone.
 #[derive(Clone)]

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mirrorlog_core::id::{Build, ChannelId, Digest, MirrorId};
-use mirrorlog_core::mirror::Halt;
+use mirrorlog_core::id::{Build, ChannelId, MirrorId};
+use mirrorlog_core::mirror::{Halt, Target};
 use mirrorlog_core::sign::SecretKey;
 use mirrorlog_core::statement::{OrderOutcome, Presence, Report, ReportedBuild, Statement};
 use mirrorlog_core::time::Timestamp;
-use mirrorlog_core::view::View;
 use runtime::log::Log;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -183,16 +182,13 @@ fn describe(slot: &Slot, live: Option<Build>, trouble: Option<String>) -> Unsign
         let lacks = slot.missing.get(&held.target.build);
         let lost = channel.healing.contains(&held.target.build);
         let missing = lacks.filter(|_| lost);
-        let build = reported(held.target.build, held.target.root, missing, lost);
+        let build = reported(slot, held.target, missing, lost);
         builds.insert(held.target.build, build);
     }
     let syncs = mirrorlog_core::id::Lane::ALL.map(|lane| channel.lane(lane).sync);
     for target in syncs.into_iter().flatten().map(|sync| sync.target) {
         let missing = slot.missing.get(&target.build);
-        builds.insert(
-            target.build,
-            reported(target.build, target.root, missing, true),
-        );
+        builds.insert(target.build, reported(slot, target, missing, true));
     }
     let tasks = slot.syncs.values().chain(slot.heals.values());
     let halted = match &channel.halt {
@@ -215,9 +211,10 @@ fn describe(slot: &Slot, live: Option<Build>, trouble: Option<String>) -> Unsign
     }
 }
 
+/// Entries outside of the view count as present: nothing is missing there.
 fn reported(
-    build: Build,
-    root: Digest,
+    slot: &Slot,
+    target: Target,
     missing: Option<&crate::sync::Missing>,
     partial: bool,
 ) -> ReportedBuild {
@@ -234,9 +231,9 @@ fn reported(
         None => Presence::All,
     };
     ReportedBuild {
-        build,
-        root,
-        view: View::All,
+        build: target.build,
+        root: target.root,
+        view: slot.view.clone(),
         presence,
         missing_files: missing.map_or(0, |missing| missing.ordinals.len()),
         missing_bytes: missing.map_or(0, |missing| missing.bytes),

@@ -29,6 +29,7 @@ use crate::room::Room;
 use crate::serving::{ServingReader, ServingWriter};
 use crate::suspects::{self, Suspects};
 use crate::sync::Syncer;
+use crate::views::Views;
 use crate::{http, scrub};
 
 /// Decoded manifest pages kept in memory, in bytes.
@@ -46,6 +47,7 @@ pub(crate) struct Parts {
     pub(crate) serving: ServingWriter,
     pub(crate) serving_reader: ServingReader,
     pub(crate) exports: Option<Exports>,
+    pub(crate) views: Views,
     pub(crate) reports: Arc<Reports>,
     pub(crate) collections: Arc<collect::Collections>,
     pub(crate) leases: Arc<Leases>,
@@ -132,6 +134,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         serving,
         serving_reader,
         exports,
+        views: Views::of_config(&config)?,
         reports: Arc::new(Reports::new(store.clone())),
         collections,
         leases: Arc::default(),

@@ -7,6 +7,7 @@ use mirrorlog_core::id::{ChannelId, Digest};
 use mirrorlog_core::manifest::{self, ManifestError, PageRead as _};
 use mirrorlog_core::mirror::Target;
 use mirrorlog_core::statement::OrderOutcome;
+use mirrorlog_core::view::Selection;
 use runtime::store::{Pages, StoreError};
 use tokio_util::sync::CancellationToken;
 
@@ -61,13 +62,13 @@ pub(crate) async fn run(parts: Arc<Parts>, engine: Mailbox, stop: CancellationTo
         }
         pause = every;
         let table = parts.serving_reader.current();
-        let mut known = None;
         for (channel, served) in &table.channels {
+            // What another channel selects is another part.
+            let mut known = None;
             for (build, row) in &served.builds {
                 let work = examine(
                     parts.syncer.pages.clone(),
-                    known,
-                    row.root,
+                    (known, row.root, served.selection.clone()),
                     rate,
                     stop.clone(),
                 );
@@ -111,7 +112,7 @@ pub(crate) async fn verify(
     parts: &Parts,
     engine: &Mailbox,
     id: u64,
-    builds: &[(ChannelId, Target)],
+    builds: &[(ChannelId, Target, Selection)],
     stop: &CancellationToken,
 ) -> OrderOutcome {
     if builds.is_empty() {
@@ -123,14 +124,16 @@ pub(crate) async fn verify(
         };
     }
     let (mut checked, mut faults, mut lines) = (0, 0, Vec::new());
-    let mut known = None;
-    for (channel, target) in builds {
+    let mut known: Option<(Digest, &ChannelId)> = None;
+    for (channel, target, selection) in builds {
         let pages = parts.syncer.pages.clone();
-        match examine(pages, known, target.root, None, stop.clone()).await {
+        let before = known.filter(|(_, of)| *of == channel).map(|(root, _)| root);
+        let about = (before, target.root, selection.clone());
+        match examine(pages, about, None, stop.clone()).await {
             Ok(found) => {
                 checked += found.checked_files;
                 faults += found.fault_count;
-                known = Some(target.root).filter(|_| found.fault_count == 0);
+                known = Some((target.root, channel)).filter(|_| found.fault_count == 0);
                 let named = found
                     .faults
                     .iter()
@@ -199,11 +202,10 @@ async fn tell(
         .ok();
 }
 
-/// Re-hashes the blobs of `root` that `known` (already examined) has not. Corrupt ones are moved aside.
+/// Re-hashes the selected blobs of `root` that `known` (already examined) has not. Corrupt ones are moved aside.
 async fn examine(
     pages: Pages,
-    known: Option<Digest>,
-    root: Digest,
+    (known, root, selection): (Option<Digest>, Digest, Selection),
     rate: Option<u64>,
     stop: CancellationToken,
 ) -> Result<Found, ScrubError> {
@@ -225,6 +227,9 @@ async fn examine(
                 continue;
             };
             let Some(file) = entry.file() else { continue };
+            if !selection.has(&difference.path) {
+                continue;
+            }
             if stop.is_cancelled() {
                 break;
             }

@@ -8,6 +8,7 @@ use mirrorlog_core::id::{Build, ChannelId, Digest, Mount};
 use mirrorlog_core::layout::Layout;
 use mirrorlog_core::time::Timestamp;
 use mirrorlog_core::tree::Scope;
+use mirrorlog_core::view::Selection;
 use tokio::sync::watch;
 
 /// All channels, as they are served.
@@ -24,6 +25,8 @@ pub(crate) struct ServedChannel {
     pub(crate) mount: Mount,
     /// Shape of its tree: says which removed paths stay for the grace time.
     pub(crate) layout: Layout,
+    /// What of its builds is carried here.
+    pub(crate) selection: Selection,
     /// Order within the mount: the lowest wins a path.
     pub(crate) precedence: u32,
     /// The build at the mount; one of `builds`.

@@ -7,6 +7,7 @@
 //! | `snapshot/<channel>/<build, 20 digits>` | signed snapshot |
 //! | `retraction/<channel>/<number, 20 digits>` | signed retraction |
 //! | `head/<channel>` | signed head |
+//! | `view/<channel>` | the view that its builds are held in; absent: everything |
 //! | `order/<id, 20 digits>` | empty: the order was carried out |
 
 use mirrorlog_core::id::{Build, ChannelId, Lane};
@@ -24,6 +25,8 @@ pub(crate) enum Key {
     Retraction(ChannelId, u64),
     /// A signed head.
     Head(ChannelId),
+    /// The view that a channel's builds are held in.
+    View(ChannelId),
     /// An order that was carried out.
     Order(u64),
 }
@@ -37,6 +40,7 @@ impl Key {
             Self::Snapshot(channel, build) => format!("snapshot/{channel}/{:020}", build.get()),
             Self::Retraction(channel, number) => format!("retraction/{channel}/{number:020}"),
             Self::Head(channel) => format!("head/{channel}"),
+            Self::View(channel) => format!("view/{channel}"),
             Self::Order(id) => format!("order/{id:020}"),
         }
         .into_bytes()
@@ -62,6 +66,7 @@ impl Key {
                 Self::Retraction(channel, number)
             }
             "head" => Self::Head(ChannelId::new(rest).ok()?),
+            "view" => Self::View(ChannelId::new(rest).ok()?),
             "order" => Self::Order(padded(rest)?),
             _unknown => return None,
         })
@@ -87,7 +92,8 @@ mod tests {
             Key::Cursor(Lane::Priority),
             Key::Snapshot(channel.clone(), Build::new(37).unwrap()),
             Key::Retraction(channel.clone(), 2),
-            Key::Head(channel),
+            Key::Head(channel.clone()),
+            Key::View(channel),
             Key::Order(u64::MAX),
         ] {
             assert_eq!(Key::decode(&key.encode()), Some(key));

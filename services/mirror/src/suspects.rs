@@ -101,7 +101,9 @@ async fn look(parts: &Parts, suspect: Suspect, engine: &Mailbox) {
             if named && !suspect.builds.iter().any(of_it) {
                 continue;
             }
-            let missing = match parts.syncer.missing(row.root, None).await {
+            let selection = served.selection.clone();
+            let looked = parts.syncer.missing(row.root, None, selection);
+            let missing = match looked.await {
                 Ok(missing) if missing.ordinals.is_empty() => continue,
                 Ok(missing) => missing,
                 // A page of it is gone.

@@ -10,6 +10,7 @@ use fetcher::limit::RateLimiter;
 use mirrorlog_core::id::{Build, ChannelId, Digest, Lane, Ordinal};
 use mirrorlog_core::manifest::{self, FileEntry, PageRead};
 use mirrorlog_core::statement::DeltaSource;
+use mirrorlog_core::view::Selection;
 use roaring::RoaringBitmap;
 use runtime::store::{Batch, Draft, Pages, Recalled, Store, StoreError};
 use tokio::sync::mpsc;
@@ -160,12 +161,21 @@ pub(crate) struct Job {
     pub(crate) root: Digest,
     /// A root that is whole here: what it has is not looked at again.
     pub(crate) whole: Option<Digest>,
+    /// What of it is carried here.
+    pub(crate) selection: Selection,
     /// The event's delta and the root that it starts from, if that is here.
     pub(crate) delta: Option<(DeltaSource, Option<Digest>)>,
     /// Whether a page that is here stands for those below it; a repair looks at each.
     pub(crate) trusts_pages: bool,
     pub(crate) progress: Arc<Progress>,
     pub(crate) stop: CancellationToken,
+}
+
+impl Job {
+    /// What peers call it.
+    fn shared(&self) -> Digest {
+        crate::peers::shared(&self.root, &self.selection.view())
+    }
 }
 
 impl Syncer {
@@ -257,7 +267,8 @@ impl Syncer {
             let shares = job.lane == Lane::Bulk && missing.bytes >= SHARED_MIN_BYTES;
             lacks.tell(missing).await;
             if shares {
-                let met = self.pool.meet(&lacks.channel, &job.root);
+                let shared = job.shared();
+                let met = self.pool.meet(&lacks.channel, &shared);
                 job.stop.run_until_cancelled(met).await;
             }
             let fetched = self.fetch_blobs(job, wants, draft).await;
@@ -274,7 +285,7 @@ impl Syncer {
             rate: Arc::clone(&self.rate),
             cancel: job.stop.clone(),
             progress: Arc::clone(&job.progress.fetch),
-            peers: self.pool.peers(job.root),
+            peers: self.pool.peers(job.shared()),
             ..FetchOptions::default()
         }
     }
@@ -285,13 +296,15 @@ impl Syncer {
             return None;
         };
         let (pages, root, known) = (self.pages.clone(), job.root, job.whole);
+        let selection = job.selection.clone();
         let applied = tokio::task::spawn_blocking(move || {
             let applied = Draft::apply(&pages, base.as_ref(), &delta, &root);
             let applied = applied.map_err(|error| SyncError::Manifest(Box::new(error)))?;
             let Some(draft) = applied else {
                 return Ok(None);
             };
-            let lack = look(&draft.over(&pages), pages.store(), known.as_ref(), &root)?;
+            let about = (known.as_ref(), &root, &selection);
+            let lack = look(&draft.over(&pages), pages.store(), about)?;
             Ok(Some(Lack {
                 draft: Some(draft),
                 ..lack
@@ -365,9 +378,11 @@ impl Syncer {
     ) -> Result<(), SyncError> {
         let (sender, receiver) = mpsc::channel(WANTS_QUEUED);
         let (pages, root, known) = (self.pages.clone(), job.root, job.whole);
+        let selection = job.selection.clone();
         let walk = tokio::task::spawn_blocking(move || {
             let mut named = Named::new(WANTS_LISTED_MAX, pages.page(&root)?.entries());
-            lacking(&pages, pages.store(), known.as_ref(), &root, |_, file| {
+            let about = (known.as_ref(), &root, &selection);
+            lacking(&pages, pages.store(), about, |_, file| {
                 // The fetcher is gone when it was cancelled: then nothing more is wanted.
                 !named.insert(&file.digest) || sender.blocking_send(wanted(file)).is_ok()
             })
@@ -379,7 +394,8 @@ impl Syncer {
     }
 
     async fn look(&self, job: &Job) -> Result<Lack, SyncError> {
-        self.look_at(job.root, job.whole).await
+        self.look_at(job.root, job.whole, job.selection.clone())
+            .await
     }
 
     /// What a build lacks whose pages are here; `known` is whole and is not looked at.
@@ -387,14 +403,20 @@ impl Syncer {
         &self,
         root: Digest,
         known: Option<Digest>,
+        selection: Selection,
     ) -> Result<Missing, SyncError> {
-        Ok(self.look_at(root, known).await?.missing)
+        Ok(self.look_at(root, known, selection).await?.missing)
     }
 
-    async fn look_at(&self, root: Digest, known: Option<Digest>) -> Result<Lack, SyncError> {
+    async fn look_at(
+        &self,
+        root: Digest,
+        known: Option<Digest>,
+        selection: Selection,
+    ) -> Result<Lack, SyncError> {
         let pages = self.pages.clone();
-        tokio::task::spawn_blocking(move || look(&pages, pages.store(), known.as_ref(), &root))
-            .await?
+        let look = move || look(&pages, pages.store(), (known.as_ref(), &root, &selection));
+        tokio::task::spawn_blocking(look).await?
     }
 }
 
@@ -451,19 +473,19 @@ fn wanted(file: &FileEntry) -> Wanted {
     }
 }
 
-/// Finds out what `root` has that neither `known` nor the store has.
+/// Finds out what is selected of `root` that neither `known` nor the store has.
 fn look<R: PageRead<Error = StoreError>>(
     pages: &R,
     store: &Store,
-    known: Option<&Digest>,
-    root: &Digest,
+    about: (Option<&Digest>, &Digest, &Selection),
 ) -> Result<Lack, SyncError> {
+    let (_, root, _) = about;
     let mut missing = Missing {
         entries: pages.page(root)?.entries(),
         ..Missing::default()
     };
     let (mut named, mut wants) = (Named::new(WANTS_LISTED_MAX, missing.entries), Vec::new());
-    lacking(pages, store, known, root, |ordinal, file| {
+    lacking(pages, store, about, |ordinal, file| {
         missing.ordinals.insert(ordinal.0);
         if named.insert(&file.digest) {
             missing.bytes += file.size_bytes;
@@ -480,12 +502,11 @@ fn look<R: PageRead<Error = StoreError>>(
     })
 }
 
-/// Calls `each` for every file of `root` that `known` has not and the store lacks, until it says stop.
+/// Calls `each` for every selected file of `root` that `known` has not and the store lacks, until it says stop.
 fn lacking<R: PageRead<Error = StoreError>>(
     pages: &R,
     store: &Store,
-    known: Option<&Digest>,
-    root: &Digest,
+    (known, root, selection): (Option<&Digest>, &Digest, &Selection),
     mut each: impl FnMut(Ordinal, &FileEntry) -> bool,
 ) -> Result<(), SyncError> {
     for difference in manifest::diff(pages, known, Some(root)) {
@@ -494,7 +515,8 @@ fn lacking<R: PageRead<Error = StoreError>>(
             continue;
         };
         let Some(file) = entry.file() else { continue };
-        if store.size(&file.digest)?.is_none() && !each(ordinal, file) {
+        let wanted = selection.has(&difference.path) && store.size(&file.digest)?.is_none();
+        if wanted && !each(ordinal, file) {
             break;
         }
     }

@@ -58,6 +58,7 @@ fn document(status: &v1::StatusReply) -> Value {
                 "missing": c.missing, "lag_builds": c.lag_builds, "lag_seconds": c.lag_seconds,
                 "reason": if c.reason.is_empty() { Value::Null } else { json!(c.reason) },
                 "retained": c.retained, "fetch_bytes_per_s": c.fetch_bytes_per_s,
+                "view": if c.view.is_empty() { "everything" } else { &c.view },
             })
         });
         json!({
@@ -66,6 +67,15 @@ fn document(status: &v1::StatusReply) -> Value {
         })
     });
     json!({ "channels": channels.collect::<Vec<_>>(), "mirrors": mirrors.collect::<Vec<_>>() })
+}
+
+/// Why it is not complete; else what it carries when that is a part.
+fn remark(channel: &v1::MirrorChannel) -> String {
+    match (channel.reason.as_str(), channel.view.as_str()) {
+        ("", "") => String::new(),
+        ("", view) => format!("carries {view}"),
+        (reason, _) => reason.to_owned(),
+    }
 }
 
 fn number(build: u64) -> Value {
@@ -139,7 +149,7 @@ fn table(status: &v1::StatusReply, output: &Output) {
                     c.missing.to_string()
                 }),
                 Cell::new(rate),
-                Cell::new(plain(&c.reason)),
+                Cell::new(plain(&remark(c))),
             ]);
         }
     }

@@ -7,12 +7,15 @@ use mirrorlog_core::consistency::{Audit, Depth as AuditDepth, Scope};
 use mirrorlog_core::id::{Digest, Ordinal};
 use mirrorlog_core::manifest::{self, Entry, FileEntry, ManifestError, PageRead as _};
 use mirrorlog_core::path::{EntryPath, Found, Resolved, resolve};
+use mirrorlog_core::view::{Selection, View};
 use runtime::store::{Pages, StoreError};
 
 /// New files looked at again under the live URL: they were checked under the pinned one.
 const LIVE_NEW_MAX: usize = 64;
 /// Entries of a folder that are looked at for a file to ask for through a symlink.
 const LINKED_MAX: usize = 64;
+/// Entries that are drawn at most for one that belongs to a part.
+const DRAWS_FOR_ONE: usize = 64;
 /// Differences remembered: mirrors of one archive go from build to build together.
 const DIFFS_MAX: usize = 16;
 
@@ -48,7 +51,14 @@ struct New {
     files: Vec<(EntryPath, FileEntry)>,
 }
 
-type DiffKey = (Option<Digest>, Digest);
+/// What of which build.
+#[derive(Clone, Copy)]
+struct Of<'a> {
+    root: &'a Digest,
+    selection: &'a Selection,
+}
+
+type DiffKey = (Option<Digest>, Digest, View);
 type Diffs = VecDeque<(DiffKey, Arc<New>)>;
 type PlanError = ManifestError<StoreError>;
 
@@ -73,17 +83,21 @@ impl Planner {
 
     /// Chooses files of `audit`, whose manifest and whose `base`'s must be here. Blocks.
     pub(super) fn plan(&self, audit: &Audit, base: Option<Digest>) -> Result<Plan, PlanError> {
+        let of = Of {
+            root: &audit.root,
+            selection: &audit.selection,
+        };
         let mut chosen: BTreeMap<EntryPath, FileEntry> = BTreeMap::new();
         for path in &audit.suspects {
-            chosen.extend(self.served(&audit.root, path)?);
+            chosen.extend(self.served(of, path)?);
         }
         for ordinal in &audit.lost {
-            chosen.extend(self.file_at(&audit.root, *ordinal)?);
+            chosen.extend(self.file_at(of, *ordinal)?);
         }
         let mut must: Vec<(EntryPath, FileEntry)> = chosen.clone().into_iter().collect();
         let mut new_files = 0;
         if audit.depth == AuditDepth::First {
-            let new = self.new_files(base, audit.root)?;
+            let new = self.new_files(base, of)?;
             new_files = new.count;
             let most = if audit.scope == Scope::Live {
                 LIVE_NEW_MAX
@@ -96,7 +110,7 @@ impl Planner {
                 }
             }
         }
-        for (path, file) in self.sampled(&audit.root, self.sample)? {
+        for (path, file) in self.sampled(of, self.sample)?.files {
             if chosen.insert(path.clone(), file).is_none() {
                 must.push((path, file));
             }
@@ -115,20 +129,25 @@ impl Planner {
     /// Finds out what is new in `root` before it is asked for. Blocks.
     pub(super) fn prepare(&self, base: Option<Digest>, root: Digest) -> Result<(), PlanError> {
         if base.is_some() {
-            self.new_files(base, root)?;
+            let selection = &Selection::ALL;
+            let of = Of {
+                root: &root,
+                selection,
+            };
+            self.new_files(base, of)?;
         }
         Ok(())
     }
 
-    fn new_files(&self, base: Option<Digest>, root: Digest) -> Result<Arc<New>, PlanError> {
-        let key = (base, root);
+    fn new_files(&self, base: Option<Digest>, of: Of<'_>) -> Result<Arc<New>, PlanError> {
+        let key = (base, *of.root, of.selection.view());
         let lock = || self.diffs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, new)) = lock().iter().find(|(known, _)| *known == key) {
             return Ok(new.clone());
         }
         let new = Arc::new(match base {
-            Some(base) => self.changed(base, root)?,
-            None => self.first(root)?,
+            Some(base) => self.changed(base, of)?,
+            None => self.first(of)?,
         });
         // A first build's choice is a sample: each mirror gets another one.
         if base.is_some() {
@@ -141,13 +160,16 @@ impl Planner {
         Ok(new)
     }
 
-    fn changed(&self, base: Digest, root: Digest) -> Result<New, PlanError> {
+    fn changed(&self, base: Digest, of: Of<'_>) -> Result<New, PlanError> {
         let (mut count, mut files) = (0_u64, Vec::new());
-        for difference in manifest::diff(&self.pages, Some(&base), Some(&root)) {
+        for difference in manifest::diff(&self.pages, Some(&base), Some(of.root)) {
             let difference = difference?;
+            if !of.selection.has(&difference.path) {
+                continue;
+            }
             let file = match difference.new {
                 Some((_, Entry::File(file))) => Some((difference.path, file)),
-                Some((_, Entry::Symlink { .. })) => self.served(&root, &difference.path)?,
+                Some((_, Entry::Symlink { .. })) => self.served(of, &difference.path)?,
                 None => None,
             };
             let Some((path, file)) = file else { continue };
@@ -166,21 +188,19 @@ impl Planner {
         Ok(New { count, files })
     }
 
-    fn first(&self, root: Digest) -> Result<New, PlanError> {
-        let entries = self.entries(&root)?;
-        if entries > self.new_files_max as u64 {
-            let files = self.sampled(&root, self.new_files_max)?;
-            return Ok(New {
-                count: entries,
-                files,
-            });
+    fn first(&self, of: Of<'_>) -> Result<New, PlanError> {
+        if self.entries(of.root)? > self.new_files_max as u64 {
+            return self.sampled(of, self.new_files_max);
         }
         let mut files = Vec::new();
-        for item in manifest::iter(&self.pages, &root, b"", None) {
+        for item in manifest::iter(&self.pages, of.root, b"", None) {
             let (_, path, entry) = item?;
+            if !of.selection.has(&path) {
+                continue;
+            }
             files.extend(match entry {
                 Entry::File(file) => Some((path, file)),
-                Entry::Symlink { .. } => self.served(&root, &path)?,
+                Entry::Symlink { .. } => self.served(of, &path)?,
             });
         }
         Ok(New {
@@ -189,30 +209,61 @@ impl Planner {
         })
     }
 
-    fn sampled(
-        &self,
-        root: &Digest,
-        count: usize,
-    ) -> Result<Vec<(EntryPath, FileEntry)>, PlanError> {
-        let entries = self.entries(root)?;
-        let mut files = Vec::new();
-        for _ in 0..count {
+    /// So many of what is selected, and about how many that is in all. Of a part that is small it may be fewer.
+    fn sampled(&self, of: Of<'_>, count: usize) -> Result<New, PlanError> {
+        let entries = self.entries(of.root)?;
+        let draws_max = match of.selection.is_all() {
+            true => count,
+            false => count.saturating_mul(DRAWS_FOR_ONE),
+        };
+        let (mut files, mut drawn, mut hits) = (Vec::new(), 0_u64, 0_u64);
+        for _ in 0..draws_max {
             let ordinal = below(entries).and_then(|ordinal| u32::try_from(ordinal).ok());
-            let Some(ordinal) = ordinal else { break };
-            files.extend(self.file_at(root, Ordinal(ordinal))?);
+            let Some(ordinal) = ordinal.filter(|_| hits < count as u64) else {
+                break;
+            };
+            drawn += 1;
+            if let Some((path, entry)) = self.selected_at(of, Ordinal(ordinal))? {
+                hits += 1;
+                files.extend(self.file_of(of, path, entry)?);
+            }
         }
-        Ok(files)
+        let share = (entries * hits).checked_div(drawn).unwrap_or(0);
+        Ok(New {
+            count: share,
+            files,
+        })
     }
 
     fn file_at(
         &self,
-        root: &Digest,
+        of: Of<'_>,
         ordinal: Ordinal,
     ) -> Result<Option<(EntryPath, FileEntry)>, PlanError> {
-        match manifest::at(&self.pages, root, ordinal)? {
-            Some((path, Entry::File(file))) => Ok(Some((path, file))),
-            Some((path, Entry::Symlink { .. })) => self.served(root, &path),
+        match self.selected_at(of, ordinal)? {
+            Some((path, entry)) => self.file_of(of, path, entry),
             None => Ok(None),
+        }
+    }
+
+    fn selected_at(
+        &self,
+        of: Of<'_>,
+        ordinal: Ordinal,
+    ) -> Result<Option<(EntryPath, Entry)>, PlanError> {
+        let found = manifest::at(&self.pages, of.root, ordinal)?;
+        Ok(found.filter(|(path, _)| of.selection.has(path)))
+    }
+
+    fn file_of(
+        &self,
+        of: Of<'_>,
+        path: EntryPath,
+        entry: Entry,
+    ) -> Result<Option<(EntryPath, FileEntry)>, PlanError> {
+        match entry {
+            Entry::File(file) => Ok(Some((path, file))),
+            Entry::Symlink { .. } => self.served(of, &path),
         }
     }
 
@@ -220,11 +271,14 @@ impl Planner {
     /// folder that it leads to. None when it leads nowhere.
     fn served(
         &self,
-        root: &Digest,
+        of: Of<'_>,
         path: &EntryPath,
     ) -> Result<Option<(EntryPath, FileEntry)>, PlanError> {
         let resolved = resolve(path.as_bytes(), |at| {
-            Ok::<_, PlanError>(match manifest::get(&self.pages, root, at)? {
+            if !of.selection.has(at) {
+                return Ok::<_, PlanError>(Found::Nothing);
+            }
+            Ok(match manifest::get(&self.pages, of.root, at)? {
                 Some((_, Entry::File(file))) => Found::File(file),
                 Some((_, Entry::Symlink { target })) => Found::Symlink(target),
                 None => Found::Nothing,
@@ -236,10 +290,13 @@ impl Planner {
             Resolved::Folder(folder) => [&folder[..], b"/"].concat(),
             Resolved::Refused => return Ok(None),
         };
-        for item in manifest::iter(&self.pages, root, &folder, None).take(LINKED_MAX) {
+        for item in manifest::iter(&self.pages, of.root, &folder, None).take(LINKED_MAX) {
             let (_, below, entry) = item?;
             let through = [path.as_bytes(), b"/", &below.as_bytes()[folder.len()..]].concat();
-            if let (Entry::File(file), Ok(through)) = (entry, EntryPath::new(&through)) {
+            let selected = of.selection.has(&below);
+            if let (Entry::File(file), Ok(through), true) =
+                (entry, EntryPath::new(&through), selected)
+            {
                 return Ok(Some((through, file)));
             }
         }

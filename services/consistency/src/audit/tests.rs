@@ -44,6 +44,7 @@ fn audit(scope: Scope, root: Digest) -> Audit {
         depth: AuditDepth::First,
         suspects: Vec::new(),
         lost: Vec::new(),
+        selection: mirrorlog_core::view::Selection::ALL,
         above: vec!["security".parse().unwrap()],
     }
 }

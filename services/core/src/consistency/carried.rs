@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::id::{Build, ChannelId, Digest};
 use crate::limits::TEXT_MAX_BYTES;
 use crate::path::EntryPath;
-use crate::statement::{OrderOutcome, Report, RevokeReason, VerdictState};
+use crate::statement::{OrderOutcome, Report, ReportedBuild, RevokeReason, VerdictState};
 use crate::time::Timestamp;
+use crate::view::Selection;
 
 use super::held::{Check, Claim, Held, Live, ReportOrder};
 use super::{
@@ -160,6 +161,14 @@ impl Carried {
                 (held.pinned, held.live) = (Check::default(), Check::default());
             }
         }
+        let views = |reported: &ReportedBuild| {
+            let held = self.builds.get(&reported.build);
+            held.is_some_and(|held| held.view != reported.view)
+        };
+        if report.builds.iter().any(views) {
+            // In another view more may be new than since that build.
+            self.last_complete = None;
+        }
         for reported in report.builds {
             let known = channel.and_then(|channel| channel.builds.get(&reported.build));
             let (build, root, view) = (reported.build, reported.root, reported.view.clone());
@@ -284,6 +293,7 @@ impl Carried {
             },
             suspects,
             lost: held.lost.clone(),
+            selection: Selection::new(&held.view, known.layout),
             above,
         }));
     }

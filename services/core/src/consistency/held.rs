@@ -211,7 +211,8 @@ impl Held {
 impl Held {
     pub(super) fn take(&mut self, reported: ReportedBuild, known: Option<&Known>, now: Timestamp) {
         let before = self.claim;
-        if self.root != reported.root {
+        // What was checked of another part says nothing of this one.
+        if self.root != reported.root || self.view != reported.view {
             let said = self.said.take();
             *self = Self::new(reported.root, reported.view.clone(), before);
             self.said = said;

@@ -39,6 +39,7 @@ use std::collections::BTreeMap;
 use crate::id::{Build, ChannelId, Digest, MirrorId, Mount, Ordinal, PoolId};
 use crate::path::EntryPath;
 use crate::statement::{Head, Report, Retraction, RevokeReason, Snapshot, Verdict};
+use crate::view::Selection;
 
 use crate::channel::Channel;
 pub use status::{BuildStatus, ChannelStatus, MirrorChannel, MirrorStatus, Reason, State, Status};
@@ -162,6 +163,8 @@ pub struct Audit {
     pub suspects: Vec<EntryPath>,
     /// Entries that the mirror once reported lost; looked at whatever the sample.
     pub lost: Vec<Ordinal>,
+    /// What of the build the mirror declares to carry.
+    pub selection: Selection,
     /// Channels of the same mount that win a path which both name; for the live URL.
     pub above: Vec<ChannelId>,
 }

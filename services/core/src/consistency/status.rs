@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::id::{Build, ChannelId, MirrorId, PoolId};
 use crate::statement::{OrderOutcome, RevokeReason, VerdictState};
 use crate::time::Timestamp;
+use crate::view::View;
 
 use super::carried::Carried;
 use super::held::{Claim, Held};
@@ -80,6 +81,8 @@ impl State {
 pub struct MirrorChannel {
     /// The channel.
     pub channel: ChannelId,
+    /// The part that it carries, as it reports.
+    pub view: View,
     /// The build that it serves at the mount.
     pub live: Option<Build>,
     /// The newest build that is whole there.
@@ -254,6 +257,12 @@ impl Consistency {
             .and_then(|target| carried.builds.get(&target));
         MirrorChannel {
             channel: id.clone(),
+            view: carried
+                .builds
+                .values()
+                .next_back()
+                .map(|held| held.view.clone())
+                .unwrap_or_default(),
             live: carried.live,
             staged: carried
                 .builds

@@ -29,12 +29,17 @@ pub(super) fn advance(
     cut_off: bool,
     now: Timestamp,
 ) -> Vec<(PoolId, Option<Build>)> {
-    let mut pools: BTreeMap<&PoolId, Count> = BTreeMap::new();
+    // Mirrors of a part count where there are none of the whole: clients want everything, if they can have it.
+    let mut pools: BTreeMap<&PoolId, (Count, Count)> = BTreeMap::new();
     for mirror in mirrors.values() {
         if mirror.member.audience == Audience::Private || !mirror.member.carries(id) {
             continue;
         }
-        let count = pools.entry(&mirror.member.pool).or_default();
+        let (whole, part) = pools.entry(&mirror.member.pool).or_default();
+        let carried = mirror.channels.get(id);
+        let mut views = carried.iter().flat_map(|carried| carried.builds.values());
+        let is_part = views.any(|held| !held.view.is_all());
+        let count = if is_part { part } else { whole };
         if !is_healthy(mirror, rules, cut_off, now) {
             continue;
         }
@@ -49,7 +54,8 @@ pub(super) fn advance(
         }
     }
     let mut changes = Vec::new();
-    for (pool, count) in pools {
+    for (pool, (whole, part)) in pools {
+        let count = if whole.healthy > 0 { whole } else { part };
         let quorum = |(_, complete): &(&Build, &usize)| **complete * 2 > count.healthy;
         let stands = |(build, _): &(&Build, &usize)| !channel.is_retracted(**build);
         let candidate = count

@@ -6,10 +6,11 @@ use crate::consistency::Audience;
 use crate::id::{Build, ChannelId};
 use crate::statement::{RevokeReason, VerdictState};
 use crate::time::Timestamp;
+use crate::view;
 
 use super::health::Standing;
 use super::member::MirrorIndex;
-use super::offer::{Question, longest};
+use super::offer::{Needs, Question, longest};
 use super::place::Place;
 use super::view::{Carried, View};
 
@@ -53,6 +54,8 @@ pub enum ExcludeReason {
     NoVerdict,
     /// It was good, and is not any more.
     Revoked(RevokeReason),
+    /// Complete, and carries a part only that is not all of what is asked for.
+    PartOnly(view::View),
     /// For a DNS pool: no address is known.
     NoAddress,
     /// For a DNS pool: it is not reached by HTTP at the pool's port and path.
@@ -81,6 +84,7 @@ impl ExcludeReason {
             Self::Pending => "pending",
             Self::NoVerdict => "no-verdict",
             Self::Revoked(_) => "revoked",
+            Self::PartOnly(_) => "part-only",
             Self::NoAddress => "no-address",
             Self::NotHttp => "not-http",
             Self::Partial(_) => "partial",
@@ -123,6 +127,7 @@ impl fmt::Display for ExcludeReason {
             Self::Pending => write!(f, "{word}: not yet known to be whole"),
             Self::NoVerdict => write!(f, "{word}: nothing is known of this build on the mirror"),
             Self::Revoked(reason) => write!(f, "{word}: {reason}"),
+            Self::PartOnly(part) => write!(f, "{word}: the mirror carries {part}"),
             Self::NoAddress => write!(f, "{word}: the mirror's address is not known"),
             Self::NotHttp => write!(
                 f,
@@ -193,6 +198,22 @@ impl View {
         }
         if let Some(reason) = incomplete(carried, mirror, build) {
             return Some(reason);
+        }
+        if let Some(word) = carried
+            .word(mirror, build)
+            .filter(|word| !word.part.is_all())
+        {
+            let enough = match question.needs {
+                Needs::Everything => false,
+                Needs::Part {
+                    architectures,
+                    components,
+                } => word.part.covers(architectures, components),
+                Needs::Path(path) => carried.part(mirror, build).has(path),
+            };
+            if !enough {
+                return Some(ExcludeReason::PartOnly(word.part.clone()));
+            }
         }
         let unserved = health.unserved(channel) == Some(build);
         unserved.then_some(ExcludeReason::NotServed(build))

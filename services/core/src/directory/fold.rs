@@ -167,9 +167,11 @@ impl Directory {
             let word = Word {
                 state: verdict.state,
                 root: verdict.root,
+                part: verdict.view,
                 issued: verdict.issued,
             };
-            let same = |old: &Word| old.state == word.state && old.root == word.root;
+            let told = |word: &Word| (word.state.clone(), word.root, word.part.clone());
+            let same = |old: &Word| told(old) == told(&word);
             let known = words.get(&verdict.build).is_some_and(same);
             words.insert(verdict.build, word);
             while words.len() > WORDS_MAX {

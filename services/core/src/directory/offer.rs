@@ -7,9 +7,11 @@
 //! octave; inside a step each client has an order of its own, in which a mirror of twice the weight comes first
 //! for twice as many.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::id::{Build, ChannelId};
+use crate::path::EntryPath;
 use crate::time::Timestamp;
 
 use super::exclude::ExcludeReason;
@@ -90,6 +92,23 @@ pub struct Ranked {
     pub score: f64,
 }
 
+/// What of a channel a client needs: whoever lacks some of it is not offered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Needs<'a> {
+    /// Whatever there is.
+    #[default]
+    Everything,
+    /// What is of these architectures and components; an empty set stands for all.
+    Part {
+        /// The architectures.
+        architectures: &'a BTreeSet<String>,
+        /// The components.
+        components: &'a BTreeSet<String>,
+    },
+    /// This path.
+    Path(&'a EntryPath),
+}
+
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
@@ -97,6 +116,8 @@ pub struct Question<'a> {
     pub channel: &'a ChannelId,
     /// The build that the client pins; `None` for what is wanted.
     pub build: Option<Build>,
+    /// What of it is needed.
+    pub needs: Needs<'a>,
     /// Where the client is.
     pub place: &'a Place,
     /// Now.

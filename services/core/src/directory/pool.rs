@@ -233,6 +233,7 @@ impl View {
             .collect();
         let place = Place::default();
         let question = Question {
+            needs: Default::default(),
             channel,
             build: None,
             place: &place,
@@ -273,6 +274,7 @@ impl View {
         }
         builds.iter().find_map(|(channel, build)| {
             let question = Question {
+                needs: Default::default(),
                 channel,
                 build: Some(*build),
                 place,

@@ -7,6 +7,7 @@ use crate::channel::Channel;
 use crate::id::{Build, ChannelId, Digest, MirrorId, Mount};
 use crate::statement::VerdictState;
 use crate::time::Timestamp;
+use crate::view::{self, Selection};
 
 use super::health::Health;
 use super::member::{MirrorIndex, Profile};
@@ -19,6 +20,8 @@ pub struct Word {
     pub state: VerdictState,
     /// Of which root.
     pub root: Digest,
+    /// Of which part.
+    pub part: view::View,
     /// When it was said.
     pub issued: Timestamp,
 }
@@ -44,6 +47,21 @@ impl Carried {
     pub fn is_complete(&self, mirror: MirrorIndex, build: Build) -> bool {
         let word = self.word(mirror, build);
         word.is_some_and(|word| word.state == VerdictState::Complete)
+    }
+
+    /// Whether some mirror carries a part only.
+    pub fn has_parts(&self) -> bool {
+        let words = self.words.values().flat_map(BTreeMap::values);
+        words.into_iter().any(|word| !word.part.is_all())
+    }
+
+    /// The part of a build that a mirror carries, as the word on it says.
+    pub fn part(&self, mirror: MirrorIndex, build: Build) -> Selection {
+        let layout = self.channel.builds.get(&build).map(|known| known.layout);
+        let word = self.word(mirror, build).zip(layout);
+        word.map_or(Selection::ALL, |(word, layout)| {
+            Selection::new(&word.part, layout)
+        })
     }
 
     /// The newest build that the mirror is complete at and that stands.

@@ -1,5 +1,6 @@
 //! Who asks, and for what: the client's address behind proxies, and the parameters that all outputs share.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{ConnectInfo, FromRequestParts, Query};
@@ -7,8 +8,10 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use ipnet::IpNet;
 use mirrorlog_core::directory::View;
+use mirrorlog_core::directory::offer::Needs;
 use mirrorlog_core::directory::place::{Country, Place};
 use mirrorlog_core::id::{Build, ChannelId};
+use mirrorlog_core::path::EntryPath;
 use serde::Deserialize;
 
 use super::Face;
@@ -19,6 +22,8 @@ use crate::site::Site;
 const LIMIT_USUAL: usize = 20;
 /// Mirrors in one answer.
 const LIMIT_MAX: usize = 1000;
+/// Architectures or components in one question.
+const NAMES_MAX: usize = 64;
 
 /// Where a request came from, as far as the proxies in front are believed.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +77,8 @@ struct Written {
     client_ip: Option<String>,
     limit: Option<String>,
     path: Option<String>,
+    arch: Option<String>,
+    component: Option<String>,
 }
 
 /// What is asked, checked.
@@ -82,6 +89,26 @@ pub(super) struct Asked {
     pub(super) place: Place,
     pub(super) limit: usize,
     pub(super) path: Option<String>,
+    pub(super) part: Part,
+}
+
+/// The architectures and components that are needed; empty: all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Part {
+    pub(super) architectures: BTreeSet<String>,
+    pub(super) components: BTreeSet<String>,
+}
+
+impl Part {
+    pub(super) fn needs(&self) -> Needs<'_> {
+        match self.architectures.is_empty() && self.components.is_empty() {
+            true => Needs::Everything,
+            false => Needs::Part {
+                architectures: &self.architectures,
+                components: &self.components,
+            },
+        }
+    }
 }
 
 impl FromRequestParts<std::sync::Arc<Face>> for Asked {
@@ -95,6 +122,22 @@ impl FromRequestParts<std::sync::Arc<Face>> for Asked {
         let written = Query::<Written>::try_from_uri(&parts.uri);
         let Query(written) = written.map_err(|error| Refusal::bad_request(error.to_string()))?;
         Self::read(&face.site, written, peer)
+    }
+}
+
+/// Names with commas between.
+fn names(field: &str, text: Option<String>) -> Result<BTreeSet<String>, Refusal> {
+    let text = text.unwrap_or_default();
+    let names = text
+        .split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty());
+    let names: BTreeSet<String> = names.map(str::to_owned).collect();
+    match names.len() > NAMES_MAX {
+        true => Err(Refusal::bad_request(format!(
+            "{field}: at most {NAMES_MAX} names can be asked for"
+        ))),
+        false => Ok(names),
     }
 }
 
@@ -130,7 +173,16 @@ impl Asked {
             place: site.place(address.map(|at| at.to_canonical()), country),
             limit: limit.min(LIMIT_MAX),
             path: written.path,
+            part: Part {
+                architectures: names("arch", written.arch)?,
+                components: names("component", written.component)?,
+            },
         })
+    }
+
+    /// What of it is needed: a path, or whatever is of some architectures and components.
+    pub(super) fn needs<'a>(&'a self, path: Option<&'a EntryPath>) -> Needs<'a> {
+        path.map_or_else(|| self.part.needs(), Needs::Path)
     }
 
     /// The channel that is asked for; the only one, when there is only one.

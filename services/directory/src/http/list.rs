@@ -25,7 +25,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use runtime::boot::now;
 
-use super::ask::Asked;
+use super::ask::{Asked, Part};
 use super::refusal::Refusal;
 use super::{Face, random};
 use crate::site::Site;
@@ -105,6 +105,7 @@ struct Kind {
     channel: ChannelId,
     build: Option<Build>,
     place: PlaceKind,
+    part: Part,
     limit: usize,
 }
 
@@ -114,6 +115,7 @@ impl Kind {
             channel: asked.channel(view)?.clone(),
             build: asked.build,
             place: view.kind_of(&asked.place),
+            part: asked.part.clone(),
             limit: asked.limit,
         })
     }
@@ -169,6 +171,7 @@ pub(crate) fn text(
     let question = Question {
         channel,
         build: asked.build,
+        needs: asked.part.needs(),
         place: &asked.place,
         now,
     };
@@ -220,6 +223,7 @@ mod tests {
             place: Place::in_country(country.parse().unwrap()),
             limit,
             path: None,
+            part: Part::default(),
         }
     }
 

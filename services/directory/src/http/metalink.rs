@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderName};
 use axum::response::{IntoResponse as _, Response};
 use mirrorlog_core::directory::View;
 use mirrorlog_core::directory::member::MirrorIndex;
-use mirrorlog_core::directory::offer::{Offer, Question};
+use mirrorlog_core::directory::offer::{Needs, Offer, Question};
 use mirrorlog_core::directory::place::{Country, Place};
 use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::manifest::FileEntry;
@@ -99,14 +99,16 @@ pub(super) async fn answer(
 async fn respond(face: &Face, headers: &HeaderMap, asked: &Asked) -> Result<Response, Refusal> {
     let view = face.site.view();
     let channel = asked.channel(&view)?;
+    let path = asked.path.as_deref().unwrap_or_default();
+    let path = path.trim_start_matches('/').as_bytes();
+    let needed = EntryPath::new(path).ok();
     let question = Question {
         channel,
         build: asked.build,
+        needs: needed.as_ref().map_or(Needs::Everything, Needs::Path),
         place: &asked.place,
         now: now(),
     };
-    let path = asked.path.as_deref().unwrap_or_default();
-    let path = path.trim_start_matches('/').as_bytes();
     let offer = view.offer(&question)?;
     let (Some(build), false) = (offer.build, offer.ranked.is_empty()) else {
         let text = format!(
@@ -183,6 +185,7 @@ async fn find(
         channel: channel.clone(),
         build,
         root: known.root,
+        selection: mirrorlog_core::view::Selection::ALL,
     };
     let trees = &face.site.trees;
     let found = trees
@@ -235,7 +238,9 @@ fn read_from(
 ) -> Vec<String> {
     let anybody = Place::default();
     let place = (&anybody, view.kind_of(&anybody));
-    let offered = face.offers.of(view, channel, Some(build), place, now);
+    let offered = face
+        .offers
+        .of(view, channel, (Some(build), Some(path)), place, now);
     let mirrors = offered.iter().flat_map(|offered| &offered.mirrors);
     let url = |mirror: &MirrorIndex| face.site.pinned(*mirror, channel, build, path.as_bytes());
     mirrors.map(url).collect()

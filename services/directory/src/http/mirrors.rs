@@ -7,6 +7,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse as _, Response};
 use mirrorlog_core::directory::View;
 use mirrorlog_core::directory::offer::{Question, Ranked};
+use mirrorlog_core::path::EntryPath;
 use runtime::boot::now;
 use serde_json::{Value, json};
 
@@ -32,9 +33,16 @@ pub(super) async fn answer(
 /// The answer to a client.
 pub(super) fn document(site: &Site, view: &View, asked: &Asked) -> Result<Value, Refusal> {
     let channel = asked.channel(view)?;
+    let path = asked
+        .path
+        .as_deref()
+        .unwrap_or_default()
+        .trim_start_matches('/');
+    let path = EntryPath::new(path.as_bytes()).ok();
     let question = Question {
         channel,
         build: asked.build,
+        needs: asked.needs(path.as_ref()),
         place: &asked.place,
         now: now(),
     };
@@ -75,9 +83,8 @@ fn mirror(
     } = *ranked;
     let profile = view.profile(mirror);
     let url = &site.mirror(mirror).url;
-    let mount = view
-        .channel(question.channel)
-        .and_then(|carried| carried.mount());
+    let carried = view.channel(question.channel);
+    let mount = carried.and_then(|carried| carried.mount());
     let overall = view.speeds().overall(mirror);
     json!({
         "id": profile.mirror.as_str(),
@@ -91,6 +98,7 @@ fn mirror(
         "dns_reason": site.dns_reason(mirror).map(|reason| reason.to_string()),
         "bytes_per_s": overall.and_then(|overall| overall.speed).map(f64::round),
         "live": mount.map(|mount| format!("{url}{mount}/")),
+        "view": build.zip(carried).map(|(build, carried)| carried.part(mirror, build).view().to_string()),
         "pinned": build.map(|build| format!("{url}/@/{}/{build}/", question.channel)),
     })
 }

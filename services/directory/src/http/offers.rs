@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use mirrorlog_core::directory::View;
 use mirrorlog_core::directory::member::MirrorIndex;
-use mirrorlog_core::directory::offer::{PlaceKind, Question};
+use mirrorlog_core::directory::offer::{Needs, PlaceKind, Question};
 use mirrorlog_core::directory::place::Place;
+use mirrorlog_core::directory::{Carried, View};
 use mirrorlog_core::id::{Build, ChannelId};
+use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::time::Timestamp;
 use quick_cache::sync::Cache;
 
@@ -31,6 +32,8 @@ struct Key {
     channel: ChannelId,
     build: Option<Build>,
     kind: PlaceKind,
+    /// Where some mirrors carry a part only.
+    path: Option<EntryPath>,
 }
 
 pub(super) struct Offers(Cache<Key, Arc<Offered>>);
@@ -40,12 +43,12 @@ impl Offers {
         Self(Cache::new(OFFERS_MAX))
     }
 
-    /// The offer of this view to a place of this kind; none for a channel or build that nobody may be asked for, or an expired head.
+    /// The offer of this view to a place of this kind, for one path (none: for everything); none for a channel or build that nobody may be asked for, or an expired head.
     pub(super) fn of(
         &self,
         view: &View,
         channel: &ChannelId,
-        build: Option<Build>,
+        (build, path): (Option<Build>, Option<&EntryPath>),
         (place, kind): (&Place, PlaceKind),
         now: Timestamp,
     ) -> Option<Arc<Offered>> {
@@ -53,12 +56,15 @@ impl Offers {
         if view.is_expired(channel, now) {
             return None;
         }
+        let parts = view.channel(channel).is_some_and(Carried::has_parts);
+        let path = path.filter(|_| parts);
         let key = Key {
             revision: view.revision(),
             minute: now.as_ms().div_euclid(FRESH_MS),
             channel: channel.clone(),
             build,
             kind,
+            path: path.cloned(),
         };
         if let Some(offered) = self.0.get(&key) {
             return Some(offered);
@@ -66,6 +72,7 @@ impl Offers {
         let question = Question {
             channel,
             build,
+            needs: path.map_or(Needs::Everything, Needs::Path),
             place,
             now,
         };

@@ -235,8 +235,9 @@ impl Request<'_> {
     }
 
     fn offered(&self, id: &ChannelId, build: Option<Build>) -> Option<Arc<Offered>> {
-        let offers = &self.face.offers;
-        offers.of(self.view, id, build, (&self.place, self.kind), self.now)
+        let path = EntryPath::new(self.rest).ok();
+        let (asked, place) = ((build, path.as_ref()), (&self.place, self.kind));
+        self.face.offers.of(self.view, id, asked, place, self.now)
     }
 
     fn is_immutable(&self, channel: &Channel) -> bool {
@@ -375,6 +376,7 @@ fn tree(id: &ChannelId, channel: &Channel, build: Build) -> Option<Tree> {
         channel: id.clone(),
         build,
         root: known.root,
+        selection: mirrorlog_core::view::Selection::ALL,
     })
 }
 

@@ -81,6 +81,7 @@ fn lists(
         place,
         limit: LIMIT,
         path: None,
+        part: Default::default(),
     };
     let list = list::text(site, view, &asked, now, random());
     // A list of nobody: better than the one of yesterday, whose mirrors may be gone.

@@ -76,7 +76,7 @@ fn said(id: &str, name: &str, number: u64, state: VerdictState) -> Input {
         channel: channel(name),
         build: build(number),
         root: root(number),
-        view: view::View::All,
+        view: mirrorlog_core::view::View::All,
         state,
         issued: NOW.plus_ms(-500_000),
         lease_revision: 4,
@@ -169,6 +169,7 @@ fn answers(view: &View) -> Vec<String> {
         for place in &places {
             for build in (0..=4).map(Build::new) {
                 let question = Question {
+                    needs: Default::default(),
                     channel: &channel,
                     build,
                     place,

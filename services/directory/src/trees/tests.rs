@@ -80,6 +80,7 @@ fn scope(root: Digest) -> Scope {
         channel: ChannelId::new("noble").unwrap(),
         build: Build::FIRST,
         root,
+        selection: mirrorlog_core::view::Selection::ALL,
     }])
 }
 

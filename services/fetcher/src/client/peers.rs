@@ -16,7 +16,7 @@ use crate::limit::RateLimiter;
 /// sources that are down.
 #[derive(Clone, Debug)]
 pub struct Peers {
-    /// Top page of the manifest that the wants are of: peers that have it, or are bringing it, count.
+    /// What is brought, as peers call it: those that have it, or are bringing it, count.
     pub root: Digest,
     /// This mirror's own place, when peers can fetch from it: it then brings a share itself.
     pub own: Option<Place>,
@@ -35,7 +35,7 @@ pub struct Peer {
     pub id: MirrorId,
     /// Where it answers; its connections are kept from fetch to fetch.
     pub source: Source,
-    /// Top pages of the manifests that it has (`true`) or is bringing (`false`), as it says.
+    /// What it has (`true`) or is bringing (`false`), as it says.
     pub roots: BTreeMap<Digest, bool>,
     /// What it has received since it started, as it says: grows while it makes progress.
     pub received_bytes: u64,

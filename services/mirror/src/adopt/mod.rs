@@ -21,10 +21,12 @@ use fetcher::client::{FetchError, FetchOptions, Present, Source, SourceError, fe
 use mirrorlog_core::id::{Build, ChannelId, Digest, Mount};
 use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::Snapshot;
+use mirrorlog_core::view::Selection;
 use runtime::store::{Store, StoreError};
 
 use crate::config::Config;
 use crate::journal::{Journal, JournalError};
+use crate::views::Views;
 
 pub use switch::{Switched, switch, undo};
 pub use take::{Amount, Take, Taken, Taking};
@@ -125,6 +127,7 @@ pub struct Wanted {
     /// Its number.
     pub build: Build,
     root: Digest,
+    selection: Selection,
 }
 
 /// Asks the archive for the newest builds at a mount, and fetches their manifests into the mirror's store.
@@ -159,6 +162,7 @@ pub async fn prepare(config: &Config, mount: &Mount, from: &Path) -> Result<Take
     // Until the mirror has the builds themselves, nothing refers to what is taken.
     let pinning = store.clone();
     let pin = tokio::task::spawn_blocking(move || pinning.pin()).await??;
+    let views = Views::of_config(config).map_err(|error| AdoptError::Config(Box::new(error)))?;
     let (mut wanted, mut others) = (Vec::new(), BTreeSet::new());
     for channel in journal.channels().await.map_err(unheard)? {
         let carried = &config.mirror.channels;
@@ -188,6 +192,7 @@ pub async fn prepare(config: &Config, mount: &Mount, from: &Path) -> Result<Take
             return Err(failed("the archive does not give all of it".into()));
         }
         wanted.push(Wanted {
+            selection: Selection::new(&views.of(&channel), newest.layout),
             channel,
             build,
             root,

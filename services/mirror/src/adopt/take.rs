@@ -137,6 +137,9 @@ impl Take {
             for item in manifest::iter(pages, &wanted.root, b"", None) {
                 let (_, path, entry) = item.map_err(|e| AdoptError::Read(Box::new(e)))?;
                 let Some(file) = entry.file() else { continue };
+                if !wanted.selection.has(&path) {
+                    continue;
+                }
                 some.push(Content {
                     path: self.from.join(OsStr::from_bytes(path.as_bytes())),
                     file: *file,

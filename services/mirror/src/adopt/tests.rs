@@ -56,6 +56,7 @@ impl World {
         let root = builder.finish().unwrap().root;
         batch.commit().unwrap();
         let wanted = Wanted {
+            selection: mirrorlog_core::view::Selection::ALL,
             channel: ChannelId::new("c").unwrap(),
             build: Build::FIRST,
             root,

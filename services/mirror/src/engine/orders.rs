@@ -5,6 +5,7 @@ use std::sync::Arc;
 use mirrorlog_core::id::{Build, ChannelId, Lane};
 use mirrorlog_core::mirror::Target;
 use mirrorlog_core::statement::{Order, OrderKind, OrderOutcome};
+use mirrorlog_core::view::Selection;
 use runtime::state::Write;
 
 use super::{Engine, Message};
@@ -49,7 +50,7 @@ impl Engine {
     }
 
     fn verify(&self, id: u64, channel: Option<ChannelId>, build: Option<Build>) {
-        let builds: Vec<(ChannelId, Target)> = self
+        let builds: Vec<(ChannelId, Target, Selection)> = self
             .slots
             .values()
             .filter(|slot| {
@@ -60,7 +61,13 @@ impl Engine {
             .flat_map(|slot| {
                 let held = slot.channel.held.values().map(|held| held.target);
                 held.filter(|target| build.is_none_or(|build| build == target.build))
-                    .map(|target| (slot.channel.id.clone(), target))
+                    .map(|target| {
+                        (
+                            slot.channel.id.clone(),
+                            target,
+                            slot.selection(target.build),
+                        )
+                    })
             })
             .collect();
         let (parts, sender) = (Arc::clone(&self.parts), self.sender.clone());

@@ -104,6 +104,7 @@ impl Engine {
             root: target.root,
             whole: whole.filter(|whole| *whole != target.root),
             delta: delta.map(|delta| (delta.clone(), base)),
+            selection: slot.selection(target.build),
             trusts_pages: true,
             progress: Arc::new(Progress::default()),
             stop: CancellationToken::new(),

@@ -96,10 +96,14 @@ impl Engine {
             Some(_) => Vec::new(),
             None => {
                 let key = Key::Snapshot(snapshot.channel.clone(), snapshot.build).encode();
-                let write = Write::Put(key, signed.encode());
+                let mut writes = vec![Write::Put(key, signed.encode())];
+                if slot.channel.held.is_empty() {
+                    let key = Key::View(snapshot.channel.clone()).encode();
+                    writes.push(Write::Put(key, wire::state::encode_view(&slot.view)));
+                }
                 slot.snapshots
                     .insert(snapshot.build, (signed, snapshot.clone()));
-                vec![write]
+                writes
             }
         }
     }

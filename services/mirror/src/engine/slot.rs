@@ -7,15 +7,18 @@ use mirrorlog_core::id::{Build, ChannelId, Digest, Lane};
 use mirrorlog_core::mirror::{Channel, Target};
 use mirrorlog_core::statement::{DeltaSource, Snapshot, Statement};
 use mirrorlog_core::time::Timestamp;
+use mirrorlog_core::view::{Selection, View};
 use runtime::state::Control;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wire::Signed;
 use wire::peer::PeerBuild;
 
+use crate::peers;
 use crate::serving::{Flip, ServedBuild, ServedChannel};
 use crate::state::Key;
 use crate::sync::{Missing, Progress};
+use crate::views::Views;
 
 /// Snapshots remembered for each channel beyond those that are held or wanted.
 const SNAPSHOTS_KEPT: usize = 16;
@@ -30,6 +33,8 @@ pub(crate) struct Task {
 pub(crate) struct Slot {
     /// The core's state.
     pub(crate) channel: Channel,
+    /// The part that is carried here.
+    pub(crate) view: View,
     /// Its bytes as they were written last.
     pub(crate) stored: Vec<u8>,
     /// Signed snapshots by build.
@@ -73,9 +78,10 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    pub(crate) fn new(channel: Channel) -> Self {
+    pub(crate) fn new(channel: Channel, view: View) -> Self {
         Self {
             channel,
+            view,
             stored: Vec::new(),
             snapshots: BTreeMap::new(),
             retractions: BTreeMap::new(),
@@ -121,6 +127,18 @@ impl Slot {
         whole.map(|held| held.target.root).next()
     }
 
+    /// What of a build is carried here.
+    pub(crate) fn selection(&self, build: Build) -> Selection {
+        // Without its snapshot the channel's shape is that of any other build.
+        let known = self
+            .snapshots
+            .get(&build)
+            .or_else(|| self.snapshots.values().next_back());
+        known.map_or(Selection::ALL, |(_, snapshot)| {
+            Selection::new(&self.view, snapshot.layout)
+        })
+    }
+
     /// What peers are told: the builds that are whole here, and those that are on their way.
     pub(crate) fn standing(&self) -> Vec<PeerBuild> {
         let channel = &self.channel;
@@ -130,7 +148,7 @@ impl Slot {
         let coming = self.targets().map(|target| (target.root, false));
         let builds = held.chain(coming).map(|(root, whole)| PeerBuild {
             channel: channel.id.clone(),
-            root,
+            root: peers::shared(&root, &self.view),
             whole,
         });
         builds.collect()
@@ -160,6 +178,7 @@ impl Slot {
         Some(ServedChannel {
             mount: shown.mount.clone(),
             layout: shown.layout,
+            selection: Selection::new(&self.view, shown.layout),
             precedence: shown.precedence,
             live: self.channel.live,
             builds: builds.collect(),
@@ -247,13 +266,16 @@ impl Slot {
 }
 
 /// Reads all channels from the control database.
-pub(crate) fn load_all(control: &dyn Control) -> anyhow::Result<BTreeMap<ChannelId, Slot>> {
+pub(crate) fn load_all(
+    control: &dyn Control,
+    views: &Views,
+) -> anyhow::Result<BTreeMap<ChannelId, Slot>> {
     let mut slots = BTreeMap::new();
     for (key, value) in control.scan(b"channel/")? {
         let Some(Key::Channel(id)) = Key::decode(&key) else {
             continue;
         };
-        let mut slot = Slot::new(wire::state::decode_channel(&value)?);
+        let mut slot = Slot::new(wire::state::decode_channel(&value)?, views.of(&id));
         slot.stored = value;
         slots.insert(id, slot);
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 use mirrorlog_core::id::{Build, Digest};
 use mirrorlog_core::time::Timestamp;
 use mirrorlog_core::tree::{Scope, Tree};
+use mirrorlog_core::view::{Part, Selection, View};
 use serde::{Deserialize, Serialize};
 
 /// The only format so far.
@@ -43,6 +44,46 @@ struct Row {
     channel: String,
     build: u64,
     root: String,
+    /// The part of it that is there; all when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    part: Option<WrittenPart>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenPart {
+    layout: String,
+    architectures: BTreeSet<String>,
+    components: BTreeSet<String>,
+    include: BTreeSet<String>,
+    exclude: BTreeSet<String>,
+}
+
+impl WrittenPart {
+    fn of(selection: &Selection) -> Option<Self> {
+        let layout = selection.layout()?.to_string();
+        match selection.view() {
+            View::All => None,
+            View::Part(part) => Some(Self {
+                layout,
+                architectures: part.architectures,
+                components: part.components,
+                include: part.include,
+                exclude: part.exclude,
+            }),
+        }
+    }
+
+    fn selection(self) -> Option<Selection> {
+        let layout = self.layout.parse().ok()?;
+        let part = Part {
+            architectures: self.architectures,
+            components: self.components,
+            include: self.include,
+            exclude: self.exclude,
+        };
+        Some(Selection::new(&View::new(part).ok()?, layout))
+    }
 }
 
 impl Record {
@@ -82,6 +123,10 @@ impl Record {
                     channel: row.channel.parse().ok()?,
                     build: Build::new(row.build)?,
                     root: row.root.parse().ok()?,
+                    selection: match row.part {
+                        None => Selection::ALL,
+                        Some(part) => part.selection()?,
+                    },
                 })
             });
             trees.collect::<Option<Vec<_>>>().map(Scope)
@@ -105,6 +150,7 @@ impl Record {
                 channel: tree.channel.to_string(),
                 build: tree.build.get(),
                 root: tree.root.to_string(),
+                part: WrittenPart::of(&tree.selection),
             });
             rows.collect()
         };

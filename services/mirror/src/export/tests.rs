@@ -288,6 +288,7 @@ fn a_tree_of_which_nobody_knows_what_it_is_is_made_anew() {
         channel: channel("c"),
         build: Build::FIRST,
         root: Digest::of(b"gone"),
+        selection: mirrorlog_core::view::Selection::ALL,
     };
     trees.records.get_mut(&2).unwrap().scopes = vec![Scope(vec![other])];
     trees

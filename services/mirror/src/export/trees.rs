@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mirrorlog_core::id::{Digest, Mount};
+use mirrorlog_core::id::{ChannelId, Digest, Mount};
 use mirrorlog_core::manifest::{self, Entry, PageRead as _};
 use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::time::Timestamp;
-use mirrorlog_core::tree::Scope;
+use mirrorlog_core::tree::{Scope, Tree};
 use runtime::store::Pages;
 use rustix::fs::CWD;
 
@@ -453,11 +453,9 @@ fn each_change(
     halted: &dyn Fn() -> bool,
     mut each: impl FnMut(&EntryPath, Option<Entry>) -> Result<(), ExportError>,
 ) -> Result<(), ExportError> {
-    let root_in = |scope: &Scope, channel| {
+    let tree_in = |scope: &Scope, channel: &ChannelId| {
         let mut trees = scope.0.iter();
-        trees
-            .find(|tree| tree.channel == channel)
-            .map(|tree| tree.root)
+        trees.find(|tree| tree.channel == *channel).cloned()
     };
     let channels = before
         .0
@@ -466,14 +464,23 @@ fn each_change(
         .map(|tree| tree.channel.clone());
     let channels: BTreeSet<_> = channels.collect();
     for channel in channels {
-        let (old, new) = (root_in(before, channel.clone()), root_in(to, channel));
-        for difference in manifest::diff(pages, old.as_ref(), new.as_ref()) {
+        let (old, new) = (tree_in(before, &channel), tree_in(to, &channel));
+        let root = |tree: &Option<Tree>| tree.as_ref().map(|tree| tree.root);
+        let (old_root, new_root) = (root(&old), root(&new));
+        // Of another part every path may be there or not.
+        let parts = old.zip(new.as_ref());
+        let another_part = parts.is_some_and(|(old, new)| old.selection != new.selection);
+        let all = another_part.then(|| manifest::diff(pages, None, new_root.as_ref()));
+        let differences = manifest::diff(pages, old_root.as_ref(), new_root.as_ref());
+        for difference in all.into_iter().flatten().chain(differences) {
             if halted() {
                 return Err(ExportError::Stopped);
             }
             let difference = difference.map_err(|e| ExportError::Manifest(Box::new(e)))?;
             let wanted = match to.0.len() {
-                1 if new.is_some() => difference.new.map(|(_, entry)| entry),
+                1 if new.is_some() && to.0[0].selection.is_all() => {
+                    difference.new.map(|(_, entry)| entry)
+                }
                 _ => to
                     .entry(pages, &difference.path)
                     .map_err(|e| ExportError::Manifest(Box::new(e)))?,

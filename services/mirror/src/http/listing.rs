@@ -24,7 +24,8 @@ use super::Fault;
 use super::body::{Keep, builds_header, keep_header, set, unsized_body};
 use super::conditions::{Outcome, Version, judge};
 use super::refusal::Refusal;
-use mirrorlog_core::tree::{Place, Scope};
+use mirrorlog_core::path::EntryPath;
+use mirrorlog_core::tree::{Place, Scope, Tree};
 use mirrorlog_core::url::encode;
 
 /// A chunk ends after the line that makes it this long.
@@ -149,7 +150,11 @@ impl Listing {
             text.extend_from_slice(encode(part).as_bytes());
             text.push(b'\n');
         }
-        let roots = self.scope.0.iter().map(|tree| tree.root.to_hex());
+        let tree = |tree: &Tree| match tree.selection.is_all() {
+            true => tree.root.to_hex(),
+            false => format!("{} of {}", tree.selection.view(), tree.root.to_hex()),
+        };
+        let roots = self.scope.0.iter().map(tree);
         text.extend_from_slice(roots.collect::<String>().as_bytes());
         for (key, detail) in &self.more {
             text.extend_from_slice(format!("\n{} {detail:?}", encode(key)).as_bytes());
@@ -198,10 +203,26 @@ impl Listing {
             vec![(Box::new(more) as Box<dyn Iterator<Item = _>>).peekable()];
         for tree in &self.scope.0 {
             let lines = manifest::list_from(pages, &tree.root, &self.folder, from);
+            let lines =
+                lines.filter(|line| line.as_ref().map_or(true, |line| self.shows(tree, line)));
             let lines = lines.map(|line| line.map(|line| (key_of(&line), Line::Listed(line))));
             sources.push((Box::new(lines) as Box<dyn Iterator<Item = _>>).peekable());
         }
         sources
+    }
+
+    /// Whether a mirror that carries a part has a line's entry, or may have some below its folder.
+    fn shows(&self, tree: &Tree, line: &Listed) -> bool {
+        if tree.selection.is_all() {
+            return true;
+        }
+        let (Listed::Folder(name) | Listed::Entry(name, _)) = line;
+        let slash: &[u8] = if self.folder.is_empty() { b"" } else { b"/" };
+        let path = [&self.folder, slash, name].concat();
+        match line {
+            Listed::Folder(_) => tree.selection.has_below(&path),
+            Listed::Entry(..) => EntryPath::new(&path).is_ok_and(|path| tree.selection.has(&path)),
+        }
     }
 
     /// A symlink is shown as what it leads to; `None` when it leads nowhere.

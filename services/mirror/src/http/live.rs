@@ -9,6 +9,7 @@ use super::Desk;
 use super::body::{Content, Keep, redirect};
 use super::listing::Listing;
 use super::mounts::{Mounted, mounts_below};
+use super::pinned;
 use super::refusal::{Refusal, shown};
 use super::trace::{self, Trace};
 use crate::serving::Serving;
@@ -41,7 +42,14 @@ pub(super) fn answer(desk: Desk<'_>, table: &Serving, asked: &Asked) -> Result<R
         desk.leisurely()?;
         return Listing::of_folders(&asked.path, names).answer(desk);
     }
-    let unknown = Refusal::unknown_path(format!("nothing is at {}", shown(&asked.path)));
+    let not_carried = mounts.iter().find_map(|(mounted, rest)| {
+        let mut served = mounted.channels.iter().map(|(_, served)| served);
+        served.find_map(|served| pinned::not_carried(&served.selection, rest))
+    });
+    let unknown = match not_carried {
+        Some(text) => Refusal::not_carried(text),
+        None => Refusal::unknown_path(format!("nothing is at {}", shown(&asked.path))),
+    };
     let live = mounts.first().map(|(mounted, _)| mounted.live());
     Err(unknown.of(live.iter().flat_map(Scope::builds)))
 }

@@ -80,6 +80,7 @@ pub(super) fn tree(id: &ChannelId, served: &ServedChannel, build: Build) -> Opti
         channel: id.clone(),
         build,
         root: row.root,
+        selection: served.selection.clone(),
     })
 }
 

@@ -5,7 +5,9 @@ use bytes::Bytes;
 use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::limits::PAGE_MAX_BYTES;
 use mirrorlog_core::manifest::Page;
+use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::time::Timestamp;
+use mirrorlog_core::view::Selection;
 use runtime::store::StoreError;
 
 use super::Desk;
@@ -140,12 +142,27 @@ impl Request<'_> {
                 Listing::of_trees(&self.asked.path, scope, folder).answer(self.desk)
             }
             Place::File(..) | Place::Nothing => {
-                let channel = self.channel;
+                let (channel, served) = (self.channel, self.served);
+                if let Some(text) = not_carried(&served.selection, path) {
+                    return Err(Refusal::not_carried(text).of(from));
+                }
                 let text = format!("{} is not in build {build} of {channel}", shown(path));
                 Err(Refusal::unknown_path(text).of(from))
             }
         }
     }
+}
+
+/// Why a path that a build may well have is not on a mirror that carries a part.
+pub(super) fn not_carried(selection: &Selection, path: &[u8]) -> Option<String> {
+    let has = EntryPath::new(path).is_ok_and(|path| selection.has(&path));
+    let view = selection.view();
+    (!selection.is_all() && !has).then(|| {
+        format!(
+            "{} is not carried here: this mirror carries {view}",
+            shown(path)
+        )
+    })
 }
 
 fn json<'a>(asked: &'a Asked, value: &serde_json::Value) -> Content<'a> {
@@ -180,6 +197,7 @@ fn channel_status(channel: &ChannelId, served: &ServedChannel) -> serde_json::Va
         "retained": held().map(|build| build.get()).collect::<Vec<_>>(),
         "root": root.map(|root| root.to_hex()),
         "expires": served.head_expires.and_then(rfc3339),
+        "view": served.selection.view().to_string(),
     })
 }
 

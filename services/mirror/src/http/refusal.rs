@@ -109,6 +109,11 @@ impl Refusal {
     }
 
     /// 404.
+    pub(super) fn not_carried(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-carried", text)
+    }
+
+    /// 404.
     pub(super) fn unknown_channel(name: &[u8]) -> Self {
         let name = String::from_utf8_lossy(name);
         let text = format!("{} is not carried here", on_one_line(&name));

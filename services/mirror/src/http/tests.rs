@@ -156,6 +156,7 @@ impl World {
             (build(*number), row)
         });
         let mut served = ServedChannel {
+            selection: mirrorlog_core::view::Selection::ALL,
             mount: Mount::new(mount).unwrap(),
             layout: Layout::Debian,
             precedence: 10,

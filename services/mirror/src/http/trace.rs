@@ -8,6 +8,7 @@ use mirrorlog_core::id::{Build, ChannelId};
 use mirrorlog_core::layout::Layout;
 use mirrorlog_core::manifest::{self, Listed};
 use mirrorlog_core::time::Timestamp;
+use mirrorlog_core::view::View;
 use runtime::store::Pages;
 
 use super::Fault;
@@ -155,7 +156,14 @@ impl<'a> Trace<'a> {
             let names: Vec<&str> = architectures.iter().map(String::as_str).collect();
             field("Architectures", &names.join(" "));
         }
-        field("Architectures-Configuration", "ALL");
+        let configured = match self.served.selection.view() {
+            View::Part(part) if !part.architectures.is_empty() => {
+                let names: Vec<&str> = part.architectures.iter().map(String::as_str).collect();
+                format!("INCLUDE {}", names.join(" "))
+            }
+            View::All | View::Part(_) => "ALL".to_owned(),
+        };
+        field("Architectures-Configuration", &configured);
         field("Upstream-mirror", &self.site.upstream);
         if let Some(flip) = self.served.flip {
             let seconds = u64::try_from(flip.finished.ms_since(flip.started) / 1000).unwrap_or(0);
@@ -186,6 +194,10 @@ impl<'a> Trace<'a> {
                     let Listed::Folder(name) = line? else {
                         continue;
                     };
+                    let path = [&folder, b"/".as_slice(), &name].concat();
+                    if !self.served.selection.has_below(&path) {
+                        continue;
+                    }
                     match name.strip_prefix(b"binary-") {
                         Some(b"all") => {}
                         Some(name) => {
@@ -195,7 +207,7 @@ impl<'a> Trace<'a> {
                             found.insert("source".to_owned());
                         }
                         None if INSIDE_COMPONENTS.contains(&&*name) => {}
-                        None => next.push([&folder, b"/".as_slice(), &name].concat()),
+                        None => next.push(path),
                     }
                 }
             }

@@ -55,6 +55,7 @@ impl Asked {
 
     pub(super) fn at(&self, now: Timestamp) -> Question<'_> {
         Question {
+            needs: Default::default(),
             channel: &self.channel,
             build: self.build,
             place: &self.place,

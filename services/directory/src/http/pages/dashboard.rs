@@ -145,6 +145,7 @@ fn card<'a>(
 ) -> Card<'a> {
     let channel = &carried.channel;
     let question = Question {
+        needs: Default::default(),
         channel: id,
         build: None,
         place: &Place::default(),

@@ -61,6 +61,7 @@ impl Told {
                 | ExcludeReason::NoVerdict
                 | ExcludeReason::NoAddress
                 | ExcludeReason::NotHttp
+                | ExcludeReason::PartOnly(_)
                 | ExcludeReason::Partial(_) => Tone::Quiet,
                 ExcludeReason::Returning { .. }
                 | ExcludeReason::Behind(_)
@@ -184,6 +185,7 @@ fn near(profile: &Profile) -> Place {
 
 fn question<'a>(channel: &'a ChannelId, place: &'a Place, now: Timestamp) -> Question<'a> {
     Question {
+        needs: Default::default(),
         channel,
         build: None,
         place,

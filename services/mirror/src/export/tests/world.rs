@@ -152,6 +152,7 @@ impl World {
                 urgent: false,
             };
             let row = ServedChannel {
+                selection: mirrorlog_core::view::Selection::ALL,
                 mount: mount(),
                 layout: Layout::Debian,
                 precedence: precedence as u32,

@@ -29,11 +29,11 @@ async fn a_channel_tells_what_it_serves() {
     assert_eq!(answer.header("mirrorlog-build"), "main=2");
     let status = format!(
         "{{\"channel\":\"main\",\"expires\":\"2026-11-21T23:50:30Z\",\"live\":2,\"mount\":\"/d\",\
-         \"retained\":[2,3],\"root\":\"{root}\",\"staged\":3}}\n"
+         \"retained\":[2,3],\"root\":\"{root}\",\"staged\":3,\"view\":\"everything\"}}\n"
     );
     assert_eq!(answer.text(), status);
     expect![[r#"
-        {"channel":"coming","expires":null,"live":null,"mount":"/c","retained":[],"root":null,"staged":null}
+        {"channel":"coming","expires":null,"live":null,"mount":"/c","retained":[],"root":null,"staged":null,"view":"everything"}
     "#]].assert_eq(&world.get("/@/coming").await.text());
     let all: serde_json::Value = serde_json::from_slice(&world.get("/@/").await.body).unwrap();
     assert_eq!(all["channels"].as_array().unwrap().len(), 2);
