@@ -210,3 +210,87 @@ fn symlinks_are_seen_through_what_they_lead_to() {
         "a link that leads nowhere shows nothing"
     );
 }
+
+/// What an audit asks for of a tree of `names`, of each of which `mirror` has a part.
+#[test]
+fn of_a_part_nothing_else_is_asked_for() {
+    use mirrorlog_core::id::Ordinal;
+    use mirrorlog_core::layout::Layout;
+    use mirrorlog_core::view::{Part, Selection, View};
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let manifest = |version: u32| {
+        let batch = store.batch();
+        let mut builder = Builder::new(&batch);
+        for number in 0..3000_u32 {
+            // One in a hundred is of the part.
+            let arch = if number % 100 == 0 {
+                "riscv64"
+            } else {
+                "amd64"
+            };
+            let changed = if number % 10 == 0 { version } else { 0 };
+            let path = path(&format!("pool/main/p{number:04}_1_{arch}.deb"));
+            let entry = entry(format!("{number} {changed}").as_bytes());
+            builder.push(&path, &Entry::File(entry)).unwrap();
+        }
+        let root = builder.finish().unwrap().root;
+        batch.commit().unwrap();
+        root
+    };
+    let (first, second) = (manifest(1), manifest(2));
+    let part = Part {
+        architectures: ["riscv64".to_owned()].into(),
+        ..Part::default()
+    };
+    let view = View::new(part).unwrap();
+    let pages = Pages::new(store.clone(), 1 << 20);
+    for (most, base, new) in [
+        (10_000, None, 30),
+        (10_000, Some(first), 30),
+        (5, Some(first), 30),
+    ] {
+        let planner = super::plan::Planner::new(pages.clone(), 10, most);
+        let audit = Audit {
+            selection: Selection::new(&view, Layout::Debian),
+            suspects: vec![
+                path("pool/main/p0001_1_amd64.deb"),
+                path("pool/main/p0100_1_riscv64.deb"),
+            ],
+            lost: vec![Ordinal(2), Ordinal(300)],
+            ..audit(Scope::Pinned, second)
+        };
+        let plan = planner.plan(&audit, base).unwrap();
+        let foreign = plan
+            .files
+            .iter()
+            .find(|file| !file.path.as_bytes().ends_with(b"_riscv64.deb"));
+        assert_eq!(foreign, None);
+        assert_eq!(plan.new_files, new);
+        let most = usize::try_from(new).unwrap().min(most);
+        assert!(plan.files.len() >= most, "{} of {most}", plan.files.len());
+        let whole = planner
+            .plan(
+                &Audit {
+                    selection: Selection::ALL,
+                    ..audit
+                },
+                base,
+            )
+            .unwrap();
+        assert!(
+            whole.new_files > new,
+            "what is new for one part is not that for all"
+        );
+    }
+    // A first build with more files than are asked for: a sample of the part, and about how many it has.
+    let planner = super::plan::Planner::new(pages, 0, 20);
+    let audit = Audit {
+        selection: Selection::new(&view, Layout::Debian),
+        ..audit(Scope::Pinned, second)
+    };
+    let plan = planner.plan(&audit, None).unwrap();
+    assert!((3..=20).contains(&plan.files.len()), "{}", plan.files.len());
+    assert!((10..100).contains(&plan.new_files), "{}", plan.new_files);
+}

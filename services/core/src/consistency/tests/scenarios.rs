@@ -556,3 +556,89 @@ fn a_live_audit_knows_who_wins_a_path() {
     assert_eq!(above(Scope::Live), [ChannelId::new("above").unwrap()]);
     assert!(above(Scope::Pinned).is_empty());
 }
+
+fn amd64() -> View {
+    let part = crate::view::Part {
+        architectures: ["amd64".to_owned()].into(),
+        ..crate::view::Part::default()
+    };
+    View::new(part).unwrap()
+}
+
+/// A report of builds that are whole, in a view.
+fn in_view(story: &mut Story, name: &str, live: u64, builds: &[u64], view: &View) -> Vec<Effect> {
+    story.sequence += 1;
+    let builds: Vec<(u64, Has)> = builds.iter().map(|build| (*build, Has::All)).collect();
+    let mut report = report(name, 1, story.sequence, live, &builds);
+    for build in &mut report.builds {
+        build.view = view.clone();
+    }
+    story.feed(Input::Report(report))
+}
+
+fn said_of(effects: &[Effect]) -> Vec<(VerdictState, View)> {
+    let verdicts = effects.iter().filter_map(|effect| match effect {
+        Effect::PublishVerdict(verdict) => Some((verdict.state.clone(), verdict.view.clone())),
+        Effect::StartAudit(_)
+        | Effect::Probe(_)
+        | Effect::SetWanted { .. }
+        | Effect::Fork { .. }
+        | Effect::Refused(_) => None,
+    });
+    verdicts.collect()
+}
+
+#[test]
+fn a_verdict_speaks_of_the_part_that_was_audited() {
+    let mut story = Story::new();
+    let effects = in_view(&mut story, "nz1", 1, &[1], &amd64());
+    assert_eq!(audits(&effects)[0].selection.view(), amd64());
+    let effects = story.pass(effects);
+    let effects = [effects.clone(), story.pass(effects)].concat();
+    let complete = (VerdictState::Complete, amd64());
+    assert!(said_of(&effects).contains(&complete), "{effects:?}");
+    let status = story.fold.status(None, story.now);
+    let carried = status.mirrors.iter().flat_map(|mirror| &mirror.channels);
+    assert_eq!(carried.filter(|one| one.view == amd64()).count(), 1);
+    // Of the whole nothing was audited: all of it is new.
+    let effects = in_view(&mut story, "nz1", 1, &[1], &View::All);
+    assert_eq!(said_of(&effects), [(VerdictState::Pending, View::All)]);
+    let audit = &audits(&effects)[0];
+    assert_eq!((audit.depth, audit.base), (Depth::First, None));
+    story.pass(effects);
+    story.feed(snapshot(2));
+    let effects = in_view(&mut story, "nz1", 1, &[1, 2], &View::All);
+    let base = audits(&effects)
+        .iter()
+        .find(|audit| audit.build == build(2))
+        .map(|audit| audit.base);
+    assert_eq!(base, Some(Some((build(1), root(1)))));
+    // Nor is what one of two builds was found to be in a narrower view any help for the other.
+    let effects = in_view(&mut story, "nz1", 1, &[1, 2], &amd64());
+    assert!(
+        audits(&effects).iter().all(|audit| audit.base.is_none()),
+        "{effects:?}"
+    );
+}
+
+#[test]
+fn mirrors_of_a_part_make_a_quorum_only_among_themselves() {
+    let mut story = Story::new();
+    for name in NZ {
+        story.complete(name, 1);
+    }
+    assert_eq!(story.wanted(), Some(1));
+    story.feed(snapshot(2));
+    // Two of three have a part of it: who wants the whole finds it nowhere.
+    for name in ["nz1", "nz2"] {
+        for live in [1, 2] {
+            let effects = in_view(&mut story, name, live, &[1, 2], &amd64());
+            let effects = story.pass(effects);
+            story.pass(effects);
+        }
+        assert_eq!(story.verdict(name, 2), Some(VerdictState::Complete));
+    }
+    assert_eq!(story.wanted(), Some(1));
+    story.complete("nz3", 2);
+    assert_eq!(story.wanted(), Some(2));
+}

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::inputs::any_sample;
 use super::*;
 use crate::directory::exclude::ExcludeReason;
-use crate::directory::offer::{Ranked, explore};
+use crate::directory::offer::{Needs, Ranked, explore};
 use crate::directory::view::View;
 
 fn is_everything_right(world: &World, asked: &Asked, ranked: &Ranked, build: Build) {
@@ -225,4 +225,61 @@ fn exploring_reaches_all_of_the_third_s_tier() {
     };
     let thirds: BTreeSet<usize> = (0..100).map(third).collect();
     assert_eq!(thirds, BTreeSet::from([2, 3, 4]));
+}
+
+#[test]
+fn a_mirror_of_a_part_is_offered_to_those_who_need_no_more() {
+    let mut world = World::settled();
+    let part = crate::view::Part {
+        architectures: ["amd64".to_owned()].into(),
+        components: ["main".to_owned()].into(),
+        ..crate::view::Part::default()
+    };
+    let part = crate::view::View::new(part).unwrap();
+    let of_part = Verdict {
+        view: part.clone(),
+        ..verdict(&Saying::complete("nz1", 2), world.now, world.lease)
+    };
+    let before = world.view().revision();
+    assert_eq!(world.feed(Input::Verdict(of_part)), []);
+    assert_ne!(
+        world.view().revision(),
+        before,
+        "what was computed before is stale"
+    );
+    let nz1 = world.find("nz1");
+    let asked = Asked::wanted(Place::in_country("NZ".parse().unwrap()));
+    let why = |needs: Needs<'_>| {
+        let question = Question {
+            needs,
+            ..asked.at(world.now)
+        };
+        world.view().exclude(nz1, &question, build(2))
+    };
+    let names = |text: &str| {
+        text.split_whitespace()
+            .map(str::to_owned)
+            .collect::<BTreeSet<_>>()
+    };
+    let (amd64, i386, main, all) = (names("amd64"), names("i386"), names("main"), names(""));
+    let of = |architectures, components| Needs::Part {
+        architectures,
+        components,
+    };
+    let left_out = Some(ExcludeReason::PartOnly(part));
+    assert_eq!(why(Needs::Everything), left_out);
+    assert_eq!(why(of(&amd64, &main)), None);
+    assert_eq!(why(of(&amd64, &all)), left_out);
+    assert_eq!(why(of(&i386, &main)), left_out);
+    let path = |text: &str| crate::path::EntryPath::new(text.as_bytes()).unwrap();
+    let here = path("pool/main/h/hello_1_amd64.deb");
+    let elsewhere = path("pool/main/h/hello_1_i386.deb");
+    assert_eq!(why(Needs::Path(&here)), None);
+    assert_eq!(why(Needs::Path(&elsewhere)), left_out);
+    assert!(
+        left_out
+            .unwrap()
+            .to_string()
+            .starts_with("part-only: the mirror carries architectures amd64")
+    );
 }
