@@ -2,7 +2,8 @@
 //!
 //! What is measured: bytes on the wire and the rate against iperf3 over the same link, for a first sync; what is fetched
 //! twice when the link drops in the middle of a file, and when a build lands in the middle of a sync; which builds go
-//! live, and how old live is, while builds come faster than the link carries them.
+//! live, and how old live is, while builds come faster than the link carries them, and whether syncs overlap; the rate
+//! inside and outside of a window of time.
 //!
 //! The program runs itself again inside a namespace of its own; root is needed for that.
 #![allow(
@@ -98,6 +99,8 @@ fn main() {
     link_drops(&world, &iperf);
     build_lands(&world, &iperf);
     too_many_builds(&world, &args);
+    syncs(&world);
+    windows(&world, &args);
 }
 
 /// Two network namespaces; they go with their last process and this.
@@ -348,6 +351,17 @@ impl World {
         Some(serde_json::from_slice(&answer.body).unwrap_or_default())
     }
 
+    fn restart(&self) {
+        let mut mirror = self.mirror.borrow_mut();
+        mirror.kill().unwrap();
+        mirror.wait().unwrap();
+        *mirror = start(&self.link, &self.network, &self.log);
+        drop(mirror);
+        until_within(LIMIT, "the mirror is up again", || {
+            self.ask("/healthz").is_some()
+        });
+    }
+
     fn live(&self) -> Option<u64> {
         self.ask("/@/c")?["live"].as_u64()
     }
@@ -381,6 +395,7 @@ impl World {
 fn start(link: &Link, network: &Network, log: &Path) -> Child {
     let mut command = link.in_edge(&binary());
     command.arg("--config").arg(network.config("nz1"));
+    command.args(["--log", "info,mirror::engine::perform=debug"]);
     let log = std::fs::File::options()
         .create(true)
         .append(true)
@@ -551,4 +566,74 @@ fn look(
     if let Some((_, since)) = newer {
         *oldest = (*oldest).max(since.elapsed());
     }
+}
+
+/// How many syncs of the lane ran at once at most, in the whole run.
+fn syncs(world: &World) {
+    let log = std::fs::read_to_string(&world.log).unwrap();
+    let (mut running, mut most, mut all) = (0_i64, 0, 0);
+    for line in log.lines() {
+        if line.contains("\"sync started\"") {
+            (running, all) = (running + 1, all + 1);
+            most = most.max(running);
+        } else if line.contains("\"sync ended\"") {
+            running -= 1;
+        }
+    }
+    println!("{all} syncs in all, retargeted ones among them; at most {most} at a time");
+    assert!(all > 0, "{log}");
+}
+
+/// Seconds of the window.
+const WINDOW_S: u64 = 20;
+
+/// A window that begins now: slow while it lasts, as fast as the link afterwards.
+fn windows(world: &World, args: &Args) {
+    let slow = 4.0;
+    // By the clock of the machine's place, as the mirror reads it.
+    let clock = |seconds: u64| {
+        let at = format!("now + {seconds} seconds");
+        let out = Command::new("date")
+            .args(["-d", &at, "+%H:%M:%S"])
+            .output()
+            .unwrap();
+        String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    };
+    let (from, to) = (clock(0), clock(WINDOW_S));
+    world.network.configure("nz1", |config| {
+        let window = [
+            ("from", from.clone()),
+            ("to", to.clone()),
+            ("rate", format!("{slow}mbit")),
+        ];
+        let window: toml::Table = window
+            .map(|(key, value)| (key.to_owned(), value.into()))
+            .into_iter()
+            .collect();
+        let fetch = toml::Table::from_iter([(
+            "windows".to_owned(),
+            toml::Value::Array(vec![window.into()]),
+        )]);
+        config.insert("fetch".to_owned(), fetch.into());
+    });
+    let end = Instant::now() + Duration::from_secs(WINDOW_S);
+    world.restart();
+    world.tree.write("windowed", noise(5000, 40 * MIB));
+    let (before, begun) = (world.came(), Instant::now());
+    let build = world.publish();
+    let mut inside = None;
+    until_within(LIMIT, "the build is live", || {
+        if inside.is_none() && Instant::now() >= end {
+            inside = Some((world.came(), Instant::now()));
+        }
+        world.live() == Some(build)
+    });
+    let (came, at) = inside.expect("it is live only after the window");
+    let mbit = |bytes: u64, time: Duration| bytes as f64 * 8.0 / 1e6 / time.as_secs_f64();
+    println!(
+        "window {from} to {to} of {slow} Mbit/s on a link of {}: {:.2} Mbit/s on the wire within it, {:.2} afterwards (the clock is looked at every 5 s)",
+        args.rate,
+        mbit(came - before, at - begun),
+        mbit(world.came() - came, at.elapsed()),
+    );
 }

@@ -128,10 +128,7 @@ impl Engine {
         let now = tokio::time::Instant::now();
         self.slot(id).planned.insert(lane, (target.build, now));
         let job = self.job(id, lane, &target);
-        let task = Task {
-            stop: job.stop.clone(),
-            progress: Arc::clone(&job.progress),
-        };
+        let task = Task::of(&job);
         self.slot(id).plans.insert(lane, task);
         let (syncer, sender, channel) =
             (self.parts.syncer.clone(), self.sender.clone(), id.clone());
@@ -165,11 +162,11 @@ impl Engine {
         let job = self.job(id, lane, &target);
         let build = target.build;
         let slot = self.slot(id);
-        let task = Task {
-            stop: job.stop.clone(),
-            progress: Arc::clone(&job.progress),
-        };
+        let task = Task::of(&job);
         slot.syncs.insert(lane, task);
+        let ended = CancellationToken::new();
+        let before = slot.ended.insert(lane, ended.clone());
+        let ended = ended.drop_guard();
         slot.sync_started = Some(runtime::boot::now());
         let parent = slot
             .spans
@@ -181,6 +178,11 @@ impl Engine {
             (self.parts.syncer.clone(), self.sender.clone(), id.clone());
         let fetched = self.parts.metrics.fetched(lane);
         let work = async move {
+            let ended = ended;
+            // One at a time: what the one before is still making durable is not fetched again.
+            if let Some(before) = before {
+                before.cancelled().await;
+            }
             tracing::debug!("sync started");
             let lacks = Lacks {
                 engine: sender.clone(),
@@ -190,6 +192,8 @@ impl Engine {
             // Not cut off when cancelled: the fetch then ends by itself and keeps what has arrived.
             let outcome = syncer.run(&job, &lacks).await;
             fetched.count(&job.progress);
+            tracing::debug!("sync ended");
+            drop(ended);
             if job.stop.is_cancelled() {
                 return;
             }
@@ -233,10 +237,7 @@ impl Engine {
         }
         let mut job = self.job(id, Lane::Bulk, &target);
         (job.whole, job.delta, job.trusts_pages) = (None, None, false);
-        let task = Task {
-            stop: job.stop.clone(),
-            progress: Arc::clone(&job.progress),
-        };
+        let task = Task::of(&job);
         self.slot(id).heals.insert(build, task);
         let (syncer, sender, channel) =
             (self.parts.syncer.clone(), self.sender.clone(), id.clone());

@@ -17,7 +17,7 @@ use wire::peer::PeerBuild;
 use crate::peers;
 use crate::serving::{Flip, ServedBuild, ServedChannel};
 use crate::state::Key;
-use crate::sync::{Missing, Progress};
+use crate::sync::{Job, Missing, Progress};
 use crate::views::Views;
 
 /// Snapshots remembered for each channel beyond those that are held or wanted.
@@ -27,6 +27,15 @@ const SNAPSHOTS_KEPT: usize = 16;
 pub(crate) struct Task {
     pub(crate) stop: CancellationToken,
     pub(crate) progress: Arc<Progress>,
+}
+
+impl Task {
+    pub(crate) fn of(job: &Job) -> Self {
+        Self {
+            stop: job.stop.clone(),
+            progress: Arc::clone(&job.progress),
+        }
+    }
 }
 
 /// One channel.
@@ -57,6 +66,8 @@ pub(crate) struct Slot {
     pub(crate) flip: Option<Flip>,
     /// Running syncs.
     pub(crate) syncs: BTreeMap<Lane, Task>,
+    /// Of the last sync that was begun: cancelled when it has ended, some time after it was stopped.
+    pub(crate) ended: BTreeMap<Lane, CancellationToken>,
     /// Running plans for a build behind the running sync.
     pub(crate) plans: BTreeMap<Lane, Task>,
     /// What was planned last behind the running sync, and when.
@@ -93,6 +104,7 @@ impl Slot {
             sync_started: None,
             flip: None,
             syncs: BTreeMap::new(),
+            ended: BTreeMap::new(),
             plans: BTreeMap::new(),
             planned: BTreeMap::new(),
             heals: BTreeMap::new(),
