@@ -57,6 +57,11 @@ bench-link *args:
     cargo build --release --locked -p mirrorlog
     cargo run --quiet --release --locked -p e2e --bin bench-link -- --release "$@"
 
+# ten fresh mirrors of one pool, and peers that stall, die and lie: what the archive sends; see --help
+bench-peers *args:
+    cargo build --release --locked -p mirrorlog
+    cargo run --quiet --release --locked -p e2e --bin bench-peers -- --release "$@"
+
 # two simulated days of a mirror on a slow link beside rsync by cron; see --help
 bench-days *args:
     cargo run --quiet --release --locked -p e2e --bin bench-days -- "$@"
