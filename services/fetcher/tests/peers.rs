@@ -43,6 +43,7 @@ fn with_peers(peers: Vec<Peer>, own: Option<usize>) -> FetchOptions {
     FetchOptions {
         peers: Some(Peers {
             root: root(),
+            shares: true,
             own: own.map(|number| Place::of(&id(number))),
             table,
             rate: RateLimiter::new(None),
@@ -169,6 +170,12 @@ enum Bad {
     Stalls,
     Lies,
     Lacks,
+    /// Sends empty messages, for ever.
+    Hums,
+    /// Sends a byte a second.
+    Drips,
+    /// Sends half of each blob, which is garbage, and breaks the connection.
+    Breaks,
 }
 
 #[tonic::async_trait]
@@ -184,18 +191,29 @@ impl Fetcher for Bad {
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
                 for want in request.wants {
+                    let mut last = true;
                     let kind = match how {
                         Self::Stalls => continue,
+                        Self::Hums | Self::Drips => {
+                            let sender = sender.clone();
+                            let drips = matches!(how, Self::Drips);
+                            tokio::spawn(drip(sender, drips.then_some(want.id)));
+                            continue;
+                        }
+                        Self::Breaks => {
+                            last = false;
+                            Kind::Data(noise(80_000, 10_000).into())
+                        }
                         Self::Lies => Kind::Data(noise(70_000, 20_000).into()),
                         Self::Lacks => Kind::Absent(wire::v1::piece::Absent {}),
                     };
                     let piece = Piece {
                         id: want.id,
                         kind: Some(kind),
-                        last: true,
+                        last,
                     };
                     let pieces = vec![piece];
-                    if sender.send(Ok(FetchBatch { pieces })).await.is_err() {
+                    if sender.send(Ok(FetchBatch { pieces })).await.is_err() || !last {
                         return;
                     }
                 }
@@ -205,13 +223,37 @@ impl Fetcher for Bad {
     }
 }
 
+/// A message a second: empty ones, or one more byte of a want.
+async fn drip(sender: tokio::sync::mpsc::Sender<Result<FetchBatch, Status>>, want: Option<u32>) {
+    loop {
+        let piece = want.map(|id| Piece {
+            id,
+            kind: Some(Kind::Data(vec![0].into())),
+            last: false,
+        });
+        let pieces = piece.into_iter().collect();
+        if sender.send(Ok(FetchBatch { pieces })).await.is_err() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn invariant_a_peer_that_stalls_lies_lacks_or_vanishes_stops_nothing() {
+async fn invariant_a_peer_that_stalls_lies_lacks_drips_or_vanishes_stops_nothing() {
     let origin = disk();
     let wants = fill(&origin.store, contents());
     let archive = Server::start(&origin.store);
     for whole_it_says in [true, false] {
-        for bad in [Some(Bad::Stalls), Some(Bad::Lies), Some(Bad::Lacks), None] {
+        let all = [
+            Bad::Stalls,
+            Bad::Lies,
+            Bad::Lacks,
+            Bad::Hums,
+            Bad::Drips,
+            Bad::Breaks,
+        ];
+        for bad in all.into_iter().map(Some).chain([None]) {
             let (here, neighbour) = (disk(), disk());
             fill(&neighbour.store, contents());
             let good = Server::start(&neighbour.store);
@@ -276,4 +318,32 @@ async fn a_peer_that_becomes_whole_while_others_wait_gives_all() {
     };
     let fetched = tokio::select! { fetched = fetch => fetched, never = tell => never };
     whole(&fetched.unwrap(), &wants, &here);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stood_in_for_an_archive_is_its_own_again_when_it_is_back() {
+    for lane in Lane::ALL {
+        let (origin, empty, here) = (disk(), disk(), disk());
+        let wants = fill(&origin.store, contents());
+        let serves = Server::start(&empty.store);
+        // A place that nobody listens at yet.
+        let archive = Server::start(&origin.store);
+        let address = archive.address;
+        drop(archive);
+        let source = Source::new(&address.to_string()).unwrap();
+        let how = FetchOptions {
+            lane,
+            ..with_peers(vec![peer(1, serves.source(), false)], Some(2))
+        };
+        let progress = Arc::clone(&how.progress);
+        let fetch = fetch_from(&source, &wants, &here, &how);
+        let back = async {
+            support::until("the peer was asked", || progress.received_bytes() > 0).await;
+            let _archive = Server::start_at(&origin.store, address);
+            std::future::pending().await
+        };
+        let fetched = tokio::select! { fetched = fetch => fetched, () = back => unreachable!() };
+        whole(&fetched, &wants, &here);
+        assert_eq!(fetched.sources[0].files, wants.len() as u64);
+    }
 }

@@ -106,11 +106,13 @@ impl Pool {
         }))
     }
 
-    /// The peers for bringing a build here, those too that come later; `None` when peers are not to be asked.
-    pub(crate) fn peers(&self, root: Digest) -> Option<Peers> {
+    /// The peers for bringing a build here, those too that come later; each brings a share if it
+    /// `shares`. `None` when peers are not to be asked.
+    pub(crate) fn peers(&self, root: Digest, shares: bool) -> Option<Peers> {
         let inner = &self.0;
         inner.enabled.then(|| Peers {
             root,
+            shares,
             own: inner.address.as_ref().map(|_| Place::of(&inner.mirror)),
             table: inner.table.subscribe(),
             rate: Arc::clone(&inner.rate),
@@ -478,11 +480,15 @@ mod tests {
     #[test]
     fn configuration_says_whether_and_where() {
         let root = Digest::of(b"root");
-        assert!(pool("[peers]\nenabled = false\n").peers(root).is_none());
-        assert!(pool("").peers(root).unwrap().own.is_none());
+        assert!(
+            pool("[peers]\nenabled = false\n")
+                .peers(root, true)
+                .is_none()
+        );
+        assert!(pool("").peers(root, true).unwrap().own.is_none());
         let reached = pool("[peers]\naddress = \"nz1.example.org:7080\"\n");
         assert_eq!(
-            reached.peers(root).unwrap().own,
+            reached.peers(root, true).unwrap().own,
             Some(Place::of(&id("nz1")))
         );
         let wrong = format!("{CONFIG}[peers]\naddress = \"http://nz1/\"\n");

@@ -29,7 +29,7 @@ const WANTS_LISTED_MAX: usize = 16 * 1024;
 /// Rounds of "look what is missing, fetch it" that may leave as much missing as before until a sync counts as failed.
 const IDLE_ROUNDS_MAX: usize = 4;
 
-/// Builds that lack less than this do not wait for peers to begin with them too.
+/// Builds that lack less than this are fetched from the archive alone: waiting for peers would take longer.
 const SHARED_MIN_BYTES: u64 = 1024 * 1024;
 
 /// Why a build did not become whole.
@@ -271,7 +271,11 @@ impl Syncer {
                 let met = self.pool.meet(&lacks.channel, &shared);
                 job.stop.run_until_cancelled(met).await;
             }
-            let fetched = self.fetch_blobs(job, wants, draft).await;
+            let options = FetchOptions {
+                peers: self.pool.peers(job.shared(), shares),
+                ..self.options(job)
+            };
+            let fetched = self.fetch_blobs(job, wants, draft, &options).await;
             self.room
                 .stored(job.progress.fetch.stored_bytes().saturating_sub(stored));
             fetched?;
@@ -285,7 +289,7 @@ impl Syncer {
             rate: Arc::clone(&self.rate),
             cancel: job.stop.clone(),
             progress: Arc::clone(&job.progress.fetch),
-            peers: self.pool.peers(job.shared()),
+            peers: self.pool.peers(job.shared(), false),
             ..FetchOptions::default()
         }
     }
@@ -350,8 +354,8 @@ impl Syncer {
         job: &Job,
         wants: Option<Vec<Wanted>>,
         draft: Option<Draft>,
+        options: &FetchOptions,
     ) -> Result<(), SyncError> {
-        let options = self.options(job);
         let (batch, recalled) = match draft {
             Some(draft) => draft.into_parts(),
             None => (self.store().batch(), Recalled::default()),
@@ -360,10 +364,10 @@ impl Syncer {
             Some(wants) => {
                 let listed = tokio_stream::iter(wants);
                 let fetched =
-                    fetcher::client::fetch_with(&self.sources, listed, batch, &options).await;
+                    fetcher::client::fetch_with(&self.sources, listed, batch, options).await;
                 whole(fetched?)?;
             }
-            None => self.fetch_walking(job, batch, &options).await?,
+            None => self.fetch_walking(job, batch, options).await?,
         }
         self.pages.recall(recalled);
         Ok(())

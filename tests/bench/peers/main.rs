@@ -120,7 +120,8 @@ fn run(args: &Args, kind: Kind, tree: &Tree, payload: usize) -> (f64, f64) {
         for mirror in &mirrors {
             network.kill(mirror);
             network.configure(mirror, |config| {
-                config["peers"]["enabled"] = false.into();
+                let peers = config["peers"].as_table_mut().unwrap();
+                peers.insert("enabled".to_owned(), false.into());
             });
             network.spawn(mirror);
         }

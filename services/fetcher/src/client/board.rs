@@ -129,6 +129,8 @@ struct State {
     large: usize,
     /// Large blobs that wait for one.
     large_ready: VecDeque<Job>,
+    /// Large blobs with a slot that a source was to bring and does not: their place is to be found again.
+    unplaced: Vec<Job>,
     /// Jobs whose partial file another fetch holds.
     busy: Vec<Job>,
     /// The caller's stream has ended.
@@ -202,6 +204,7 @@ impl Board {
             wanted: 0,
             large: 0,
             large_ready: VecDeque::new(),
+            unplaced: Vec::new(),
             busy: Vec::new(),
             fed: false,
             fatal: None,
@@ -250,6 +253,20 @@ impl Board {
     pub(super) fn fed(&self) {
         self.lock().fed = true;
         self.wake();
+    }
+
+    /// Peers among those that contributed to a blob of a wrong digest, when nobody can be blamed: they are not asked for it
+    /// again.
+    pub(super) fn doubt(&self, job: &mut Job, from: Set) {
+        let state = self.lock();
+        for (index, source) in state.sources.iter().enumerate() {
+            if from.contains(index) && source.peer.is_some() {
+                job.fail(
+                    index,
+                    format!("{}: perhaps wrong bytes", source.stats.address),
+                );
+            }
+        }
     }
 
     /// Whether nothing is left to do, for good or ill.
@@ -328,13 +345,12 @@ impl Board {
         }
     }
 
-    pub(super) fn received(&self, source: usize, bytes: u64) {
+    /// `bytes` came from a source, `content_bytes` of them content.
+    pub(super) fn received(&self, source: usize, bytes: u64, content_bytes: u64) {
         let mut state = self.lock();
-        let from = &mut state.sources[source];
-        from.stats.received_bytes += bytes;
-        let from_peer = from.peer.is_some();
-        if let Some(sharing) = state.sharing.as_mut().filter(|_| !from_peer) {
-            sharing.own_share_came();
+        state.sources[source].stats.received_bytes += bytes;
+        if content_bytes > 0 {
+            state.received(source, content_bytes);
         }
     }
 
@@ -388,6 +404,8 @@ impl Board {
             lost.shun(sharing.as_ref(), LOST_SHUN);
             if let Some(peer) = lost.peer.as_mut() {
                 peer.left();
+                // Twice is enough for one fetch.
+                lost.stats.dropped |= lost.stats.lost > 1;
             }
             state.reroute(source);
         }
@@ -424,8 +442,8 @@ impl State {
         let Some(best) = best else {
             return self.settle(job);
         };
-        let waits = |peer: &Neighbour| !peer.is_whole() && !job.is_due;
-        if let Some(peer) = self.sources[best].peer.as_mut().filter(|peer| waits(peer)) {
+        let peer = self.sources[best].peer.as_mut();
+        if let Some(peer) = peer.filter(|_| !job.is_due) {
             if std::mem::take(&mut job.has_slot) {
                 self.large -= 1;
             }
@@ -485,7 +503,11 @@ impl State {
         let queued = std::mem::take(&mut source.queue);
         for mut job in queued.into_iter().chain(waiting.into_iter().flatten()) {
             job.is_due = false;
-            self.route(job);
+            if job.has_slot {
+                self.unplaced.push(job);
+            } else {
+                self.route(job);
+            }
         }
     }
 

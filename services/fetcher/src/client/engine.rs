@@ -177,6 +177,9 @@ async fn start_large(board: &Board, writers: &Writers) -> Result<(), WritersGone
     let mut changed = board.subscribe();
     loop {
         changed.mark_unchanged();
+        for job in board.take_unplaced() {
+            writers.send(Work::Prepare(job)).await?;
+        }
         match board.start_large() {
             Some(job) => writers.send(Work::Prepare(job)).await?,
             None => changed.changed().await.map_err(|_| WritersGone)?,

@@ -12,12 +12,14 @@ use tokio::time::Instant;
 use super::Source;
 use crate::limit::RateLimiter;
 
-/// The peers of one fetch. Without them, or on the priority lane, a fetch never waits for any: they only stand in for
-/// sources that are down.
+/// The peers of one fetch.
 #[derive(Clone, Debug)]
 pub struct Peers {
     /// What is brought, as peers call it: those that have it, or are bringing it, count.
     pub root: Digest,
+    /// Whether each brings a share, and waits for the others'. If not, or on the priority lane, peers only stand in for
+    /// sources that are down.
+    pub shares: bool,
     /// This mirror's own place, when peers can fetch from it: it then brings a share itself.
     pub own: Option<Place>,
     /// Who is there. May change while the fetch runs.

@@ -31,6 +31,10 @@ const OPEN_MAX: usize = MESSAGE_WANTS_MAX;
 const REQUESTS_MAX: usize = 16;
 /// A stream without wants is kept this long.
 const IDLE: Duration = Duration::from_millis(100);
+/// A peer that sends less than this in a second, though it could, is left to others.
+const PEER_RATE_MIN: u64 = 16 * 1024;
+/// Over so long.
+const PEER_RATE_OVER: Duration = Duration::from_secs(10);
 const KEEPALIVE: Duration = Duration::from_secs(KEEPALIVE_SECONDS);
 
 /// Why a stream ended before its wants were answered.
@@ -40,6 +44,10 @@ pub(super) enum Lost {
     Status(#[from] Box<tonic::Status>),
     #[error("no answer within {} s", .0.as_secs())]
     Stalled(Duration),
+    #[error("less than {} bytes/s came for {} s", PEER_RATE_MIN, PEER_RATE_OVER.as_secs())]
+    Slow,
+    #[error("it is not waited for any more")]
+    GivenUp,
     #[error("the server ended the stream")]
     Ended,
     #[error("the source broke the protocol: {0}")]
@@ -91,6 +99,9 @@ pub(super) struct Session<'a> {
     /// Since when the server could have sent something and did not; or nothing was to be sent.
     quiet_since: Instant,
     said_at: Instant,
+    /// Since when content is counted that came while the server could send, and how much it is.
+    counted_since: Instant,
+    counted_bytes: u64,
     /// Whether the source sent anything of use.
     pub(super) progressed: bool,
 }
@@ -109,6 +120,8 @@ impl<'a> Session<'a> {
             credit: 0,
             quiet_since: now,
             said_at: now,
+            counted_since: now,
+            counted_bytes: 0,
             progressed: false,
         }
     }
@@ -159,6 +172,7 @@ impl<'a> Session<'a> {
             if self.context.board.is_dropped(self.context.index) {
                 return Ok(());
             }
+            self.check_rate()?;
             if self.open.len() <= OPEN_MAX / 2 {
                 let request = self.ask();
                 if !request.wants.is_empty() {
@@ -251,6 +265,24 @@ impl<'a> Session<'a> {
         !self.open.is_empty() && self.credit > 0
     }
 
+    /// A peer that drips is no better than one that stalls.
+    fn check_rate(&mut self) -> Result<(), Lost> {
+        if !self.context.is_peer {
+            return Ok(());
+        }
+        if !self.open.is_empty() && self.context.board.is_given_up(self.context.index) {
+            return Err(Lost::GivenUp);
+        }
+        let now = Instant::now();
+        let enough = PEER_RATE_MIN * PEER_RATE_OVER.as_secs();
+        if !self.is_waiting() || self.counted_bytes >= enough {
+            (self.counted_since, self.counted_bytes) = (now, 0);
+        } else if self.counted_since + PEER_RATE_OVER <= now {
+            return Err(Lost::Slow);
+        }
+        Ok(())
+    }
+
     fn hold_bulk_up(&mut self) {
         let urgent = self.context.options.lane == Lane::Priority && !self.open.is_empty();
         if !urgent {
@@ -267,6 +299,11 @@ impl<'a> Session<'a> {
         let keepalive = self.said_at + KEEPALIVE;
         if self.open.is_empty() {
             keepalive.min(self.quiet_since + IDLE)
+        } else if self.is_waiting() && self.context.is_peer {
+            let slow = self.counted_since + PEER_RATE_OVER;
+            keepalive
+                .min(self.quiet_since + self.context.stall)
+                .min(slow)
         } else if self.is_waiting() {
             keepalive.min(self.quiet_since + self.context.stall)
         } else {

@@ -335,7 +335,7 @@ impl Writer {
                         self.sink.board.wrong(&mut job, source, &error.to_string());
                     }
                     // Nobody can be blamed for a blob that several contributed to: once more from the start.
-                    Some(_) | None => {}
+                    Some(_) | None => self.sink.board.doubt(&mut job, from),
                 }
                 self.prepare(job)
             }

@@ -184,8 +184,7 @@ impl Batch {
     /// # Errors
     /// [`StoreError::Full`], [`StoreError::Io`]. Some content may then be visible, whole as ever.
     pub fn commit(self) -> Result<(), StoreError> {
-        let incoming = std::mem::take(&mut *self.incoming());
-        if incoming.is_empty() {
+        if self.is_empty() {
             return if self.unsettled.load(Ordering::Relaxed) {
                 self.store.sync()
             } else {
@@ -193,7 +192,10 @@ impl Batch {
             };
         }
         self.store.sync()?;
-        for (digest, item) in incoming {
+        // One by one: until it has its name, peers find it here.
+        loop {
+            let next = self.incoming().pop_first();
+            let Some((digest, item)) = next else { break };
             reveal(&self.store, &digest, item)?;
         }
         self.store.sync()

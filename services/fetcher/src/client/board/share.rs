@@ -1,10 +1,12 @@
 //! Shares: which peer brings which blob, how long it is waited for, and when others take its share over.
 //!
 //! Of the mirrors that bring one build, the heaviest in rendezvous order fetches a blob from the archive, and the others
-//! wait for it. Waiting costs nothing while a mirror's own share comes. After that a peer has [`PATIENCE`] from its last
-//! blob, more if it says that it makes progress; then its share is divided anew among the rest.
+//! wait for it. Whatever is to come from a peer, whole or on its way, waits in its list and is asked for in steps, so that it
+//! can be given to another one. Waiting costs nothing while a mirror's own share comes. After that a peer has
+//! [`PATIENCE`] from its last bytes, more if it says that it makes progress; one that is so slow that others would be done
+//! long before has [`DRAG`]. Then its share is divided anew among the rest.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
@@ -15,23 +17,34 @@ use tokio::time::Instant;
 use super::{Board, Job, Kind, SourceState, State};
 use crate::client::peers::{Peer, Peers, Shunned};
 use crate::client::{SOURCES_MAX, Source};
-use crate::protocol::MESSAGE_WANTS_MAX;
 
 /// A peer that brings nothing for this long, while there is nothing else to do, is not waited for. Up to half as long
 /// again, by chance, so that not all go to the archive at once.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A peer that says that it makes progress is given this long, or as long as this mirror's own share took.
+/// A peer that says that it makes progress is given this long, or half as long as this mirror's own share took.
 const PATIENCE_WITH_PROGRESS: Duration = Duration::from_secs(10);
+/// But no longer than this.
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
+/// How much longer than twice the time that the fastest source would take a peer may take for what waits for it.
+const DRAG: Duration = Duration::from_secs(10);
 /// Progress that was announced counts for this long.
 const PROGRESS_COUNTS: Duration = Duration::from_secs(4);
-/// A peer that was too slow is left alone for this long.
+/// A peer that brought nothing is left alone for this long.
 const SLOW_SHUN: Duration = Duration::from_secs(60);
-/// Pause before a peer that had nothing is asked again.
+/// Pause before a peer that lacked something is asked again.
 const ASK_PAUSE: Duration = Duration::from_millis(200);
-/// A peer that had nothing is asked for this many blobs; for twice as many whenever it has some.
-const ASK_FIRST: usize = 16;
-/// A large blob counts for this many: each takes a slot while it is asked for.
-const LARGE_COUNTS: usize = 8;
+/// A peer is asked for so much at first, and for twice as much whenever it has brought most of it in half this time.
+const ASK_FIRST_BYTES: u64 = 256 * 1024;
+const ASK_MAX_BYTES: u64 = 64 * 1024 * 1024;
+const ASK_TIME: Duration = Duration::from_secs(1);
+/// Longest that it is not asked for more while it answers.
+const ANSWER_TIME: Duration = Duration::from_secs(3);
+/// What a blob counts for beside its bytes.
+const ASK_COST_BYTES: u64 = 16 * 1024;
+/// Weight of the newest tenth of a second in a source's rate: about three seconds count.
+const RATE_WEIGHT: f64 = 0.03;
+/// Rates are taken this often.
+const RATE_EVERY: Duration = Duration::from_millis(100);
 
 /// What a fetch knows of its peers as a whole.
 pub(super) struct Sharing {
@@ -43,6 +56,11 @@ pub(super) struct Sharing {
     began: Instant,
     /// When the sources that were given sent something last.
     own_share_at: Instant,
+    /// How fast they did while they did.
+    own_bytes: u64,
+    /// Whether one of them was down at the last look.
+    was_down: bool,
+    rated_at: Instant,
 }
 
 impl Sharing {
@@ -51,15 +69,25 @@ impl Sharing {
         Self {
             root: peers.root,
             own: peers.own,
-            waits,
+            waits: waits && peers.shares,
             shunned: peers.shunned.clone(),
             began: now,
             own_share_at: now,
+            own_bytes: 0,
+            was_down: false,
+            rated_at: now,
         }
     }
 
-    pub(super) fn own_share_came(&mut self) {
+    pub(super) fn own_share_came(&mut self, bytes: u64) {
         self.own_share_at = Instant::now();
+        self.own_bytes += bytes;
+    }
+
+    /// Bytes a second of the own share; 0 without one.
+    fn own_rate(&self) -> f64 {
+        let time = self.own_share_at.saturating_duration_since(self.began);
+        self.own_bytes as f64 / time.as_secs_f64().max(1.0)
     }
 }
 
@@ -77,15 +105,20 @@ pub(super) struct Neighbour {
     waiting: BTreeMap<u64, Job>,
     /// How long it is waited for.
     patience: Duration,
-    /// How many of them it is asked for next, and when at the latest.
-    ask: usize,
+    /// How much of it it is asked for next, and when at the latest.
+    ask_bytes: u64,
     ask_at: Instant,
-    /// How many of those that it was asked for last it has not answered.
+    /// What it was asked for last: when, how many blobs, how many of them it has not answered.
+    asked_at: Instant,
+    asked: usize,
     unanswered: usize,
     /// It lacked one of them: it is not asked again before its time.
     lacked: bool,
-    /// When it sent a blob last.
+    /// When it sent content last, how much in all, and how fast.
     gained_at: Instant,
+    gained_bytes: u64,
+    rated_bytes: u64,
+    rate: f64,
     /// When it said last that it had received more than before.
     moved_at: Instant,
     received_bytes: u64,
@@ -101,18 +134,24 @@ impl Neighbour {
             is_slow: false,
             waiting: BTreeMap::new(),
             patience: PATIENCE + PATIENCE.mul_f64(chance() / 2.0),
-            ask: ASK_FIRST,
+            ask_bytes: ASK_FIRST_BYTES,
             ask_at: now,
+            asked_at: now,
+            asked: 0,
             unanswered: 0,
             lacked: false,
             gained_at: now,
+            gained_bytes: 0,
+            rated_bytes: 0,
+            rate: 0.0,
             moved_at: now,
             received_bytes: peer.received_bytes,
         }
     }
 
-    pub(super) fn is_whole(&self) -> bool {
-        self.is_whole
+    /// It was waited for in vain.
+    pub(super) fn is_slow(&self) -> bool {
+        self.is_slow
     }
 
     /// Its connection is gone: it is not asked before the table names it again.
@@ -131,20 +170,47 @@ impl Neighbour {
     /// Whether it was waited for long enough.
     fn is_overdue(&self, sharing: &Sharing, now: Instant) -> bool {
         let last = self.gained_at.max(sharing.own_share_at);
-        let own_share = last.saturating_duration_since(sharing.began);
+        let own_share = sharing
+            .own_share_at
+            .saturating_duration_since(sharing.began);
         let moves = now.saturating_duration_since(self.moved_at) < PROGRESS_COUNTS;
         let patience = match moves {
-            true => PATIENCE_WITH_PROGRESS.max(own_share),
+            true => PATIENCE_WITH_PROGRESS.max(own_share / 2).min(PATIENCE_MAX),
             false => self.patience,
         };
         // What was given to it a moment ago has not waited yet.
+        let oldest = self.waiting.values().filter_map(|job| Some(job.waits?.1));
+        let last = oldest.min().map_or(last, |oldest| last.max(oldest));
+        now.saturating_duration_since(last) > patience
+    }
+
+    /// Whether others would bring what waits for it long before it does, at the rate that it has.
+    fn drags(&self, fastest: f64, now: Instant) -> bool {
         let oldest = self
             .waiting
             .values()
             .filter_map(|job| Some(job.waits?.1))
             .min();
-        let last = oldest.map_or(last, |oldest| last.max(oldest));
-        now.saturating_duration_since(last) > patience
+        let long = oldest.is_some_and(|since| now.saturating_duration_since(since) > DRAG);
+        if !long || self.gained_bytes == 0 {
+            return false;
+        }
+        let bytes: u64 = self.waiting.values().map(|job| job.size_bytes).sum();
+        let bytes = bytes as f64;
+        bytes / self.rate.max(1.0) > DRAG.as_secs_f64() + 2.0 * bytes / fastest.max(1.0)
+    }
+
+    /// What it was asked for is still coming; not for ever, for what it refused is not counted.
+    fn is_answering(&self, now: Instant) -> bool {
+        let recent = now.saturating_duration_since(self.asked_at) < ANSWER_TIME;
+        self.unanswered > 0 && !self.lacked && recent
+    }
+
+    fn take_rate(&mut self, steps: i32) {
+        let new = self.gained_bytes - std::mem::replace(&mut self.rated_bytes, self.gained_bytes);
+        let weight = 1.0 - (1.0 - RATE_WEIGHT).powi(steps);
+        let now = new as f64 / (RATE_EVERY.as_secs_f64() * f64::from(steps));
+        self.rate += (now - self.rate) * weight;
     }
 }
 
@@ -163,6 +229,20 @@ impl Board {
         }
     }
 
+    /// Large blobs whose place is to be found again.
+    pub(in crate::client) fn take_unplaced(&self) -> Vec<Job> {
+        std::mem::take(&mut self.lock().unplaced)
+    }
+
+    /// Whether a source is a peer that is not waited for any more.
+    pub(in crate::client) fn is_given_up(&self, source: usize) -> bool {
+        let state = self.lock();
+        state.sources[source]
+            .peer
+            .as_ref()
+            .is_some_and(Neighbour::is_slow)
+    }
+
     /// Whether a source is a peer.
     pub(in crate::client) fn is_peer(&self, source: usize) -> bool {
         self.lock().sources[source].peer.is_some()
@@ -176,7 +256,7 @@ impl State {
         if job.kind == Kind::Page {
             return None;
         }
-        let (index, peer) = self.heaviest(job, now, |peer| !peer.is_slow)?;
+        let (index, peer) = self.heaviest(job, now)?;
         let own = sharing.own.filter(|_| !peer.is_whole);
         let weighs_less = |own: Place| own.weight(&job.digest) < peer.place.weight(&job.digest);
         own.is_none_or(weighs_less).then_some(index)
@@ -184,17 +264,11 @@ impl State {
 
     /// The peer that is asked when no given source is up, or none has it.
     pub(super) fn stand_in(&self, job: &Job, now: Instant) -> Option<usize> {
-        let (index, _) = self.heaviest(job, now, |_| true)?;
-        Some(index)
+        Some(self.heaviest(job, now)?.0)
     }
 
     /// Of the peers that have the build, or else of those that are bringing it, the one to ask for a job.
-    fn heaviest(
-        &self,
-        job: &Job,
-        now: Instant,
-        counts: impl Fn(&Neighbour) -> bool,
-    ) -> Option<(usize, &Neighbour)> {
+    fn heaviest(&self, job: &Job, now: Instant) -> Option<(usize, &Neighbour)> {
         let peers = self
             .sources
             .iter()
@@ -203,7 +277,7 @@ impl State {
                 let peer = source.peer.as_ref()?;
                 let asked = job.absent_at.contains(index) || job.failed_at.contains(index);
                 let usable = peer.is_there && !asked && !source.stats.dropped && source.is_up(now);
-                (usable && counts(peer)).then_some((index, peer))
+                (usable && !peer.is_slow).then_some((index, peer))
             });
         peers.max_by_key(|(_, peer)| (peer.is_whole, peer.place.weight(&job.digest)))
     }
@@ -220,20 +294,31 @@ impl State {
         };
         job.is_due = false;
         peer.unanswered = peer.unanswered.saturating_sub(1);
-        (peer.ask, peer.lacked) = (ASK_FIRST, true);
+        (peer.ask_bytes, peer.lacked) = (ASK_FIRST_BYTES, true);
         peer.ask_at = Instant::now() + ASK_PAUSE;
         !peer.is_whole && !nobody_else
     }
 
-    /// A source delivered; true when it is asked for more at once.
+    /// Content has come from a source.
+    pub(super) fn received(&mut self, source: usize, bytes: u64) {
+        let from = &mut self.sources[source];
+        match (&mut from.peer, &mut self.sharing) {
+            (Some(peer), _) => {
+                peer.gained_at = Instant::now();
+                peer.gained_bytes += bytes;
+            }
+            (None, Some(sharing)) => sharing.own_share_came(bytes),
+            (None, None) => {}
+        }
+    }
+
+    /// A source delivered a blob; true when it is asked for more at once.
     pub(super) fn gained(&mut self, source: usize) -> bool {
-        let now = Instant::now();
         let Some(peer) = self.sources[source].peer.as_mut() else {
             return false;
         };
-        peer.gained_at = now;
         peer.unanswered = peer.unanswered.saturating_sub(1);
-        self.ask(source, now)
+        self.ask(source, Instant::now())
     }
 
     /// Asks a peer for the next of what it is to bring; true when it did.
@@ -250,52 +335,102 @@ impl State {
         if !queue.is_empty() || peer.waiting.is_empty() {
             return false;
         }
-        let delivered = !peer.lacked && peer.unanswered <= peer.ask / 4;
-        if delivered && peer.unanswered > 0 {
-            peer.ask = (peer.ask * 2).min(MESSAGE_WANTS_MAX);
-        } else if now < peer.ask_at {
+        let brought = !peer.lacked && peer.asked > 0 && peer.unanswered <= peer.asked / 4;
+        if brought {
+            let took = now.saturating_duration_since(peer.asked_at);
+            if took < ASK_TIME / 2 {
+                peer.ask_bytes = (peer.ask_bytes * 2).min(ASK_MAX_BYTES);
+            } else if took > ASK_TIME {
+                peer.ask_bytes = (peer.ask_bytes / 2).max(ASK_FIRST_BYTES);
+            }
+        } else if now < peer.ask_at || peer.is_answering(now) {
             return false;
         }
-        (peer.lacked, peer.unanswered) = (false, 0);
-        peer.ask_at = now + ASK_PAUSE;
-        let mut left = peer.ask;
+        (peer.lacked, peer.asked, peer.unanswered) = (false, 0, 0);
+        (peer.asked_at, peer.ask_at) = (now, now + ASK_PAUSE);
+        let mut left = i64::try_from(peer.ask_bytes).unwrap_or(i64::MAX);
         while left > 0
             && let Some((_, mut job)) = peer.waiting.pop_first()
         {
             job.is_due = true;
-            peer.unanswered += 1;
-            left = left.saturating_sub(if job.is_partial() { LARGE_COUNTS } else { 1 });
+            peer.asked += 1;
+            left = left.saturating_sub_unsigned(job.size_bytes + ASK_COST_BYTES);
             if job.is_partial() {
                 large_ready.push_back(job);
             } else {
                 queue.push_back(job);
             }
         }
+        peer.unanswered = peer.asked;
         true
     }
 
     fn look_at_peers(&mut self, now: Instant) -> bool {
-        let mut changed = false;
+        let Some(sharing) = &mut self.sharing else {
+            return false;
+        };
+        let since = now.saturating_duration_since(sharing.rated_at);
+        let steps = i32::try_from(since.as_millis() / RATE_EVERY.as_millis()).unwrap_or(1);
+        if steps > 0 {
+            sharing.rated_at = now;
+            let peers = self
+                .sources
+                .iter_mut()
+                .filter_map(|source| source.peer.as_mut());
+            peers.for_each(|peer| peer.take_rate(steps));
+        }
+        let mut changed = self.look_at_given(now);
         for index in 0..self.sources.len() {
-            let Some(sharing) = &self.sharing else {
-                return false;
-            };
-            let source = &mut self.sources[index];
-            let Some(peer) = source.peer.as_mut() else {
-                continue;
-            };
-            let waited = !peer.waiting.is_empty() && !peer.is_slow;
-            if waited && peer.is_overdue(sharing, now) {
-                peer.is_slow = true;
-                tracing::info!(peer = %peer.id, blobs = peer.waiting.len(), "a peer brings nothing; its share goes to others");
-                source.shun(Some(sharing), SLOW_SHUN);
-                self.reroute(index);
-                changed = true;
-            } else {
-                changed |= self.ask(index, now);
-            }
+            changed |= self.give_up(index, now) || self.ask(index, now);
         }
         changed
+    }
+
+    /// When a given source may be asked again, what waits for those that stood in for it is its own again.
+    fn look_at_given(&mut self, now: Instant) -> bool {
+        let mut given = self.sources.iter().filter(|source| source.peer.is_none());
+        let is_down = given.any(|source| !source.stats.dropped && !source.is_up(now));
+        let Some(sharing) = &mut self.sharing else {
+            return false;
+        };
+        let was_down = std::mem::replace(&mut sharing.was_down, is_down);
+        let is_back = was_down && !is_down;
+        if is_back {
+            self.divide_anew();
+        }
+        is_back
+    }
+
+    /// Gives up a peer that is overdue, or drags.
+    fn give_up(&mut self, index: usize, now: Instant) -> bool {
+        let Some(sharing) = &self.sharing else {
+            return false;
+        };
+        let rates = self
+            .sources
+            .iter()
+            .filter_map(|source| Some(source.peer.as_ref()?.rate));
+        let fastest = rates.fold(sharing.own_rate(), f64::max);
+        let is_idle = now.saturating_duration_since(sharing.own_share_at) > PATIENCE;
+        let source = &mut self.sources[index];
+        let Some(peer) = source.peer.as_mut() else {
+            return false;
+        };
+        if peer.is_slow || peer.waiting.is_empty() {
+            return false;
+        }
+        let overdue = peer.is_overdue(sharing, now);
+        let drags = is_idle && peer.drags(fastest, now);
+        if !overdue && !drags {
+            return false;
+        }
+        peer.is_slow = true;
+        tracing::info!(peer = %peer.id, blobs = peer.waiting.len(), rate = peer.rate, overdue, "a peer brings nothing, or little; its share goes to others");
+        if overdue {
+            source.shun(Some(sharing), SLOW_SHUN);
+        }
+        self.reroute(index);
+        true
     }
 
     fn take_peers(&mut self, table: &[Peer], now: Instant) -> Vec<(usize, Source)> {
@@ -342,10 +477,10 @@ impl State {
     fn divide_anew(&mut self) {
         let mut jobs: BTreeMap<u64, Job> = BTreeMap::new();
         for source in &mut self.sources {
-            // Those with a slot have their file open: they stay.
-            let queue = std::mem::take(&mut source.queue).into_iter();
-            let (stay, go): (VecDeque<Job>, VecDeque<Job>) = queue.partition(|job| job.has_slot);
-            source.queue = stay;
+            let queue = std::mem::take(&mut source.queue);
+            // Those with a slot have their file open: whoever has it places them.
+            let (open, go): (Vec<Job>, Vec<Job>) = queue.into_iter().partition(|job| job.has_slot);
+            self.unplaced.extend(open);
             jobs.extend(go.into_iter().map(|job| (job.number, job)));
             if let Some(peer) = source.peer.as_mut() {
                 jobs.append(&mut peer.waiting);

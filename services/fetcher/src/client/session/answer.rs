@@ -13,11 +13,13 @@ use crate::protocol::{OVERDRAFT_MAX_BYTES, PIECE_COST_BYTES};
 
 impl Session<'_> {
     pub(super) async fn receive(&mut self, batch: FetchBatch) -> Result<(), Lost> {
-        let mut cost = 0;
+        let (mut cost, mut content_bytes) = (0, 0);
+        let answers = !batch.pieces.is_empty();
         let mut items = Vec::new();
         let mut fault = None;
         for piece in batch.pieces {
             cost += cost_of(&piece);
+            content_bytes += cost_of(&piece) - PIECE_COST_BYTES;
             if let Err(lost) = self.piece(piece, &mut items).await {
                 fault = Some(lost);
                 break;
@@ -35,10 +37,14 @@ impl Session<'_> {
         }
         let is_peer = self.context.is_peer;
         self.context.options.progress.received(cost, is_peer);
-        self.context.board.received(self.context.index, cost);
+        let board = &self.context.board;
+        board.received(self.context.index, cost, content_bytes);
+        self.counted_bytes += content_bytes;
         self.lease.settle(cost);
         self.credit = self.credit.saturating_sub_unsigned(cost);
-        self.quiet_since = Instant::now();
+        if answers {
+            self.quiet_since = Instant::now();
+        }
         if self.credit < -((OVERDRAFT_MAX_BYTES + PIECE_COST_BYTES) as i64) {
             fault.get_or_insert(Lost::Protocol("it sent more than it was granted"));
         }
