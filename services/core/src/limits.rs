@@ -57,9 +57,9 @@ pub const PEER_BUILDS_MAX: usize = 1024;
 pub const PEER_ADDRESS_MAX_BYTES: usize = 260;
 
 /// Most names and globs of a view; bounds what a report makes readers match each path with.
-pub const VIEW_NAMES_MAX: usize = 256;
-/// Longest of them, in bytes.
-pub const VIEW_NAME_MAX_BYTES: usize = 255;
+pub const VIEW_NAMES_MAX: usize = 64;
+/// Most bytes of all of them.
+pub const VIEW_MAX_BYTES: usize = 4 * 1024;
 
 /// Clock skew tolerated between two honest machines, in milliseconds.
 pub const CLOCK_SKEW_MS: i64 = 10 * 60 * 1000;

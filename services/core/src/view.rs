@@ -17,12 +17,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::layout::Layout;
-use crate::limits::{VIEW_NAME_MAX_BYTES, VIEW_NAMES_MAX};
+use crate::limits::{VIEW_MAX_BYTES, VIEW_NAMES_MAX};
 use crate::path::EntryPath;
 
 /// The part of a channel that a mirror carries.
@@ -68,7 +68,7 @@ pub enum ViewError {
     },
     /// More than a view may have.
     #[error(
-        "a view has at most {VIEW_NAMES_MAX} names and globs of {VIEW_NAME_MAX_BYTES} bytes each"
+        "a view has at most {VIEW_NAMES_MAX} names and globs, of {VIEW_MAX_BYTES} bytes in all"
     )]
     TooLarge,
 }
@@ -81,7 +81,8 @@ impl View {
     pub fn new(part: Part) -> Result<Self, ViewError> {
         let names = || part.architectures.iter().chain(&part.components);
         let all = || names().chain(&part.include).chain(&part.exclude);
-        if all().count() > VIEW_NAMES_MAX || all().any(|one| one.len() > VIEW_NAME_MAX_BYTES) {
+        let bytes: usize = all().map(String::len).sum();
+        if all().count() > VIEW_NAMES_MAX || bytes > VIEW_MAX_BYTES {
             return Err(ViewError::TooLarge);
         }
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-+/".contains(c);
@@ -99,8 +100,9 @@ impl View {
                 reason: "empty, or with control characters".to_owned(),
             });
         }
-        globs(&part.include)?;
-        globs(&part.exclude)?;
+        for glob in part.include.union(&part.exclude) {
+            parsed(glob)?;
+        }
         Ok(match all().next() {
             None => Self::All,
             Some(_) => Self::Part(Box::new(part)),
@@ -165,6 +167,10 @@ struct Rules {
     part: Part,
     include: GlobSet,
     exclude: GlobSet,
+    /// Those of `exclude` that leave nothing below a folder.
+    exclude_below: GlobSet,
+    /// The globs are more than can be matched: nothing is selected.
+    broken: bool,
 }
 
 impl Selection {
@@ -176,13 +182,20 @@ impl Selection {
         let View::Part(part) = view else {
             return Self::ALL;
         };
-        // A view's globs were checked when it was made.
-        let built = |set: &BTreeSet<String>| globs(set).unwrap_or_else(|_| GlobSet::empty());
+        let below = part.exclude.iter();
+        let below = below.filter(|glob| glob.ends_with('/') || glob.ends_with("/**"));
+        let below: BTreeSet<String> = below.cloned().collect();
+        let sets = [&part.include, &part.exclude, &below].map(globs);
+        // Each glob was checked when the view was made; all together may still be too many for one matcher.
+        let broken = sets.iter().any(Result::is_err);
+        let [include, exclude, exclude_below] = sets.map(Result::unwrap_or_default);
         Self(Some(Arc::new(Rules {
             view: view.clone(),
             layout,
-            include: built(&part.include),
-            exclude: built(&part.exclude),
+            include,
+            exclude,
+            exclude_below,
+            broken,
             part: (**part).clone(),
         })))
     }
@@ -209,7 +222,7 @@ impl Selection {
         self.0.as_ref().is_none_or(|rules| {
             let bytes = path.as_bytes();
             let included = rules.part.include.is_empty() || rules.include.is_match(as_path(bytes));
-            included && rules.may_have(bytes, false)
+            included && rules.may_have(bytes, false) && !rules.exclude.is_match(as_path(bytes))
         })
     }
 
@@ -224,10 +237,54 @@ impl Selection {
                 way.is_some_and(|way| name.starts_with(way))
             };
             let on_the_way = rules.part.components.iter().any(leads);
-            rules.may_have(&below, on_the_way)
+            rules.may_have(&below, on_the_way) && !rules.exclude_below.is_match(as_path(&below))
         })
     }
 }
+
+/// A view whose selections are made once for each layout. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Prepared(Arc<Once>);
+
+#[derive(Debug, Default)]
+struct Once {
+    view: View,
+    selections: [OnceLock<Selection>; 3],
+}
+
+impl Prepared {
+    /// Of a view.
+    pub fn new(view: View) -> Self {
+        Self(Arc::new(Once {
+            view,
+            selections: Default::default(),
+        }))
+    }
+
+    /// The view.
+    pub fn view(&self) -> &View {
+        &self.0.view
+    }
+
+    /// What it selects of a channel of this layout.
+    pub fn selection(&self, layout: Layout) -> Selection {
+        let place = match layout {
+            Layout::Plain => 0,
+            Layout::Debian => 1,
+            Layout::OpenBsd => 2,
+        };
+        let made = self.0.selections[place].get_or_init(|| Selection::new(&self.0.view, layout));
+        made.clone()
+    }
+}
+
+impl PartialEq for Prepared {
+    fn eq(&self, other: &Self) -> bool {
+        self.view() == other.view()
+    }
+}
+
+impl Eq for Prepared {}
 
 impl PartialEq for Selection {
     fn eq(&self, other: &Self) -> bool {
@@ -246,7 +303,7 @@ impl Eq for Selection {}
 const UNLIKELY: &[u8] = b"\x7f";
 
 impl Rules {
-    /// All rules but `include`, and but components for what `leads` to one.
+    /// All rules but globs, and but components for what `leads` to one.
     fn may_have(&self, path: &[u8], leads: bool) -> bool {
         let Part {
             architectures,
@@ -262,7 +319,7 @@ impl Rules {
             || components.is_empty()
             || self.layout != Layout::Debian
             || in_components(path, components);
-        !foreign && inside && !self.exclude.is_match(as_path(path))
+        !foreign && inside && !self.broken
     }
 }
 
@@ -271,20 +328,26 @@ fn as_path(path: &[u8]) -> &Path {
     Path::new(std::ffi::OsStr::from_bytes(path))
 }
 
-fn globs(set: &BTreeSet<String>) -> Result<GlobSet, ViewError> {
-    let wrong = |glob: &str, error: globset::Error| ViewError::Glob {
+fn parsed(glob: &str) -> Result<globset::Glob, ViewError> {
+    let below = if glob.ends_with('/') { "**" } else { "" };
+    let parsed = GlobBuilder::new(&format!("{glob}{below}"))
+        .literal_separator(true)
+        .build();
+    parsed.map_err(|error| ViewError::Glob {
         glob: glob.to_owned(),
         reason: error.kind().to_string(),
-    };
+    })
+}
+
+fn globs(set: &BTreeSet<String>) -> Result<GlobSet, ViewError> {
     let mut built = GlobSetBuilder::new();
     for glob in set {
-        let below = if glob.ends_with('/') { "**" } else { "" };
-        let one = GlobBuilder::new(&format!("{glob}{below}"))
-            .literal_separator(true)
-            .build();
-        built.add(one.map_err(|error| wrong(glob, error))?);
+        built.add(parsed(glob)?);
     }
-    built.build().map_err(|error| wrong("", error))
+    built.build().map_err(|error| ViewError::Glob {
+        glob: String::new(),
+        reason: error.kind().to_string(),
+    })
 }
 
 /// Whether a path of a Debian tree is in one of these components, or in none at all.

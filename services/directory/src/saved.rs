@@ -134,7 +134,7 @@ fn state_of(view: &View, now: Timestamp) -> DirectoryState {
                     channel: id.clone(),
                     build,
                     root: word.root,
-                    view: word.part.clone(),
+                    view: word.part.view().clone(),
                     state: word.state.clone(),
                     issued: word.issued,
                     lease_revision: 0,

@@ -7,7 +7,7 @@ use crate::limits::TEXT_MAX_BYTES;
 use crate::path::EntryPath;
 use crate::statement::{OrderOutcome, Report, ReportedBuild, RevokeReason, VerdictState};
 use crate::time::Timestamp;
-use crate::view::Selection;
+use crate::view::Prepared;
 
 use super::held::{Check, Claim, Held, Live, ReportOrder};
 use super::{
@@ -163,7 +163,7 @@ impl Carried {
         }
         let views = |reported: &ReportedBuild| {
             let held = self.builds.get(&reported.build);
-            held.is_some_and(|held| held.view != reported.view)
+            held.is_some_and(|held| *held.view.view() != reported.view)
         };
         if report.builds.iter().any(views) {
             // In another view more may be new than since that build.
@@ -171,11 +171,15 @@ impl Carried {
         }
         for reported in report.builds {
             let known = channel.and_then(|channel| channel.builds.get(&reported.build));
-            let (build, root, view) = (reported.build, reported.root, reported.view.clone());
+            let (build, root) = (reported.build, reported.root);
+            // A mirror's builds are of one view: its globs are made ready once.
+            let mut others = self.builds.values().map(|held| &held.view);
+            let same = others.find(|view| *view.view() == reported.view).cloned();
+            let view = || same.unwrap_or_else(|| Prepared::new(reported.view.clone()));
             let held = self
                 .builds
                 .entry(build)
-                .or_insert_with(|| Held::new(root, view, Claim::Unheard));
+                .or_insert_with(|| Held::new(root, view(), Claim::Unheard));
             held.take(reported, known, now);
         }
     }
@@ -293,7 +297,7 @@ impl Carried {
             },
             suspects,
             lost: held.lost.clone(),
-            selection: Selection::new(&held.view, known.layout),
+            selection: held.view.selection(known.layout),
             above,
         }));
     }

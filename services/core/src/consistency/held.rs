@@ -5,7 +5,7 @@ use roaring::RoaringBitmap;
 use crate::id::{Build, ChannelId, Digest, Ordinal};
 use crate::statement::{Presence, ReportedBuild, RevokeReason, Verdict, VerdictState};
 use crate::time::Timestamp;
-use crate::view::View;
+use crate::view::Prepared;
 
 use super::{AuditId, LOST_MAX, MOVED_MAX, Member, Scope, VERDICT_RENEW_MS};
 use crate::channel::Known;
@@ -56,7 +56,7 @@ pub(super) type ReportOrder = (Timestamp, u64, u64);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) root: Digest,
-    pub(super) view: View,
+    pub(super) view: Prepared,
     pub(super) claim: Claim,
     pub(super) pinned: Check,
     pub(super) live: Check,
@@ -76,7 +76,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn new(root: Digest, view: View, claim: Claim) -> Self {
+    pub(super) fn new(root: Digest, view: Prepared, claim: Claim) -> Self {
         Self {
             root,
             view,
@@ -212,12 +212,16 @@ impl Held {
     pub(super) fn take(&mut self, reported: ReportedBuild, known: Option<&Known>, now: Timestamp) {
         let before = self.claim;
         // What was checked of another part says nothing of this one.
-        if self.root != reported.root || self.view != reported.view {
+        if self.root != reported.root || *self.view.view() != reported.view {
             let said = self.said.take();
-            *self = Self::new(reported.root, reported.view.clone(), before);
+            let same = *self.view.view() == reported.view;
+            let view = match same {
+                true => self.view.clone(),
+                false => Prepared::new(reported.view.clone()),
+            };
+            *self = Self::new(reported.root, view, before);
             self.said = said;
         }
-        self.view = reported.view;
         let entries = known.map_or(0, |known| known.entries);
         self.claim = claim(&reported.presence, reported.missing_files, entries);
         match self.claim {
@@ -281,7 +285,7 @@ impl Held {
             channel: channel.clone(),
             build,
             root: self.root,
-            view: self.view.clone(),
+            view: self.view.view().clone(),
             state,
             issued: now,
             lease_revision: revision,

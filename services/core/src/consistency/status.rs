@@ -261,7 +261,7 @@ impl Consistency {
                 .builds
                 .values()
                 .next_back()
-                .map(|held| held.view.clone())
+                .map(|held| held.view.view().clone())
                 .unwrap_or_default(),
             live: carried.live,
             staged: carried

@@ -15,6 +15,14 @@ struct Count {
     complete: BTreeMap<Build, usize>,
 }
 
+/// Of one pool, by what they carry.
+#[derive(Default)]
+struct Counts {
+    whole: Count,
+    part: Count,
+    none: Count,
+}
+
 /// Reported lately, and answers as far as we can tell. When the auditor itself may be cut off, silence proves nothing.
 pub(super) fn is_healthy(mirror: &Watched, rules: &Rules, cut_off: bool, now: Timestamp) -> bool {
     mirror.is_fresh(rules, now) && (cut_off || !mirror.is_unreachable(rules))
@@ -30,16 +38,21 @@ pub(super) fn advance(
     now: Timestamp,
 ) -> Vec<(PoolId, Option<Build>)> {
     // Mirrors of a part count where there are none of the whole: clients want everything, if they can have it.
-    let mut pools: BTreeMap<&PoolId, (Count, Count)> = BTreeMap::new();
+    let mut pools: BTreeMap<&PoolId, Counts> = BTreeMap::new();
     for mirror in mirrors.values() {
         if mirror.member.audience == Audience::Private || !mirror.member.carries(id) {
             continue;
         }
-        let (whole, part) = pools.entry(&mirror.member.pool).or_default();
+        let count = pools.entry(&mirror.member.pool).or_default();
         let carried = mirror.channels.get(id);
-        let mut views = carried.iter().flat_map(|carried| carried.builds.values());
-        let is_part = views.any(|held| !held.view.is_all());
-        let count = if is_part { part } else { whole };
+        let views = carried.iter().flat_map(|carried| carried.builds.values());
+        let whole: Vec<bool> = views.map(|held| held.view.view().is_all()).collect();
+        let count = match &whole[..] {
+            // Who has nothing of it counts wherever a majority is looked for.
+            [] => &mut count.none,
+            whole if whole.contains(&true) => &mut count.whole,
+            _parts => &mut count.part,
+        };
         if !is_healthy(mirror, rules, cut_off, now) {
             continue;
         }
@@ -54,17 +67,15 @@ pub(super) fn advance(
         }
     }
     let mut changes = Vec::new();
-    for (pool, (whole, part)) in pools {
-        let count = if whole.healthy > 0 { whole } else { part };
-        let quorum = |(_, complete): &(&Build, &usize)| **complete * 2 > count.healthy;
-        let stands = |(build, _): &(&Build, &usize)| !channel.is_retracted(**build);
-        let candidate = count
-            .complete
-            .iter()
-            .rev()
-            .filter(stands)
-            .find(quorum)
-            .map(|(build, _)| *build);
+    for (pool, counts) in pools {
+        let stands = |build: &Build| !channel.is_retracted(*build);
+        let candidate = |count: &Count| {
+            let healthy = count.healthy + counts.none.healthy;
+            let mut builds = count.complete.iter().rev();
+            let found = builds.find(|(build, complete)| **complete * 2 > healthy && stands(build));
+            found.map(|(build, _)| *build)
+        };
+        let candidate = candidate(&counts.whole).or_else(|| candidate(&counts.part));
         let current = channel.wanted.get(pool).copied();
         let next = current
             .filter(|build| !channel.is_retracted(*build))

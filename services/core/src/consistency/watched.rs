@@ -6,6 +6,7 @@ use crate::id::ChannelId;
 use crate::limits::{CLOCK_SKEW_MS, REPORT_BUILDS_MAX};
 use crate::statement::{Report, RevokeReason, Verdict, VerdictState};
 use crate::time::Timestamp;
+use crate::view::Prepared;
 
 use super::carried::{Carried, Context};
 use super::held::{Claim, Held};
@@ -161,10 +162,14 @@ impl Watched {
             let done = (verdict.build, verdict.root);
             carried.last_complete = Some(carried.last_complete.map_or(done, |last| last.max(done)));
         }
-        let held = carried
-            .builds
-            .entry(verdict.build)
-            .or_insert_with(|| Held::new(verdict.root, verdict.view, Claim::Unheard));
+        let (root, view) = (verdict.root, &verdict.view);
+        let fresh = || Held::new(root, Prepared::new(view.clone()), Claim::Unheard);
+        let held = carried.builds.entry(verdict.build).or_insert_with(fresh);
+        if held.root != root || held.view.view() != view {
+            // It speaks of something else than what the mirror reports by now: said, and no reason to trust that.
+            held.said = Some((verdict.state, verdict.issued));
+            return;
+        }
         held.adopt(verdict.state, verdict.issued);
         (held.audited_files, held.new_files) = (verdict.audited_files, verdict.new_files);
         carried.trim();

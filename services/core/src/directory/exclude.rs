@@ -201,18 +201,18 @@ impl View {
         }
         if let Some(word) = carried
             .word(mirror, build)
-            .filter(|word| !word.part.is_all())
+            .filter(|word| !word.part.view().is_all())
         {
             let enough = match question.needs {
                 Needs::Everything => false,
                 Needs::Part {
                     architectures,
                     components,
-                } => word.part.covers(architectures, components),
+                } => word.part.view().covers(architectures, components),
                 Needs::Path(path) => carried.part(mirror, build).has(path),
             };
             if !enough {
-                return Some(ExcludeReason::PartOnly(word.part.clone()));
+                return Some(ExcludeReason::PartOnly(word.part.view().clone()));
             }
         }
         let unserved = health.unserved(channel) == Some(build);

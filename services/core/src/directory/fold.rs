@@ -11,6 +11,7 @@ use crate::channel::{CHANNELS_MAX, Taken};
 use crate::id::{Build, ChannelId};
 use crate::statement::{Head, RevokeReason, Verdict, VerdictState};
 use crate::time::Timestamp;
+use crate::view::Prepared;
 
 /// Pause between two makings of the figures, in milliseconds.
 const SETTLE_MS: i64 = 2_000;
@@ -164,10 +165,13 @@ impl Directory {
             if verdict.state == VerdictState::Revoked(RevokeReason::Dropped) {
                 return words.remove(&verdict.build).is_some();
             }
+            // A mirror's builds are of one view: its globs are made ready once.
+            let mut parts = words.values().map(|word| &word.part);
+            let part = parts.find(|part| *part.view() == verdict.view).cloned();
             let word = Word {
                 state: verdict.state,
                 root: verdict.root,
-                part: verdict.view,
+                part: part.unwrap_or_else(|| Prepared::new(verdict.view)),
                 issued: verdict.issued,
             };
             let told = |word: &Word| (word.state.clone(), word.root, word.part.clone());

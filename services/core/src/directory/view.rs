@@ -7,7 +7,7 @@ use crate::channel::Channel;
 use crate::id::{Build, ChannelId, Digest, MirrorId, Mount};
 use crate::statement::VerdictState;
 use crate::time::Timestamp;
-use crate::view::{self, Selection};
+use crate::view::{Prepared, Selection};
 
 use super::health::Health;
 use super::member::{MirrorIndex, Profile};
@@ -21,7 +21,7 @@ pub struct Word {
     /// Of which root.
     pub root: Digest,
     /// Of which part.
-    pub part: view::View,
+    pub part: Prepared,
     /// When it was said.
     pub issued: Timestamp,
 }
@@ -52,16 +52,14 @@ impl Carried {
     /// Whether some mirror carries a part only.
     pub fn has_parts(&self) -> bool {
         let words = self.words.values().flat_map(BTreeMap::values);
-        words.into_iter().any(|word| !word.part.is_all())
+        words.into_iter().any(|word| !word.part.view().is_all())
     }
 
     /// The part of a build that a mirror carries, as the word on it says.
     pub fn part(&self, mirror: MirrorIndex, build: Build) -> Selection {
         let layout = self.channel.builds.get(&build).map(|known| known.layout);
         let word = self.word(mirror, build).zip(layout);
-        word.map_or(Selection::ALL, |(word, layout)| {
-            Selection::new(&word.part, layout)
-        })
+        word.map_or(Selection::ALL, |(word, layout)| word.part.selection(layout))
     }
 
     /// The newest build that the mirror is complete at and that stands.
