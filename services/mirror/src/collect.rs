@@ -264,8 +264,7 @@ async fn unused(
     let table = parts.serving_reader.current();
     let of_channel = |served: &Arc<ServedChannel>| -> Vec<(Digest, Selection)> {
         let rows = served.builds.values();
-        rows.map(|row| (row.root, served.selection.clone()))
-            .collect()
+        rows.map(|row| (row.root, row.selection.clone())).collect()
     };
     let roots: Vec<(Digest, Selection)> = table.channels.values().flat_map(of_channel).collect();
     let mut coming = parts.coming.all();

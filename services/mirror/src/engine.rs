@@ -19,6 +19,7 @@ use mirrorlog_core::id::{Build, ChannelId, Lane};
 use mirrorlog_core::mirror::{Channel, Input, Policy};
 use mirrorlog_core::statement::{Head, Order, OrderOutcome};
 use mirrorlog_core::time::Timestamp;
+use mirrorlog_core::view::View;
 use runtime::log::{AckHandle, StreamIdentity};
 use runtime::state::Write;
 use tokio_util::sync::CancellationToken;
@@ -189,44 +190,36 @@ impl Engine {
         let now = runtime::boot::now();
         let ids: Vec<ChannelId> = self.slots.keys().cloned().collect();
         for id in ids {
+            // First of all: nothing may be compared with what was brought here in another view.
+            self.look_at_view(&id).await;
             let Some(slot) = self.slots.get_mut(&id) else {
                 continue;
             };
             let effects = slot.channel.resume(now);
             self.persist(&id, Vec::new()).await;
             self.perform(&id, effects).await;
-            self.look_at_view(&id).await;
         }
     }
 
     /// Builds that were brought here in another view are looked through again: something may be missing.
     async fn look_at_view(&mut self, id: &ChannelId) {
-        let key = Key::View(id.clone()).encode();
-        let stored = match self.parts.control.get(&key) {
-            Ok(stored) => stored,
-            Err(error) => {
-                tracing::error!(
-                    error = crate::inbox::chain(&error),
-                    "a view cannot be looked up"
-                );
-                return;
-            }
-        };
-        let before = stored.map(|bytes| wire::state::decode_view(&bytes));
-        let before = before.transpose().ok().flatten().unwrap_or_default();
         let slot = self.slot(id);
-        if before == slot.view {
+        let view = slot.view.view().clone();
+        if slot.held_view.as_ref() == Some(&view) {
             return;
         }
-        let view = slot.view.clone();
+        let before = slot.held_view.as_ref();
+        let before = before.map_or_else(|| "unknown".to_owned(), View::to_string);
         let held: Vec<Build> = slot.channel.held.keys().copied().collect();
-        tracing::info!(channel = %id, before = %before, now = %view, builds = held.len(), "the view has changed");
+        tracing::info!(channel = %id, before, now = %view, builds = held.len(), "the view has changed");
         for build in held {
             self.step(id, Input::Lost { build }, Vec::new()).await;
         }
+        let key = Key::View(id.clone()).encode();
         // Only now: until it is written, the next start looks again.
         self.commit(vec![Write::Put(key, wire::state::encode_view(&view))])
             .await;
+        self.slot(id).held_view = Some(view);
         self.serve(id);
         // A narrower one leaves content behind that nobody needs.
         self.parts.collections.ask();

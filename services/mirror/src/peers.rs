@@ -28,6 +28,8 @@ const TELL_IDLE: Duration = Duration::from_secs(10);
 const TELL_BUSY: Duration = Duration::from_secs(1);
 /// Shortest time between two notices: a burst of changes makes one.
 const TELL_PAUSE: Duration = Duration::from_millis(20);
+/// Shortest time between two answers to those who ask who is there.
+const ANSWER_PAUSE: Duration = Duration::from_millis(100);
 /// A peer that was not heard of for so long is gone.
 const GONE_AFTER: Duration = Duration::from_secs(25);
 /// Most peers that are remembered; others are left out.
@@ -214,13 +216,15 @@ impl Pool {
             tracing::debug!(builds = notice.builds.len(), is_busy, "telling peers");
             log.tell_peers(pool, mirror, notice.encode().into()).await?;
             asks = false;
+            let told_at = Instant::now();
             tokio::time::sleep(TELL_PAUSE).await;
             let next = Instant::now() + if is_busy { TELL_BUSY } else { TELL_IDLE };
             loop {
                 tokio::select! {
                     heard = notices.next() => {
                         let (from, payload) = heard?;
-                        if self.hear(&from, &payload) {
+                        // Whoever asks without end is answered by what is said anyhow.
+                        if self.hear(&from, &payload) && told_at.elapsed() >= ANSWER_PAUSE {
                             break;
                         }
                     }

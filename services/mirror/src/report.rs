@@ -233,7 +233,7 @@ fn reported(
     ReportedBuild {
         build: target.build,
         root: target.root,
-        view: slot.view.clone(),
+        view: slot.view.view().clone(),
         presence,
         missing_files: missing.map_or(0, |missing| missing.ordinals.len()),
         missing_bytes: missing.map_or(0, |missing| missing.bytes),

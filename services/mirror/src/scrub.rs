@@ -63,18 +63,21 @@ pub(crate) async fn run(parts: Arc<Parts>, engine: Mailbox, stop: CancellationTo
         pause = every;
         let table = parts.serving_reader.current();
         for (channel, served) in &table.channels {
-            // What another channel selects is another part.
-            let mut known = None;
+            let mut known: Option<(Digest, Selection)> = None;
             for (build, row) in &served.builds {
+                // What is another part was not examined with it.
+                let same = known.take().filter(|(_, of)| *of == row.selection);
+                let before = same.map(|(root, _)| root);
                 let work = examine(
                     parts.syncer.pages.clone(),
-                    (known, row.root, served.selection.clone()),
+                    (before, row.root, row.selection.clone()),
                     rate,
                     stop.clone(),
                 );
                 match work.await {
                     Ok(found) => {
-                        known = Some(row.root).filter(|_| found.fault_count == 0);
+                        known = Some((row.root, row.selection.clone()))
+                            .filter(|_| found.fault_count == 0);
                         tell(&engine, channel, *build, found).await;
                     }
                     Err(error) => {
@@ -124,16 +127,18 @@ pub(crate) async fn verify(
         };
     }
     let (mut checked, mut faults, mut lines) = (0, 0, Vec::new());
-    let mut known: Option<(Digest, &ChannelId)> = None;
+    let mut known: Option<(Digest, &Selection)> = None;
     for (channel, target, selection) in builds {
         let pages = parts.syncer.pages.clone();
-        let before = known.filter(|(_, of)| *of == channel).map(|(root, _)| root);
+        let before = known
+            .filter(|(_, of)| *of == selection)
+            .map(|(root, _)| root);
         let about = (before, target.root, selection.clone());
         match examine(pages, about, None, stop.clone()).await {
             Ok(found) => {
                 checked += found.checked_files;
                 faults += found.fault_count;
-                known = Some((target.root, channel)).filter(|_| found.fault_count == 0);
+                known = Some((target.root, selection)).filter(|_| found.fault_count == 0);
                 let named = found
                     .faults
                     .iter()

@@ -25,7 +25,7 @@ pub(crate) struct ServedChannel {
     pub(crate) mount: Mount,
     /// Shape of its tree: says which removed paths stay for the grace time.
     pub(crate) layout: Layout,
-    /// What of its builds is carried here.
+    /// What of its live build is carried here; of the newest one when nothing is live.
     pub(crate) selection: Selection,
     /// Order within the mount: the lowest wins a path.
     pub(crate) precedence: u32,
@@ -50,6 +50,8 @@ pub(crate) struct ServedChannel {
 pub(crate) struct ServedBuild {
     /// Digest of the manifest's top page.
     pub(crate) root: Digest,
+    /// What of it is carried here.
+    pub(crate) selection: Selection,
     /// When it was signed.
     pub(crate) created: Timestamp,
     /// The signed snapshot, as signify's embedded format.

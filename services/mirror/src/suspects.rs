@@ -101,7 +101,7 @@ async fn look(parts: &Parts, suspect: Suspect, engine: &Mailbox) {
             if named && !suspect.builds.iter().any(of_it) {
                 continue;
             }
-            let selection = served.selection.clone();
+            let selection = row.selection.clone();
             let looked = parts.syncer.missing(row.root, None, selection);
             let missing = match looked.await {
                 Ok(missing) if missing.ordinals.is_empty() => continue,

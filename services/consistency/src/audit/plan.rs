@@ -16,6 +16,8 @@ const LIVE_NEW_MAX: usize = 64;
 const LINKED_MAX: usize = 64;
 /// Entries that are drawn at most for one that belongs to a part.
 const DRAWS_FOR_ONE: usize = 64;
+/// Files of a small part that are remembered.
+const PART_MAX: usize = 4096;
 /// Differences remembered: mirrors of one archive go from build to build together.
 const DIFFS_MAX: usize = 16;
 
@@ -142,7 +144,9 @@ impl Planner {
     fn new_files(&self, base: Option<Digest>, of: Of<'_>) -> Result<Arc<New>, PlanError> {
         let key = (base, *of.root, of.selection.view());
         let lock = || self.diffs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, new)) = lock().iter().find(|(known, _)| *known == key) {
+        // Without a base the key is that of a part's files.
+        let known = |(known, _): &&(DiffKey, Arc<New>)| base.is_some() && *known == key;
+        if let Some((_, new)) = lock().iter().find(known) {
             return Ok(new.clone());
         }
         let new = Arc::new(match base {
@@ -151,11 +155,7 @@ impl Planner {
         });
         // A first build's choice is a sample: each mirror gets another one.
         if base.is_some() {
-            let mut diffs = lock();
-            diffs.push_back((key, new.clone()));
-            if diffs.len() > DIFFS_MAX {
-                diffs.pop_front();
-            }
+            self.remember(key, &new);
         }
         Ok(new)
     }
@@ -228,11 +228,56 @@ impl Planner {
                 files.extend(self.file_of(of, path, entry)?);
             }
         }
+        if hits < count as u64 && !of.selection.is_all() {
+            // A part so small that draws miss it is looked through, once for each build.
+            let part = self.part(of)?;
+            let files = pick(&part.files, count);
+            return Ok(New {
+                count: part.count,
+                files: files.into_iter().cloned().collect(),
+            });
+        }
         let share = (entries * hits).checked_div(drawn).unwrap_or(0);
         Ok(New {
             count: share,
             files,
         })
+    }
+
+    /// Files of a part: how many, and at most [`PART_MAX`] of them, each with the same chance.
+    fn part(&self, of: Of<'_>) -> Result<Arc<New>, PlanError> {
+        let key = (None, *of.root, of.selection.view());
+        let lock = || self.diffs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, part)) = lock().iter().find(|(known, _)| *known == key) {
+            return Ok(part.clone());
+        }
+        let (mut count, mut files) = (0_u64, Vec::new());
+        for item in manifest::iter(&self.pages, of.root, b"", None) {
+            let (_, path, entry) = item?;
+            if !of.selection.has(&path) {
+                continue;
+            }
+            let Some(file) = self.file_of(of, path, entry)? else {
+                continue;
+            };
+            count += 1;
+            if files.len() < PART_MAX {
+                files.push(file);
+            } else if let Some(slot) = below(count).and_then(|slot| files.get_mut(slot)) {
+                *slot = file;
+            }
+        }
+        let part = Arc::new(New { count, files });
+        self.remember(key, &part);
+        Ok(part)
+    }
+
+    fn remember(&self, key: DiffKey, new: &Arc<New>) {
+        let mut diffs = self.diffs.lock().unwrap_or_else(PoisonError::into_inner);
+        diffs.push_back((key, Arc::clone(new)));
+        if diffs.len() > DIFFS_MAX {
+            diffs.pop_front();
+        }
     }
 
     fn file_at(

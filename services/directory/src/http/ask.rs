@@ -11,6 +11,7 @@ use mirrorlog_core::directory::View;
 use mirrorlog_core::directory::offer::Needs;
 use mirrorlog_core::directory::place::{Country, Place};
 use mirrorlog_core::id::{Build, ChannelId};
+use mirrorlog_core::limits::ID_MAX_BYTES;
 use mirrorlog_core::path::EntryPath;
 use serde::Deserialize;
 
@@ -100,6 +101,12 @@ pub(super) struct Part {
 }
 
 impl Part {
+    /// About what it takes in memory.
+    pub(super) fn bytes(&self) -> u64 {
+        let names = self.architectures.iter().chain(&self.components);
+        names.map(|name| 64 + name.len() as u64).sum()
+    }
+
     pub(super) fn needs(&self) -> Needs<'_> {
         match self.architectures.is_empty() && self.components.is_empty() {
             true => Needs::Everything,
@@ -133,9 +140,10 @@ fn names(field: &str, text: Option<String>) -> Result<BTreeSet<String>, Refusal>
         .map(str::trim)
         .filter(|name| !name.is_empty());
     let names: BTreeSet<String> = names.map(str::to_owned).collect();
-    match names.len() > NAMES_MAX {
+    let too_long = names.iter().any(|name| name.len() > ID_MAX_BYTES);
+    match names.len() > NAMES_MAX || too_long {
         true => Err(Refusal::bad_request(format!(
-            "{field}: at most {NAMES_MAX} names can be asked for"
+            "{field}: at most {NAMES_MAX} names of {ID_MAX_BYTES} characters can be asked for"
         ))),
         false => Ok(names),
     }

@@ -128,8 +128,8 @@ type Key = (u64, i64, Kind);
 struct ByBytes;
 
 impl Weighter<Key, Bytes> for ByBytes {
-    fn weight(&self, _key: &Key, list: &Bytes) -> u64 {
-        256 + list.len() as u64
+    fn weight(&self, (_, _, kind): &Key, list: &Bytes) -> u64 {
+        256 + kind.part.bytes() + list.len() as u64
     }
 }
 

@@ -9,10 +9,10 @@ use axum::extract::State;
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::{IntoResponse as _, Response};
-use mirrorlog_core::directory::View;
 use mirrorlog_core::directory::member::MirrorIndex;
 use mirrorlog_core::directory::offer::{Needs, Offer, Question};
 use mirrorlog_core::directory::place::{Country, Place};
+use mirrorlog_core::directory::{Carried, View};
 use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::manifest::FileEntry;
 use mirrorlog_core::path::EntryPath;
@@ -105,11 +105,22 @@ async fn respond(face: &Face, headers: &HeaderMap, asked: &Asked) -> Result<Resp
     let question = Question {
         channel,
         build: asked.build,
-        needs: needed.as_ref().map_or(Needs::Everything, Needs::Path),
+        needs: Needs::Everything,
         place: &asked.place,
         now: now(),
     };
-    let offer = view.offer(&question)?;
+    let mut offer = view.offer(&question)?;
+    let parts = view.channel(channel).is_some_and(Carried::has_parts);
+    if let Some(path) = needed.as_ref().filter(|_| parts) {
+        // Whoever has the path in the build that is everybody's; that of the path only where nobody has the whole.
+        let build = offer.build.filter(|_| !offer.ranked.is_empty());
+        let question = Question {
+            build: build.or(asked.build),
+            needs: Needs::Path(path),
+            ..question
+        };
+        offer = view.offer(&question)?;
+    }
     let (Some(build), false) = (offer.build, offer.ranked.is_empty()) else {
         let text = format!(
             "no mirror is offered for {channel} now; /v1/mirrors?channel={channel} says why"

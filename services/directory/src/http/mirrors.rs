@@ -98,7 +98,7 @@ fn mirror(
         "dns_reason": site.dns_reason(mirror).map(|reason| reason.to_string()),
         "bytes_per_s": overall.and_then(|overall| overall.speed).map(f64::round),
         "live": mount.map(|mount| format!("{url}{mount}/")),
-        "view": build.zip(carried).map(|(build, carried)| carried.part(mirror, build).view().to_string()),
+        "view": build.zip(carried).and_then(|(build, carried)| Some(carried.word(mirror, build)?.part.view().to_string())),
         "pinned": build.map(|build| format!("{url}/@/{}/{build}/", question.channel)),
     })
 }

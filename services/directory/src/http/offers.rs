@@ -43,7 +43,9 @@ impl Offers {
         Self(Cache::new(OFFERS_MAX))
     }
 
-    /// The offer of this view to a place of this kind, for one path (none: for everything); none for a channel or build that nobody may be asked for, or an expired head.
+    /// The offer of this view to a place of this kind. The build is the one for everybody who wants the whole channel; where
+    /// some mirrors carry a part only, those are named that have the path at that build. Only where nobody has the whole, the
+    /// path says which build. None for a channel or build that nobody may be asked for, or an expired head.
     pub(super) fn of(
         &self,
         view: &View,
@@ -56,8 +58,24 @@ impl Offers {
         if view.is_expired(channel, now) {
             return None;
         }
+        let whole = self.made(view, channel, (build, None), (place, kind), now);
         let parts = view.channel(channel).is_some_and(Carried::has_parts);
-        let path = path.filter(|_| parts);
+        let Some(path) = path.filter(|_| parts) else {
+            return whole;
+        };
+        let at = whole.as_ref().filter(|offered| !offered.mirrors.is_empty());
+        let build = at.and_then(|offered| offered.build).or(build);
+        self.made(view, channel, (build, Some(path)), (place, kind), now)
+    }
+
+    fn made(
+        &self,
+        view: &View,
+        channel: &ChannelId,
+        (build, path): (Option<Build>, Option<&EntryPath>),
+        (place, kind): (&Place, PlaceKind),
+        now: Timestamp,
+    ) -> Option<Arc<Offered>> {
         let key = Key {
             revision: view.revision(),
             minute: now.as_ms().div_euclid(FRESH_MS),

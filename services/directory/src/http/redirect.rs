@@ -235,7 +235,16 @@ impl Request<'_> {
     }
 
     fn offered(&self, id: &ChannelId, build: Option<Build>) -> Option<Arc<Offered>> {
-        let path = EntryPath::new(self.rest).ok();
+        self.offered_for(id, build, self.rest)
+    }
+
+    fn offered_for(
+        &self,
+        id: &ChannelId,
+        build: Option<Build>,
+        path: &[u8],
+    ) -> Option<Arc<Offered>> {
+        let path = EntryPath::new(path).ok();
         let (asked, place) = ((build, path.as_ref()), (&self.place, self.kind));
         self.face.offers.of(self.view, id, asked, place, self.now)
     }
@@ -288,7 +297,11 @@ impl Request<'_> {
     /// `Location`, the other mirrors, and what build it is.
     fn target(&self, pick: &Pick, path: &[u8]) -> Result<HeaderMap, Refusal> {
         let Tree { channel, build, .. } = &pick.tree;
-        let [first, others @ ..] = pick.offered.mirrors.as_slice() else {
+        // What a symlink leads to may be in another part than the symlink.
+        let asked_for = (path != self.rest).then(|| self.offered_for(channel, Some(*build), path));
+        let offered = asked_for.flatten();
+        let offered = offered.as_ref().unwrap_or(&pick.offered);
+        let [first, others @ ..] = offered.mirrors.as_slice() else {
             return Err(nobody(&[channel]));
         };
         let url = |mirror| self.face.site.pinned(mirror, channel, *build, path);

@@ -92,7 +92,8 @@ impl Engine {
 
     fn job(&mut self, id: &ChannelId, lane: Lane, target: &Target) -> Job {
         let slot = self.slot(id);
-        let whole = slot.whole_root();
+        let selection = slot.selection(target.build);
+        let whole = slot.whole_root(&selection);
         let base = target.base.and_then(|base| slot.channel.held.get(&base));
         let base = base.map(|held| held.target.root);
         let delta = slot
@@ -104,7 +105,7 @@ impl Engine {
             root: target.root,
             whole: whole.filter(|whole| *whole != target.root),
             delta: delta.map(|delta| (delta.clone(), base)),
-            selection: slot.selection(target.build),
+            selection,
             trusts_pages: true,
             progress: Arc::new(Progress::default()),
             stop: CancellationToken::new(),
@@ -182,6 +183,9 @@ impl Engine {
             // One at a time: what the one before is still making durable is not fetched again.
             if let Some(before) = before {
                 before.cancelled().await;
+            }
+            if job.stop.is_cancelled() {
+                return;
             }
             tracing::debug!("sync started");
             let lacks = Lacks {

@@ -99,7 +99,7 @@ impl Engine {
                 let mut writes = vec![Write::Put(key, signed.encode())];
                 if slot.channel.held.is_empty() {
                     let key = Key::View(snapshot.channel.clone()).encode();
-                    writes.push(Write::Put(key, wire::state::encode_view(&slot.view)));
+                    writes.push(Write::Put(key, wire::state::encode_view(slot.view.view())));
                 }
                 slot.snapshots
                     .insert(snapshot.build, (signed, snapshot.clone()));

@@ -7,7 +7,7 @@ use mirrorlog_core::id::{Build, ChannelId, Digest, Lane};
 use mirrorlog_core::mirror::{Channel, Target};
 use mirrorlog_core::statement::{DeltaSource, Snapshot, Statement};
 use mirrorlog_core::time::Timestamp;
-use mirrorlog_core::view::{Selection, View};
+use mirrorlog_core::view::{Prepared, Selection, View};
 use runtime::state::Control;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +43,9 @@ pub(crate) struct Slot {
     /// The core's state.
     pub(crate) channel: Channel,
     /// The part that is carried here.
-    pub(crate) view: View,
+    pub(crate) view: Prepared,
+    /// The view that its builds were brought here in; `None` when that is not known.
+    pub(crate) held_view: Option<View>,
     /// Its bytes as they were written last.
     pub(crate) stored: Vec<u8>,
     /// Signed snapshots by build.
@@ -92,7 +94,8 @@ impl Slot {
     pub(crate) fn new(channel: Channel, view: View) -> Self {
         Self {
             channel,
-            view,
+            held_view: Some(view.clone()),
+            view: Prepared::new(view),
             stored: Vec::new(),
             snapshots: BTreeMap::new(),
             retractions: BTreeMap::new(),
@@ -132,11 +135,17 @@ impl Slot {
         }
     }
 
-    /// Roots of builds that are whole here, the newest first: what a new build is compared with.
-    pub(crate) fn whole_root(&self) -> Option<Digest> {
+    /// The newest build that is whole here in what `selection` selects: a new build is compared with it.
+    pub(crate) fn whole_root(&self, selection: &Selection) -> Option<Digest> {
+        if self.held_view.as_ref() != Some(self.view.view()) {
+            return None;
+        }
         let held = self.channel.held.values().rev();
-        let whole = held.filter(|held| !self.channel.healing.contains(&held.target.build));
-        whole.map(|held| held.target.root).next()
+        let mut whole = held.filter(|held| {
+            let build = held.target.build;
+            !self.channel.healing.contains(&build) && self.selection(build) == *selection
+        });
+        whole.next().map(|held| held.target.root)
     }
 
     /// What of a build is carried here.
@@ -147,7 +156,7 @@ impl Slot {
             .get(&build)
             .or_else(|| self.snapshots.values().next_back());
         known.map_or(Selection::ALL, |(_, snapshot)| {
-            Selection::new(&self.view, snapshot.layout)
+            self.view.selection(snapshot.layout)
         })
     }
 
@@ -157,10 +166,12 @@ impl Slot {
         let held = channel.held.values().map(|held| held.target);
         let held = held.filter(|target| !channel.is_retracted(target.build));
         let held = held.map(|target| (target.root, !channel.healing.contains(&target.build)));
-        let coming = self.targets().map(|target| (target.root, false));
+        let running = self.syncs.keys();
+        let running = running.filter_map(|lane| channel.lane(*lane).sync);
+        let coming = running.map(|sync| (sync.target.root, false));
         let builds = held.chain(coming).map(|(root, whole)| PeerBuild {
             channel: channel.id.clone(),
-            root: peers::shared(&root, &self.view),
+            root: peers::shared(&root, self.view.view()),
             whole,
         });
         builds.collect()
@@ -179,6 +190,7 @@ impl Slot {
             let comment = format!("mirrorlog snapshot {} {build}", snapshot.channel);
             let served = ServedBuild {
                 root: held.target.root,
+                selection: self.view.selection(snapshot.layout),
                 created: snapshot.created,
                 snapshot: signed.to_signify(&comment).into(),
                 urgent: snapshot.lane == Lane::Priority,
@@ -190,7 +202,7 @@ impl Slot {
         Some(ServedChannel {
             mount: shown.mount.clone(),
             layout: shown.layout,
-            selection: Selection::new(&self.view, shown.layout),
+            selection: self.view.selection(shown.layout),
             precedence: shown.precedence,
             live: self.channel.live,
             builds: builds.collect(),
@@ -289,6 +301,12 @@ pub(crate) fn load_all(
         };
         let mut slot = Slot::new(wire::state::decode_channel(&value)?, views.of(&id));
         slot.stored = value;
+        let stored = control.get(&Key::View(id.clone()).encode());
+        // One that cannot be read is another one: its builds are looked through.
+        slot.held_view = stored.ok().and_then(|stored| match stored {
+            None => Some(View::All),
+            Some(bytes) => wire::state::decode_view(&bytes).ok(),
+        });
         slots.insert(id, slot);
     }
     for (id, slot) in &mut slots {

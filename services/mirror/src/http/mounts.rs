@@ -80,7 +80,7 @@ pub(super) fn tree(id: &ChannelId, served: &ServedChannel, build: Build) -> Opti
         channel: id.clone(),
         build,
         root: row.root,
-        selection: served.selection.clone(),
+        selection: row.selection.clone(),
     })
 }
 

@@ -148,6 +148,7 @@ impl World {
     ) {
         let rows = builds.iter().map(|(number, root)| {
             let row = ServedBuild {
+                selection: mirrorlog_core::view::Selection::ALL,
                 root: *root,
                 created: Timestamp::from_seconds(NOW - 3600),
                 snapshot: format!("snapshot {name} {number}").into_bytes().into(),

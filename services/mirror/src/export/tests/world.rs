@@ -146,6 +146,7 @@ impl World {
         let mut table = Serving::default();
         for (precedence, (name, things)) in parts.iter().enumerate() {
             let served = ServedBuild {
+                selection: mirrorlog_core::view::Selection::ALL,
                 root: self.root(things),
                 created: Timestamp::from_ms(0),
                 snapshot: bytes::Bytes::new(),
