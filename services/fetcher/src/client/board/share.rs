@@ -25,8 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const PATIENCE_WITH_PROGRESS: Duration = Duration::from_secs(10);
 /// But no longer than this.
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
-/// How much longer than twice the time that the fastest source would take a peer may take for what waits for it.
+/// How much longer a peer may take for what waits for it than twice the time that all peers would take for everything.
 const DRAG: Duration = Duration::from_secs(10);
+/// A peer that is the only one, and slower than this in bytes a second, is not waited for.
+const RATE_MIN: f64 = 256.0 * 1024.0;
 /// Progress that was announced counts for this long.
 const PROGRESS_COUNTS: Duration = Duration::from_secs(4);
 /// A peer that brought nothing is left alone for this long.
@@ -56,7 +58,7 @@ pub(super) struct Sharing {
     began: Instant,
     /// When the sources that were given sent something last.
     own_share_at: Instant,
-    /// How fast they did while they did.
+    /// What they sent.
     own_bytes: u64,
     /// Whether one of them was down at the last look.
     was_down: bool,
@@ -82,12 +84,6 @@ impl Sharing {
     pub(super) fn own_share_came(&mut self, bytes: u64) {
         self.own_share_at = Instant::now();
         self.own_bytes += bytes;
-    }
-
-    /// Bytes a second of the own share; 0 without one.
-    fn own_rate(&self) -> f64 {
-        let time = self.own_share_at.saturating_duration_since(self.began);
-        self.own_bytes as f64 / time.as_secs_f64().max(1.0)
     }
 }
 
@@ -119,6 +115,7 @@ pub(super) struct Neighbour {
     gained_bytes: u64,
     rated_bytes: u64,
     rate: f64,
+    best_rate: f64,
     /// When it said last that it had received more than before.
     moved_at: Instant,
     received_bytes: u64,
@@ -144,6 +141,7 @@ impl Neighbour {
             gained_bytes: 0,
             rated_bytes: 0,
             rate: 0.0,
+            best_rate: 0.0,
             moved_at: now,
             received_bytes: peer.received_bytes,
         }
@@ -184,20 +182,24 @@ impl Neighbour {
         now.saturating_duration_since(last) > patience
     }
 
-    /// Whether others would bring what waits for it long before it does, at the rate that it has.
-    fn drags(&self, fastest: f64, now: Instant) -> bool {
-        let oldest = self
-            .waiting
-            .values()
-            .filter_map(|job| Some(job.waits?.1))
-            .min();
-        let long = oldest.is_some_and(|since| now.saturating_duration_since(since) > DRAG);
-        if !long || self.gained_bytes == 0 {
+    /// Bytes that wait for it.
+    fn waiting_bytes(&self) -> f64 {
+        let bytes: u64 = self.waiting.values().map(|job| job.size_bytes).sum();
+        bytes as f64
+    }
+
+    /// Whether it takes long for what waits for it, and much longer than `evenly`: the seconds that all peers together would
+    /// take for all that waits, if it were spread by what each of them can.
+    fn drags(&self, evenly: f64, has_own_share: bool, now: Instant) -> bool {
+        let oldest = self.waiting.values().filter_map(|job| Some(job.waits?.1));
+        let waited = |since: Instant| now.saturating_duration_since(since) > DRAG;
+        if !oldest.min().is_some_and(waited) || self.gained_bytes == 0 {
             return false;
         }
-        let bytes: u64 = self.waiting.values().map(|job| job.size_bytes).sum();
-        let bytes = bytes as f64;
-        bytes / self.rate.max(1.0) > DRAG.as_secs_f64() + 2.0 * bytes / fastest.max(1.0)
+        let seconds = self.waiting_bytes() / self.rate.max(1.0);
+        let uneven = seconds > DRAG.as_secs_f64() + 2.0 * evenly;
+        // Where it is the only one, nobody tells what others could do.
+        uneven || (!has_own_share && self.rate < RATE_MIN)
     }
 
     /// What it was asked for is still coming; not for ever, for what it refused is not counted.
@@ -211,6 +213,7 @@ impl Neighbour {
         let weight = 1.0 - (1.0 - RATE_WEIGHT).powi(steps);
         let now = new as f64 / (RATE_EVERY.as_secs_f64() * f64::from(steps));
         self.rate += (now - self.rate) * weight;
+        self.best_rate = self.best_rate.max(self.rate);
     }
 }
 
@@ -406,22 +409,25 @@ impl State {
         let Some(sharing) = &self.sharing else {
             return false;
         };
-        let rates = self
-            .sources
-            .iter()
-            .filter_map(|source| Some(source.peer.as_ref()?.rate));
-        let fastest = rates.fold(sharing.own_rate(), f64::max);
+        let waits = |peer: &Neighbour| !peer.is_slow && !peer.waiting.is_empty();
         let is_idle = now.saturating_duration_since(sharing.own_share_at) > PATIENCE;
+        if !is_idle || !self.sources[index].peer.as_ref().is_some_and(waits) {
+            return false;
+        }
+        let peers = || {
+            self.sources
+                .iter()
+                .filter_map(|source| source.peer.as_ref())
+        };
+        let waiting: f64 = peers().map(Neighbour::waiting_bytes).sum();
+        let rates: f64 = peers().map(|peer| peer.best_rate).sum();
+        let (evenly, has_own_share) = (waiting / rates.max(1.0), sharing.own_bytes > 0);
         let source = &mut self.sources[index];
         let Some(peer) = source.peer.as_mut() else {
             return false;
         };
-        if peer.is_slow || peer.waiting.is_empty() {
-            return false;
-        }
         let overdue = peer.is_overdue(sharing, now);
-        let drags = is_idle && peer.drags(fastest, now);
-        if !overdue && !drags {
+        if !overdue && !peer.drags(evenly, has_own_share, now) {
             return false;
         }
         peer.is_slow = true;
