@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const PATIENCE_WITH_PROGRESS: Duration = Duration::from_secs(10);
 /// But no longer than this.
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
-/// How much longer a peer may take for what waits for it than twice the time that all peers would take for everything.
+/// When half of the peers are done, one that would take longer than this for the rest is not waited for.
 const DRAG: Duration = Duration::from_secs(10);
 /// A peer that is the only one, and slower than this in bytes a second, is not waited for.
 const RATE_MIN: f64 = 256.0 * 1024.0;
@@ -115,7 +115,6 @@ pub(super) struct Neighbour {
     gained_bytes: u64,
     rated_bytes: u64,
     rate: f64,
-    best_rate: f64,
     /// When it said last that it had received more than before.
     moved_at: Instant,
     received_bytes: u64,
@@ -141,7 +140,6 @@ impl Neighbour {
             gained_bytes: 0,
             rated_bytes: 0,
             rate: 0.0,
-            best_rate: 0.0,
             moved_at: now,
             received_bytes: peer.received_bytes,
         }
@@ -188,18 +186,17 @@ impl Neighbour {
         bytes as f64
     }
 
-    /// Whether it takes long for what waits for it, and much longer than `evenly`: the seconds that all peers together would
-    /// take for all that waits, if it were spread by what each of them can.
-    fn drags(&self, evenly: f64, has_own_share: bool, now: Instant) -> bool {
+    /// Whether it still takes long for what waits for it: while `others_are_done`, or at a rate that is not worth waiting
+    /// for where it is the only one.
+    fn drags(&self, others_are_done: bool, has_own_share: bool, now: Instant) -> bool {
         let oldest = self.waiting.values().filter_map(|job| Some(job.waits?.1));
         let waited = |since: Instant| now.saturating_duration_since(since) > DRAG;
         if !oldest.min().is_some_and(waited) || self.gained_bytes == 0 {
             return false;
         }
         let seconds = self.waiting_bytes() / self.rate.max(1.0);
-        let uneven = seconds > DRAG.as_secs_f64() + 2.0 * evenly;
-        // Where it is the only one, nobody tells what others could do.
-        uneven || (!has_own_share && self.rate < RATE_MIN)
+        let late = others_are_done && seconds > DRAG.as_secs_f64();
+        late || (!has_own_share && self.rate < RATE_MIN)
     }
 
     /// What it was asked for is still coming; not for ever, for what it refused is not counted.
@@ -213,7 +210,6 @@ impl Neighbour {
         let weight = 1.0 - (1.0 - RATE_WEIGHT).powi(steps);
         let now = new as f64 / (RATE_EVERY.as_secs_f64() * f64::from(steps));
         self.rate += (now - self.rate) * weight;
-        self.best_rate = self.best_rate.max(self.rate);
     }
 }
 
@@ -419,15 +415,17 @@ impl State {
                 .iter()
                 .filter_map(|source| source.peer.as_ref())
         };
-        let waiting: f64 = peers().map(Neighbour::waiting_bytes).sum();
-        let rates: f64 = peers().map(|peer| peer.best_rate).sum();
-        let (evenly, has_own_share) = (waiting / rates.max(1.0), sharing.own_bytes > 0);
+        let counted = peers()
+            .filter(|peer| peer.is_there && !peer.is_slow)
+            .count();
+        let others_are_done = 2 * peers().filter(|peer| waits(peer)).count() <= counted;
+        let has_own_share = sharing.own_bytes > 0;
         let source = &mut self.sources[index];
         let Some(peer) = source.peer.as_mut() else {
             return false;
         };
         let overdue = peer.is_overdue(sharing, now);
-        if !overdue && !peer.drags(evenly, has_own_share, now) {
+        if !overdue && !peer.drags(others_are_done, has_own_share, now) {
             return false;
         }
         peer.is_slow = true;
