@@ -93,11 +93,18 @@ impl View {
         if let Some(bad) = names().find(bad) {
             return Err(ViewError::Name(bad.clone()));
         }
-        let unprintable = |glob: &&String| glob.is_empty() || glob.contains(char::is_control);
-        if let Some(glob) = part.include.union(&part.exclude).find(unprintable) {
+        let hopeless = |glob: &&String| {
+            let parts = || glob.split('/');
+            glob.is_empty()
+                || glob.contains(char::is_control)
+                || glob.starts_with('/')
+                || parts().any(|part| [".", ".."].contains(&part))
+        };
+        if let Some(glob) = part.include.union(&part.exclude).find(hopeless) {
             return Err(ViewError::Glob {
                 glob: glob.escape_default().to_string(),
-                reason: "empty, or with control characters".to_owned(),
+                reason: "no path is so: no slash at its start, no . and .., nothing unprintable"
+                    .to_owned(),
             });
         }
         for glob in part.include.union(&part.exclude) {

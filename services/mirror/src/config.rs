@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use mirrorlog_core::id::{ChannelId, MirrorId, PoolId};
+use mirrorlog_core::view::{Part, View, ViewError};
 use runtime::boot::{ByteRate, ByteSize, Span, TelemetryConfig, text, texts};
 use runtime::log::NatsConfig;
 use serde::Deserialize;
@@ -27,7 +28,7 @@ pub struct Config {
     #[serde(default)]
     pub fetch: FetchSection,
     /// Parts of channels to carry, in place of all; the first that names a channel counts for it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "views")]
     pub views: Vec<ViewSection>,
     /// Mirrors of the same pool.
     #[serde(default)]
@@ -149,6 +150,29 @@ pub struct ViewSection {
     pub include: BTreeSet<String>,
     /// Globs of what is not.
     pub exclude: BTreeSet<String>,
+}
+
+impl ViewSection {
+    /// The view.
+    ///
+    /// # Errors
+    /// [`ViewError`].
+    pub(crate) fn view(&self) -> Result<View, ViewError> {
+        View::new(Part {
+            architectures: self.architectures.clone(),
+            components: self.components.clone(),
+            include: self.include.clone(),
+            exclude: self.exclude.clone(),
+        })
+    }
+}
+
+fn views<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<ViewSection>, D::Error> {
+    let sections = Vec::<ViewSection>::deserialize(from)?;
+    for section in &sections {
+        section.view().map_err(serde::de::Error::custom)?;
+    }
+    Ok(sections)
 }
 
 /// `[peers]`

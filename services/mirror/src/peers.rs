@@ -38,6 +38,8 @@ const PEERS_MAX: usize = 256;
 const MEET: Duration = Duration::from_millis(500);
 /// A mirror that has just begun to listen has not heard of anybody yet.
 const LISTEN: Duration = Duration::from_millis(300);
+/// What begins with the mirror waits so long for the log, by which peers are heard of.
+const START: Duration = Duration::from_secs(2);
 /// Pause before listening again after a failure.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -59,6 +61,7 @@ struct Inner {
     /// Where peers fetch from this mirror; `None` when they cannot.
     address: Option<String>,
     enabled: bool,
+    started: Instant,
     rate: Arc<RateLimiter>,
     shunned: Shunned,
     table: watch::Sender<Arc<Vec<Peer>>>,
@@ -100,6 +103,7 @@ impl Pool {
                 .clone()
                 .filter(|_| config.peers.enabled),
             enabled: config.peers.enabled,
+            started: Instant::now(),
             rate: own_rate.unwrap_or_else(|| Arc::clone(rate)),
             shunned: Shunned::default(),
             table: watch::Sender::default(),
@@ -143,6 +147,9 @@ impl Pool {
 
     /// Waits a moment for the peers that carry a channel to begin with the same build, so that each brings a share.
     pub(crate) async fn meet(&self, channel: &ChannelId, root: &Digest) {
+        if !self.0.enabled {
+            return;
+        }
         let deadline = Instant::now() + MEET;
         let mut table = self.0.table.subscribe();
         while let Some(until) = self.missing_until(channel, root, deadline) {
@@ -165,7 +172,11 @@ impl Pool {
     ) -> Option<Instant> {
         let now = Instant::now();
         let state = self.lock();
-        let listened = state.listening_since? + LISTEN;
+        let listened = match state.listening_since {
+            Some(since) => since + LISTEN,
+            // The log is reached in a moment, or is away.
+            None => return Some(self.0.started + START).filter(|until| now < *until),
+        };
         // Of a channel's first build nobody has said yet who carries the channel.
         let own = state.own.get(channel);
         let is_first = own.is_none_or(|builds| !builds.iter().any(|build| build.whole));
@@ -210,6 +221,8 @@ impl Pool {
         let (pool, mirror) = (&self.0.pool, &self.0.mirror);
         let mut notices = log.peers(pool).await?;
         self.lock().listening_since = Some(Instant::now());
+        // Who waits for that looks again.
+        self.0.table.send_modify(|_| {});
         let mut asks = true;
         loop {
             let (notice, is_busy) = self.notice(asks);
@@ -474,6 +487,11 @@ mod tests {
         let pool = pool("");
         assert_eq!(wait_of(&pool, 2).await, LISTEN);
         pool.lock().listening_since = None;
+        assert_eq!(
+            wait_of(&pool, 2).await,
+            START - LISTEN,
+            "the log may be reached yet"
+        );
         assert_eq!(
             wait_of(&pool, 2).await,
             Duration::ZERO,

@@ -1,7 +1,7 @@
 //! The part of each channel that this mirror carries, as its configuration says.
 
 use mirrorlog_core::id::ChannelId;
-use mirrorlog_core::view::{Part, View, ViewError};
+use mirrorlog_core::view::{View, ViewError};
 
 use crate::config::{Config, ViewSection};
 
@@ -25,14 +25,9 @@ impl Views {
     /// [`BadView`] with its number, from 1 on.
     pub(crate) fn of_config(config: &Config) -> Result<Self, BadView> {
         let view = |(index, section): (usize, &ViewSection)| {
-            let part = Part {
-                architectures: section.architectures.clone(),
-                components: section.components.clone(),
-                include: section.include.clone(),
-                exclude: section.exclude.clone(),
-            };
             let number = index + 1;
-            let view = View::new(part).map_err(|source| BadView { number, source })?;
+            let view = section.view();
+            let view = view.map_err(|source| BadView { number, source })?;
             Ok((section.channels.clone(), view))
         };
         let views = config.views.iter().enumerate().map(view);

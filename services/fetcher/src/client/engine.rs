@@ -166,7 +166,12 @@ async fn drive<W: Stream<Item = Wanted>>(board: &Board, writers: &Writers, wants
 async fn retry_busy(board: &Board, writers: &Writers) -> Result<(), WritersGone> {
     loop {
         tokio::time::sleep(BUSY_RETRY).await;
-        for job in board.take_busy() {
+        let busy = board.take_busy();
+        if !busy.is_empty() {
+            // Two fetches that each have what the other waits for must not wait for ever.
+            writers.send(Work::Commit).await?;
+        }
+        for job in busy {
             writers.send(Work::Prepare(job)).await?;
         }
     }

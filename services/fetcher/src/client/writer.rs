@@ -51,6 +51,8 @@ pub(super) enum Work {
     },
     /// A large blob is whole.
     Finish { source: usize, job: Job },
+    /// Others may wait for what this fetch has and has not committed.
+    Commit,
 }
 
 /// The queues of all writers.
@@ -83,7 +85,9 @@ impl Writers {
     pub(super) async fn send(&self, work: Work) -> Result<(), WritersGone> {
         // Pieces of one large blob go through one queue, in order.
         let queue = match &work {
-            Work::Whole { .. } => self.queues.iter().max_by_key(|queue| queue.capacity()),
+            Work::Whole { .. } | Work::Commit => {
+                self.queues.iter().max_by_key(|queue| queue.capacity())
+            }
             Work::Prepare(job) | Work::Finish { job, .. } => self.queue_of(&job.digest),
             Work::Chunk { digest, .. } => self.queue_of(digest),
         };
@@ -148,6 +152,15 @@ impl Sink {
         } else {
             Ok(())
         }
+    }
+
+    /// Commits what there is, full or not.
+    fn commit_now(&self) -> Result<(), StoreError> {
+        let mut committer = self.committer();
+        if self.batch_files.load(Ordering::Relaxed) > 0 {
+            committer.commit(self.take_batch())?;
+        }
+        Ok(())
     }
 
     /// Makes everything durable that was put in. Blocks.
@@ -234,6 +247,7 @@ impl Writer {
                 data,
             } => self.partial(&digest, size_bytes)?.write(data)?,
             Work::Finish { source, job } => self.finish(Some(source), job)?,
+            Work::Commit => self.sink.commit_now()?,
         }
         Ok(())
     }

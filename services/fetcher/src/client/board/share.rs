@@ -20,13 +20,13 @@ use crate::client::{SOURCES_MAX, Source};
 
 /// A peer that brings nothing for this long, while there is nothing else to do, is not waited for. Up to half as long
 /// again, by chance, so that not all go to the archive at once.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(4);
 /// A peer that says that it makes progress is given this long, or half as long as this mirror's own share took.
-const PATIENCE_WITH_PROGRESS: Duration = Duration::from_secs(10);
+const PATIENCE_WITH_PROGRESS: Duration = Duration::from_secs(15);
 /// But no longer than this.
 const PATIENCE_MAX: Duration = Duration::from_secs(60);
 /// When half of the peers are done, one that would take longer than this for the rest is not waited for.
-const DRAG: Duration = Duration::from_secs(10);
+const DRAG: Duration = Duration::from_secs(20);
 /// A peer that is the only one, and slower than this in bytes a second, is not waited for.
 const RATE_MIN: f64 = 256.0 * 1024.0;
 /// Progress that was announced counts for this long.
