@@ -404,3 +404,21 @@ async fn nothing_wanted_needs_no_connection() {
     .await;
     assert_eq!(fetched.unwrap().unwrap().sources[0].lost, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_fetches_that_have_what_the_other_lacks_both_end() {
+    let (origin, here) = (disk(), disk());
+    // Less than a batch: nothing would be committed before the end.
+    let wants = fill(&origin.store, (0..12).map(|seed| noise(seed, 1_500_000)));
+    let server = Server::start(&origin.store);
+    let source = server.source();
+    let reversed: Vec<_> = wants.iter().rev().copied().collect();
+    let options = FetchOptions::default();
+    let sources = std::slice::from_ref(&source);
+    let (first, second) = tokio::join!(
+        fetch_all(sources, wants.iter().copied(), &here.store, &options),
+        fetch_all(sources, reversed, &here.store, &options),
+    );
+    assert!(first.unwrap().is_whole() && second.unwrap().is_whole());
+    assert_here(&here.store, &wants);
+}
