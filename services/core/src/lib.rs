@@ -33,6 +33,7 @@ pub mod layout;
 pub mod limits;
 pub mod manifest;
 pub mod mirror;
+mod mix;
 pub mod openbsd;
 pub mod path;
 pub mod probe;

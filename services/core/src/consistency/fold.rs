@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::id::{ChannelId, MirrorId};
+use crate::mix::{STEP, finish};
 use crate::statement::{Report, Retraction, Snapshot, Verdict};
 use crate::time::Timestamp;
 
@@ -310,8 +311,5 @@ impl Consistency {
 
 /// SplitMix64's finaliser: one random number for each mirror out of one for all.
 fn mix(random: u64, salt: u64) -> u64 {
-    let mut x = random ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+    finish(random ^ salt.wrapping_mul(STEP))
 }

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::id::{Build, ChannelId};
+use crate::mix::mix;
 use crate::path::EntryPath;
 use crate::time::Timestamp;
 
@@ -266,14 +267,6 @@ pub struct PlaceKind {
     spread: u64,
     /// Of the netblocks around the address.
     inside: u64,
-}
-
-/// The finalizer of SplitMix64: each bit of the input changes half of the output.
-pub(super) fn mix(mut bits: u64) -> u64 {
-    bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
 
 /// A number in [0, 1).

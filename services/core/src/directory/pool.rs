@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 
 use crate::consistency::Audience;
 use crate::id::{Build, ChannelId, PoolId};
+use crate::mix::mix;
 use crate::time::Timestamp;
 
 use super::exclude::ExcludeReason;
 use super::member::{MirrorIndex, Profile};
-use super::offer::{Question, mix, unit};
+use super::offer::{Question, unit};
 use super::place::{Continent, Country, Place};
 use super::view::{Carried, View};
 

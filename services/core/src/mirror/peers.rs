@@ -5,6 +5,7 @@
 //! else.
 
 use crate::id::{Digest, MirrorId};
+use crate::mix::mix;
 
 /// A mirror's place among its peers: the same wherever it is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ impl Place {
 
     /// What it weighs for a blob. Of the mirrors that want a blob, the heaviest brings it.
     pub fn weight(self, blob: &Digest) -> u64 {
-        mixed(self.0 ^ first_word(blob))
+        mix(self.0 ^ first_word(blob))
     }
 }
 
@@ -28,14 +29,6 @@ fn first_word(digest: &Digest) -> u64 {
     bytes[..8]
         .iter()
         .fold(0, |word, byte| word << 8 | u64::from(*byte))
-}
-
-/// The finalizer of SplitMix64: each bit of the sum changes half of the bits of the result.
-fn mixed(word: u64) -> u64 {
-    let word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
 }
 
 #[cfg(test)]
