@@ -2,7 +2,7 @@
 
 use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::mirror::{
-    Channel, Halt, HeadSeen, Held, LaneState, OpenEvent, Retracted, Sync, Target,
+    Backfill, Channel, Halt, HeadSeen, Held, LaneState, OpenEvent, Retracted, Sync, Target,
 };
 use mirrorlog_core::time::Timestamp;
 use mirrorlog_core::view::View;
@@ -111,6 +111,14 @@ pub fn encode_channel(channel: &Channel) -> Vec<u8> {
         fork,
         time_floor_ms: channel.time_floor.as_ms(),
         healing: channel.healing.iter().map(|build| build.get()).collect(),
+        backfills: channel
+            .backfills
+            .values()
+            .map(|asked| v1::Backfill {
+                target: Some(target_to_proto(&asked.target)),
+                keep_until_ms: asked.keep_until.as_ms(),
+            })
+            .collect(),
     }
     .encode_to_vec()
 }
@@ -152,6 +160,12 @@ pub fn decode_channel(bytes: &[u8]) -> Result<Channel, StateError> {
         .into_iter()
         .map(build_of)
         .collect::<Result<_, _>>()?;
+    for asked in &stored.backfills {
+        let target = target_from_proto(asked.target.as_ref())?;
+        let keep_until = Timestamp::from_ms(asked.keep_until_ms);
+        let asked = Backfill { target, keep_until };
+        channel.backfills.insert(target.build, asked);
+    }
     if channel
         .live
         .is_some_and(|live| !channel.held.contains_key(&live))
@@ -166,6 +180,8 @@ fn held_to_proto(held: &Held) -> v1::HeldBuild {
         target: Some(target_to_proto(&held.target)),
         since_ms: held.since.as_ms(),
         last_live_ms: held.last_live.map(Timestamp::as_ms),
+        keep_until_ms: held.keep_until.map(Timestamp::as_ms),
+        unconfirmed: !held.confirmed,
     }
 }
 
@@ -174,6 +190,8 @@ fn held_from_proto(held: &v1::HeldBuild) -> Result<Held, StateError> {
         target: target_from_proto(held.target.as_ref())?,
         since: Timestamp::from_ms(held.since_ms),
         last_live: held.last_live_ms.map(Timestamp::from_ms),
+        keep_until: held.keep_until_ms.map(Timestamp::from_ms),
+        confirmed: !held.unconfirmed,
     })
 }
 
@@ -301,6 +319,8 @@ mod tests {
             target: target(1),
             since: Timestamp::from_ms(5),
             last_live: Some(Timestamp::from_ms(6)),
+            keep_until: None,
+            confirmed: true,
         };
         channel.held.insert(build(1), held);
         channel.bulk.sync = Some(Sync {
@@ -345,7 +365,15 @@ mod tests {
 
     #[test]
     fn state_survives_a_round_trip() {
-        let channel = full();
+        let mut channel = full();
+        assert_eq!(decode_channel(&encode_channel(&channel)).unwrap(), channel);
+        let held = channel.held.values_mut().next().unwrap();
+        (held.keep_until, held.confirmed) = (Some(Timestamp::from_ms(11)), false);
+        let asked = Backfill {
+            target: channel.bulk.next.unwrap(),
+            keep_until: Timestamp::from_ms(12),
+        };
+        channel.backfills.insert(asked.target.build, asked);
         assert_eq!(decode_channel(&encode_channel(&channel)).unwrap(), channel);
         let cursor = Cursor {
             stream_created_ns: 1_795_305_030_000_000_007,

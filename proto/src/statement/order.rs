@@ -1,13 +1,14 @@
 //! An operator's order.
 
 use mirrorlog_core::id::Build;
+use mirrorlog_core::limits::TEXT_MAX_BYTES;
 use mirrorlog_core::statement::{Order, OrderKind, ReplayFrom};
 
 use crate::error::{DecodeError, FieldError};
 use crate::field;
 use crate::v1;
 use crate::v1::order::replay::{From, LastAck};
-use crate::v1::order::{Kind, Replay, Verify};
+use crate::v1::order::{Backfill, Drain, Kind, Replay, Resume, Verify};
 
 pub(super) fn to_proto(order: &Order) -> v1::Order {
     v1::Order {
@@ -52,6 +53,19 @@ pub(crate) fn kind_to_proto(kind: &OrderKind) -> Kind {
                 .unwrap_or_default(),
             build: field::optional_build(*build),
         }),
+        OrderKind::Backfill {
+            channel,
+            first,
+            last,
+        } => Kind::Backfill(Backfill {
+            channel: channel.to_string(),
+            first: first.get(),
+            last: last.get(),
+        }),
+        OrderKind::Drain { reason } => Kind::Drain(Drain {
+            reason: field::clean_text(reason, TEXT_MAX_BYTES),
+        }),
+        OrderKind::Resume => Kind::Resume(Resume {}),
     }
 }
 
@@ -62,8 +76,28 @@ pub(crate) fn kind_from_proto(kind: Option<Kind>) -> Result<OrderKind, DecodeErr
             channel: field::optional_channel("order.verify.channel", &verify.channel)?,
             build: Build::new(verify.build),
         }),
+        Some(Kind::Backfill(backfill)) => backfill_from_proto(&backfill),
+        Some(Kind::Drain(drain)) => Ok(OrderKind::Drain {
+            reason: field::text("order.drain.reason", drain.reason, TEXT_MAX_BYTES)?,
+        }),
+        Some(Kind::Resume(Resume {})) => Ok(OrderKind::Resume),
         None => Err(DecodeError::field("order.kind", FieldError::Missing)),
     }
+}
+
+fn backfill_from_proto(backfill: &Backfill) -> Result<OrderKind, DecodeError> {
+    let first = field::build("order.backfill.first", backfill.first)?;
+    let last = field::build("order.backfill.last", backfill.last)?;
+    field::check_order(
+        "order.backfill.last",
+        first <= last,
+        "the last build is before the first",
+    )?;
+    Ok(OrderKind::Backfill {
+        channel: field::channel("order.backfill.channel", &backfill.channel)?,
+        first,
+        last,
+    })
 }
 
 fn replay_from_proto(replay: Replay) -> Result<OrderKind, DecodeError> {

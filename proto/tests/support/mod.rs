@@ -300,6 +300,13 @@ pub(crate) fn order_kinds() -> impl Strategy<Value = OrderKind> {
         }),
         (option::of(channels()), option::of(builds()))
             .prop_map(|(channel, build)| OrderKind::Verify { channel, build }),
+        (channels(), builds(), builds()).prop_map(|(channel, one, other)| OrderKind::Backfill {
+            channel,
+            first: one.min(other),
+            last: one.max(other),
+        }),
+        "[a-z ]{0,40}".prop_map(|reason| OrderKind::Drain { reason }),
+        Just(OrderKind::Resume),
     ]
 }
 

@@ -264,6 +264,21 @@ pub(crate) fn statements() -> Vec<(&'static str, Statement)> {
             }),
         ),
         (
+            "order_backfill",
+            order(OrderKind::Backfill {
+                channel: channel(),
+                first: build(30),
+                last: build(37),
+            }),
+        ),
+        (
+            "order_drain",
+            order(OrderKind::Drain {
+                reason: "disk is being replaced".to_owned(),
+            }),
+        ),
+        ("order_resume", order(OrderKind::Resume)),
+        (
             "order_verify_everything",
             order(OrderKind::Verify {
                 channel: None,

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mirrorlog_core::archive::{History, Refusal, Step};
+use mirrorlog_core::drain::Drains;
 use mirrorlog_core::id::{Build, ChannelId, Digest};
-use mirrorlog_core::statement::{Order, Statement};
+use mirrorlog_core::statement::Order;
 use runtime::Reaction;
 use runtime::log::LogError;
 use tokio::net::{UnixListener, UnixStream};
@@ -14,16 +15,18 @@ use tonic::{Code, Request, Response, Status};
 use tracing::Instrument as _;
 use wire::v1::describe_reply::RetractedStep;
 use wire::v1::{
-    CommitReply, CommitRequest, DescribeReply, DescribeRequest, OrderReply, OrderRequest,
+    BuildRange, CollectReply, CollectRequest, CollectedChannel, CommitReply, CommitRequest,
+    DescribeReply, DescribeRequest, OrderReply, OrderRequest, RepairLogReply, RepairLogRequest,
     RetractReply, RetractRequest,
 };
-use wire::{Signed, rpc, v1};
+use wire::{rpc, v1};
 
 use crate::commit::{Asked, CommitError, Publication, Withdraw};
 use crate::daemon::{Channel, Daemon, DaemonError};
-use crate::fence::FenceError;
+use crate::fence::{FenceError, run_blocking};
 use crate::journal::{JournalError, with_causes};
 use crate::reconcile::ReconcileError;
+use crate::repair::Deed;
 
 /// Most retracted builds that a publisher is told of: the newest ones.
 const RETRACTED_MAX: usize = 1024;
@@ -82,7 +85,17 @@ impl v1::admin_server::Admin for AdminService {
             }
             (None, _) => return Err(unknown(&self.daemon, &name)),
         };
-        Ok(Response::new(describe(&self.daemon, &channel)))
+        let (daemon, name) = (Arc::clone(&self.daemon), name.clone());
+        let collected = run_blocking(move || daemon.collected(&name)).await;
+        let collected = collected.map_err(|error| Status::internal(with_causes(&error)))?;
+        let collected = collected.into_iter().map(|(first, last)| BuildRange {
+            first: first.get(),
+            last: last.get(),
+        });
+        Ok(Response::new(DescribeReply {
+            collected: collected.collect(),
+            ..describe(&self.daemon, &channel)
+        }))
     }
 
     async fn commit(
@@ -146,7 +159,12 @@ impl v1::admin_server::Admin for AdminService {
             issued: runtime::boot::now(),
             kind,
         };
-        let signed = Signed::sign(&self.daemon.key, &Statement::Order(order));
+        let signed = self.daemon.sign_order(&order);
+        if Drains::concerns(&order.kind) {
+            // First of all where those look who send clients: the mirror itself may be the one that does not listen.
+            let kept = self.daemon.keep_drain(&order, &signed, &link).await;
+            kept.map_err(|error| Status::internal(with_causes(&error)))?;
+        }
         let sent = link
             .log
             .publish_order(
@@ -158,6 +176,65 @@ impl v1::admin_server::Admin for AdminService {
         sent.map_err(|error| Status::new(log_code(&error), with_causes(&error)))?;
         tracing::info!(mirror = %mirror, order = id, "order sent");
         Ok(Response::new(OrderReply { id }))
+    }
+
+    async fn repair_log(
+        &self,
+        request: Request<RepairLogRequest>,
+    ) -> Result<Response<RepairLogReply>, Status> {
+        let deed = match request.into_inner().dry_run {
+            true => Deed::Look,
+            false => Deed::Repair,
+        };
+        let link = self.daemon.link().filter(|link| link.log.is_connected());
+        let link = link.ok_or_else(|| {
+            Status::unavailable("NATS is not connected: there is no log to compare with")
+        })?;
+        let repaired = self.daemon.repair(&link, deed).await;
+        let channels = repaired.map_err(|error| {
+            let code = match &error {
+                ReconcileError::Log(error) => log_code(error),
+                ReconcileError::Silent => Code::Unavailable,
+                ReconcileError::Journal(_) => Code::Internal,
+            };
+            Status::new(code, with_causes(&error))
+        })?;
+        Ok(Response::new(RepairLogReply { channels }))
+    }
+
+    async fn collect(
+        &self,
+        request: Request<CollectRequest>,
+    ) -> Result<Response<CollectReply>, Status> {
+        let dry_run = request.into_inner().dry_run;
+        let one = self.daemon.collecting.try_lock();
+        let _one = one.map_err(|_| Status::aborted("another collection is under way"))?;
+        let daemon = Arc::clone(&self.daemon);
+        let work = move || match dry_run {
+            true => daemon.would_collect(),
+            false => daemon.collect(),
+        };
+        let collected = run_blocking(work).await;
+        let collected = collected.map_err(|error| Status::internal(with_causes(&error)))?;
+        tracing::info!(
+            dry_run,
+            files = collected.files,
+            bytes = collected.bytes,
+            stopped = collected.stopped,
+            "collected"
+        );
+        let channels = collected.channels.into_iter();
+        let channels = channels.map(|(channel, (builds, kept))| CollectedChannel {
+            channel: channel.to_string(),
+            builds: builds.into_iter().map(Build::get).collect(),
+            kept: kept as u64,
+        });
+        Ok(Response::new(CollectReply {
+            channels: channels.collect(),
+            files: collected.files,
+            bytes: collected.bytes,
+            stopped: collected.stopped.unwrap_or_default().to_owned(),
+        }))
     }
 }
 
@@ -187,6 +264,7 @@ fn describe(daemon: &Daemon, channel: &Channel) -> DescribeReply {
         retracted_roots: newest_retracted(&history)
             .map(|bad| bytes(Some(bad.root)))
             .collect(),
+        collected: Vec::new(),
         suites: declared.suites.clone(),
         catch_all: declared.catch_all,
         sibling_channels: siblings.into_iter().map(|(_, name)| name).collect(),

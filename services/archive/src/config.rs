@@ -116,6 +116,10 @@ pub struct Config {
     pub reconcile_every: Duration,
     /// How many statements of a lane are put on a log that lost them: the newest ones.
     pub reconcile_keep: usize,
+    /// Content of so many builds of a channel is kept by a collection, the newest ones.
+    pub gc_keep_builds: usize,
+    /// Content of a build is kept for so long by a collection.
+    pub gc_keep: Duration,
     /// `host:port` of the consistency service, for the commands that ask it.
     pub consistency_grpc: Option<String>,
     /// URL of a directory, for the commands that ask it.

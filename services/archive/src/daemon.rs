@@ -1,6 +1,6 @@
 //! The archive as it runs: channels, keys, journal, the link to the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,6 +14,7 @@ use runtime::store::Pages;
 use tokio::sync::{Mutex, Notify, watch};
 
 use crate::config::{Config, ConfigError, Declared, WrittenChannel, check_together};
+use crate::drains::Drained;
 use crate::fence::{Fence, FenceError};
 use crate::gauges::Gauges;
 use crate::heads::HeadSlot;
@@ -31,6 +32,8 @@ pub struct Link {
     pub heads: Bucket,
     /// Wanted builds.
     pub wanted: Bucket,
+    /// Which mirrors take no clients.
+    pub drains: Bucket,
 }
 
 impl Link {
@@ -43,11 +46,13 @@ impl Link {
         let builds = log.bucket("build").await?;
         let heads = log.bucket("head").await?;
         let wanted = log.bucket("wanted").await?;
+        let drains = log.bucket("drain").await?;
         Ok(Self {
             log,
             builds,
             heads,
             wanted,
+            drains,
         })
     }
 }
@@ -73,6 +78,12 @@ impl Channel {
             Lane::Priority => &self.priority,
             Lane::Bulk => &self.bulk,
         }
+    }
+
+    /// The builds that are wanted in any pool.
+    pub(crate) fn wanted_builds(&self) -> BTreeSet<Build> {
+        let wanted = self.wanted.read().unwrap_or_else(PoisonError::into_inner);
+        wanted.values().copied().collect()
     }
 
     /// The newest unretracted build that is wanted in any pool.
@@ -125,6 +136,12 @@ pub struct Daemon {
     pub(crate) fence: Fence,
     pub(crate) outbox: Outbox,
     pub(crate) gauges: Gauges,
+    /// Which mirrors take no clients.
+    pub(crate) drained: Drained,
+    /// What is no longer kept.
+    pub(crate) state: Arc<SledState>,
+    /// One collection at a time.
+    pub(crate) collecting: Mutex<()>,
     /// Wakes the sender of what the outbox holds.
     pub(crate) wake: Notify,
     channels: RwLock<BTreeMap<ChannelId, Arc<Channel>>>,
@@ -149,7 +166,10 @@ impl Daemon {
         let control: Arc<dyn Control> = Arc::<SledState>::clone(&state);
         let daemon = Self {
             fence: Fence::new(control, instance),
-            outbox: Outbox::open(state, gauges.clone())?,
+            outbox: Outbox::open(Arc::clone(&state), gauges.clone())?,
+            drained: Drained::open(Arc::clone(&state))?,
+            state,
+            collecting: Mutex::default(),
             channels: RwLock::default(),
             declaring: Mutex::default(),
             link: watch::Sender::new(None),

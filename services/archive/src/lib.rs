@@ -8,15 +8,20 @@
 //! | [`journal`] | one fsynced, signed file for each of them: the truth |
 //! | [`fence`] | lets one archive give out numbers |
 //! | [`outbox`], [`reconcile`] | bring the log to what the journal says |
+//! | `repair` | the whole log against the journal, on request |
+//! | `collect` | lets content of old builds go |
+//! | `drains` | which mirrors take no clients |
 //! | [`heads`] | signed heads, renewed on a timer |
 //! | [`admin`], [`journal_service`] | gRPC for local commands, and for those who missed the log |
 //! | [`state`] | layout of the control state |
 
 pub mod admin;
 mod closure;
+mod collect;
 pub mod commit;
 pub mod config;
 pub mod daemon;
+mod drains;
 pub mod fence;
 pub mod gauges;
 pub mod heads;
@@ -26,6 +31,7 @@ mod layout;
 pub mod outbox;
 pub mod publish;
 pub mod reconcile;
+mod repair;
 pub mod run;
 mod scan;
 mod sign;

@@ -175,6 +175,15 @@ impl Outbox {
         old.iter().for_each(|sent| self.forget(sent.position));
     }
 
+    /// Statements of a channel that are still to be sent.
+    pub(crate) fn waits(&self, channel: &Channel) -> u64 {
+        let of = |lane| {
+            let waiting = channel.lane(lane).waiting.lock();
+            waiting.unwrap_or_else(PoisonError::into_inner).len() as u64
+        };
+        Lane::ALL.into_iter().map(of).sum()
+    }
+
     fn front(&self, queue: &LaneQueue) -> Option<Waiting> {
         queue
             .waiting

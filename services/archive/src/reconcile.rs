@@ -170,11 +170,13 @@ impl Daemon {
             }
             self.fence.forget_all();
             self.heads_lost();
+            self.drained.lost();
         }
         self.fence.check(&link.builds).await?;
         if !same {
             self.claim_all(link).await?;
         }
+        self.put_drains(link).await;
         self.reconcile(link).await;
         Ok(identity)
     }

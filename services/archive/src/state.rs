@@ -4,7 +4,7 @@
 //! or an event that is sent twice.
 
 use mirrorlog_core::archive::{Item, Note, Series};
-use mirrorlog_core::id::{Build, ChannelId};
+use mirrorlog_core::id::{Build, ChannelId, MirrorId};
 
 /// Why a key or value was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +23,8 @@ pub struct CodecError {
 /// | epoch | `e` | the newest epoch taken: u64, big-endian |
 /// | note | `n`, `b` or `r`, channel | [`Note`]: number and two epochs, u64 each, big-endian |
 /// | outbox | `o`, position (u64, big-endian) | [`Outgoing`] |
+/// | drain | `d`, mirror | the newest signed order to take clients or not |
+/// | collected | `c`, channel | builds whose content was let go: first and last of each range, u64 each, big-endian |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
     /// The epoch under which this archive last published.
@@ -31,8 +33,14 @@ pub enum Key {
     Note(Series, ChannelId),
     /// A statement that is journaled, or about to be, and not yet known to be on the log.
     Outbox(u64),
+    /// Whether a mirror takes clients.
+    Drain(MirrorId),
+    /// Builds of a channel whose content is no longer kept.
+    Collected(ChannelId),
 }
 
+/// All keys of drains start with it.
+pub const DRAIN_PREFIX: &[u8] = b"d";
 /// All outbox keys start with it.
 pub const OUTBOX_PREFIX: &[u8] = b"o";
 
@@ -49,6 +57,8 @@ impl Key {
                 [b"n", &[series][..], channel.as_str().as_bytes()].concat()
             }
             Self::Outbox(position) => [OUTBOX_PREFIX, &position.to_be_bytes()].concat(),
+            Self::Collected(channel) => [b"c", channel.as_str().as_bytes()].concat(),
+            Self::Drain(mirror) => [DRAIN_PREFIX, mirror.as_str().as_bytes()].concat(),
         }
     }
 
@@ -72,6 +82,12 @@ impl Key {
             [b'o', position @ ..] => {
                 let position = position.try_into().map_err(|_| refused())?;
                 Ok(Self::Outbox(u64::from_be_bytes(position)))
+            }
+            [b'c', name @ ..] => Ok(Self::Collected(channel(name)?)),
+            [b'd', name @ ..] => {
+                let text = std::str::from_utf8(name).map_err(|_| refused())?;
+                let mirror = MirrorId::new(text).map_err(|_| refused())?;
+                Ok(Self::Drain(mirror))
             }
             [..] => Err(refused()),
         }
@@ -116,6 +132,33 @@ pub fn decode_note(bytes: &[u8]) -> Result<Note, CodecError> {
     let number = decode_number(&bytes[..8])?;
     let epochs = [decode_number(&bytes[8..16])?, decode_number(&bytes[16..])?];
     Ok(Note { number, epochs })
+}
+
+/// Ranges of builds as a value.
+pub fn encode_ranges(ranges: &[(Build, Build)]) -> Vec<u8> {
+    let ends = ranges.iter().flat_map(|(first, last)| [first, last]);
+    ends.flat_map(|build| build.get().to_be_bytes()).collect()
+}
+
+/// Reads what [`encode_ranges`] writes.
+///
+/// # Errors
+/// [`CodecError`] for anything else.
+pub fn decode_ranges(bytes: &[u8]) -> Result<Vec<(Build, Build)>, CodecError> {
+    let refused = || CodecError {
+        what: "list of builds",
+        bytes: bytes.to_vec(),
+    };
+    let (pairs, rest) = bytes.as_chunks::<16>();
+    if !rest.is_empty() {
+        return Err(refused());
+    }
+    let build = |bytes: &[u8]| Build::new(decode_number(bytes)?).ok_or_else(refused);
+    let range = |pair: &[u8; 16]| {
+        let (first, last) = (build(&pair[..8])?, build(&pair[8..])?);
+        (first <= last).then_some((first, last)).ok_or_else(refused)
+    };
+    pairs.iter().map(range).collect()
 }
 
 /// What is to be put on the log: `b` or `r`, number (u64, big-endian), channel.
@@ -191,6 +234,8 @@ mod tests {
                 Key::Note(Series::Builds, channel.clone()),
                 Key::Note(Series::Retractions, channel.clone()),
                 Key::Outbox(position),
+                Key::Collected(channel.clone()),
+                Key::Drain(MirrorId::new(channel.as_str()).unwrap()),
             ];
             for key in keys {
                 prop_assert_eq!(Key::decode(&key.encode()).unwrap(), key);
@@ -200,6 +245,8 @@ mod tests {
             let outgoing = Outgoing { channel, item };
             prop_assert_eq!(Outgoing::decode(&outgoing.encode()).unwrap(), outgoing);
             prop_assert_eq!(decode_number(&encode_number(position)).unwrap(), position);
+            let ranges: Vec<_> = Build::new(position).map(|build| (build, build)).into_iter().collect();
+            prop_assert_eq!(decode_ranges(&encode_ranges(&ranges)).unwrap(), ranges);
         }
 
         #[test]
@@ -234,6 +281,7 @@ mod tests {
             *b"\x01\0\0\0\0\0\0\0\x02"
         );
         assert!(decode_number(b"short").is_err() && decode_note(b"short").is_err());
+        assert!(decode_ranges(b"short").is_err() && decode_ranges(&[0; 16]).is_err());
     }
 
     #[test]

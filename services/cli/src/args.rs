@@ -9,7 +9,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use mirrorlog_core::id::{Build, ChannelId, Lane, MirrorId};
 use mirrorlog_core::layout::Layout;
 
-pub(crate) use mirror::{AdoptArgs, MirrorCommand};
+pub(crate) use mirror::{AdoptArgs, DrainArgs, MirrorCommand, ResumeArgs};
 pub(crate) use select::SelectArgs;
 
 /// Heading of the options that every command takes.
@@ -105,8 +105,14 @@ Settings:      Acquire::mirrorlog::Key \"/etc/apt/archive.pub\"; Country, Timeou
     Status(StatusArgs),
     /// Make a mirror go through the log again; nothing that it holds is fetched again
     Replay(ReplayArgs),
+    /// Give a mirror older builds that it lacks
+    Backfill(BackfillArgs),
+    /// Compare the log with the journal and the mirrors, and say again what it lacks
+    LogRepair(LogRepairArgs),
     /// Re-check content by digest
     Verify(VerifyArgs),
+    /// Let content of old builds go from the archive's store
+    Gc(GcArgs),
     /// Keys in signify's format
     #[command(subcommand)]
     Key(KeyCommand),
@@ -488,6 +494,58 @@ pub(crate) struct ReplayArgs {
 fn lane(text: &str) -> Result<Lane, String> {
     let found = Lane::ALL.into_iter().find(|lane| lane.as_str() == text);
     found.ok_or_else(|| "use bulk or priority".to_owned())
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Example: mirrorlog backfill --mirror nz1 --channel noble --from 30 --to 36
+
+Builds that are retracted, or whose content the archive has let go, are left out. The mirror keeps them
+for its setting mirror.backfill_keep, a week when left out.")]
+pub(crate) struct BackfillArgs {
+    /// The mirror, by its id in status
+    #[arg(long, value_name = "ID")]
+    pub(crate) mirror: MirrorId,
+    /// The channel
+    #[arg(long, value_name = "C")]
+    pub(crate) channel: ChannelId,
+    /// The first build
+    #[arg(long, value_name = "A")]
+    pub(crate) from: Build,
+    /// The last build
+    #[arg(long, value_name = "B")]
+    pub(crate) to: Build,
+    /// Say which builds would be fetched, and order nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Stop waiting after this many seconds; the mirror goes on
+    #[arg(long, value_name = "S", default_value_t = 3600)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  mirrorlog log-repair --dry-run       what the log lacks
+  mirrorlog log-repair                 after the log lost events that were acked")]
+pub(crate) struct LogRepairArgs {
+    /// Say what the log lacks, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  mirrorlog gc --dry-run               what would go
+  mirrorlog gc                         from a timer, once a day
+
+Kept are the newest [gc] keep_builds builds of each channel (100), those younger than [gc] keep (30d),
+and those that are wanted. Manifests stay: diff, ls and log know all builds for ever.")]
+pub(crate) struct GcArgs {
+    /// Say what would go, and remove nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -72,6 +72,8 @@ pub struct AuditSection {
     pub retry: Span,
     /// A mirror that has not reported for this long is not healthy.
     pub report_stale: Span,
+    /// So long after a mirror of a pool was complete at a build, those that are not are no longer waited for.
+    pub laggard_after: Span,
     /// Files checked at random besides the new ones.
     pub sample: usize,
     /// Most new files checked of one build; of more, so many at random.
@@ -91,6 +93,7 @@ impl Default for AuditSection {
             every: seconds(600),
             retry: seconds(20),
             report_stale: seconds(300),
+            laggard_after: seconds(3600),
             sample: 16,
             new_files_max: 2000,
             budget_per_day: ByteSize(10 * 1024 * 1024 * 1024),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use futures::Stream;
-use mirrorlog_core::consistency::{MirrorChannel, MirrorStatus, Reason};
+use mirrorlog_core::consistency::{BuildStatus, MirrorChannel, MirrorStatus, Reason};
 use mirrorlog_core::id::{Build, ChannelId, MirrorId};
 use mirrorlog_core::statement::{RevokeReason, VerdictState};
 use mirrorlog_core::view::View;
@@ -159,6 +159,11 @@ fn verdict_reply(signed: &Signed) -> v1::WatchReply {
 
 fn mirror_channel(channel: MirrorChannel) -> v1::MirrorChannel {
     let dropped = Some(VerdictState::Revoked(RevokeReason::Dropped));
+    let live = channel.live;
+    let of_live = channel
+        .builds
+        .iter()
+        .find(|build| Some(build.build) == live);
     let retained = channel
         .builds
         .iter()
@@ -179,6 +184,18 @@ fn mirror_channel(channel: MirrorChannel) -> v1::MirrorChannel {
             .iter()
             .map(rpc::order_outcome_to_proto)
             .collect(),
+        whole: channel
+            .builds
+            .iter()
+            .filter(|build| {
+                let good = [VerdictState::Verified, VerdictState::Complete];
+                let verdict = build.verdict.as_ref();
+                verdict.is_some_and(|verdict| good.contains(verdict))
+            })
+            .map(|build| build.build.get())
+            .collect(),
+        sampled_files: of_live.map_or(0, |build| build.sampled_files),
+        bad_at_most: of_live.map_or(1.0, BuildStatus::bad_at_most),
         view: match channel.view {
             View::All => String::new(),
             part @ View::Part(_) => part.to_string(),
@@ -192,6 +209,7 @@ fn reason_text(reason: &Reason) -> String {
         Reason::Fork(build) => format!("fork: build {build} was signed with two roots"),
         Reason::NoReport => "no-report: the mirror has not reported this channel".to_owned(),
         Reason::Revoked(reason) => reason.to_string(),
+        Reason::Drained(reason) => mirrorlog_core::drain::text(reason),
         Reason::Unreachable => RevokeReason::Unreachable.to_string(),
         Reason::Stale => "stale: the mirror has not reported lately".to_owned(),
         Reason::Halted(text) => format!("halted: {text}"),

@@ -29,6 +29,7 @@ impl Listener for Desk {
             Heard::Snapshot(snapshot, delta) => return self.snapshot(snapshot, delta, span).await,
             Heard::Retraction(retraction) => Input::Retraction(retraction),
             Heard::Head(head) => Input::Head(head),
+            Heard::Order(order) => Input::Order(order),
             Heard::Wanted {
                 channel,
                 pool,

@@ -256,5 +256,6 @@ fn rules(audit: &AuditSection) -> Rules {
         retry_ms: ms(audit.retry),
         stale_after_ms: ms(audit.report_stale),
         unreachable_failures: UNREACHABLE_FAILURES,
+        laggard_after_ms: ms(audit.laggard_after),
     }
 }

@@ -18,6 +18,7 @@
 //! | [`archive`] | which build comes next |
 //! | [`mirror`] | what a mirror does next |
 //! | [`consistency`] | when a build is complete, and which build is wanted |
+//! | [`drain`] | which mirrors take no clients |
 //! | [`probe`] | bytes that no cache has |
 //! | [`directory`] | which mirror is the right one for whom |
 //! | [`client`] | where to look next, and what a download says |
@@ -28,6 +29,7 @@ pub mod channel;
 pub mod client;
 pub mod consistency;
 pub mod directory;
+pub mod drain;
 pub mod id;
 pub mod layout;
 pub mod limits;

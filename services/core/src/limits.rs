@@ -48,6 +48,8 @@ pub const RETRACTIONS_MAX: usize = 4096;
 pub const REPORT_BUILDS_MAX: usize = 64;
 /// Most outcomes of orders in one report.
 pub const REPORT_ORDERS_MAX: usize = 64;
+/// Builds that one order may ask a mirror to fetch; stops reports from growing past [`REPORT_BUILDS_MAX`].
+pub const BACKFILL_BUILDS_MAX: usize = 32;
 
 /// Largest word of a mirror to its peers, in bytes; stops one of them from filling the others' memory.
 pub const PEER_NOTICE_MAX_BYTES: usize = 128 * 1024;

@@ -295,6 +295,22 @@ pub enum OrderKind {
         /// Which build; `None` for all that are retained.
         build: Option<Build>,
     },
+    /// Fetch older builds that are not here.
+    Backfill {
+        /// Which channel.
+        channel: ChannelId,
+        /// The first.
+        first: Build,
+        /// The last.
+        last: Build,
+    },
+    /// Take no more clients; serve and follow as before.
+    Drain {
+        /// For people.
+        reason: String,
+    },
+    /// Take clients again.
+    Resume,
 }
 
 /// Where a replay starts.

@@ -44,6 +44,7 @@ impl Listener for Desk {
             Heard::Snapshot(snapshot, _delta) => Input::Snapshot(snapshot),
             Heard::Retraction(retraction) => Input::Retraction(retraction),
             Heard::Head(head) => Input::Head(head),
+            Heard::Order(order) => Input::Order(order),
             Heard::Verdict(verdict, _signed) => Input::Verdict(verdict),
             Heard::Wanted {
                 channel,

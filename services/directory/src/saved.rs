@@ -64,7 +64,8 @@ pub(crate) fn resume(directory: &mut Directory, state: DirectoryState, now: Time
             Statement::Head(head) => Input::Head(head),
             Statement::Retraction(retraction) => Input::Retraction(retraction),
             Statement::Verdict(verdict) => Input::Verdict(verdict),
-            Statement::Report(_) | Statement::Order(_) => continue,
+            Statement::Order(order) => Input::Order(order),
+            Statement::Report(_) => continue,
         };
         directory.step(input, now);
     }
@@ -147,6 +148,8 @@ fn state_of(view: &View, now: Timestamp) -> DirectoryState {
         let wanted = wanted.map(|(pool, build)| (id.clone(), pool.clone(), *build));
         state.wanted.extend(wanted);
     }
+    let orders = view.drains().orders().cloned();
+    state.statements.extend(orders.map(Statement::Order));
     let probed = view
         .mirrors()
         .filter(|(mirror, _)| view.health(*mirror).standing != Standing::New);

@@ -1,19 +1,17 @@
 //! Lets unused content go: two marks and a pause before a sweep, never while something is fetched.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mirrorlog_core::id::{Build, ChannelId, Digest};
-use mirrorlog_core::manifest::{self, PageRead as _};
-use runtime::store::Pages;
+use runtime::store::Keep;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::export::Exports;
-use crate::filter::Filter;
 use crate::room::Room;
 use crate::run::Parts;
 use crate::serving::ServedChannel;
@@ -27,9 +25,6 @@ const FAILED_PAUSE: Duration = Duration::from_secs(600);
 const COUNT_PAUSE: Duration = Duration::from_secs(30);
 /// Begun files that no sync has touched for this long go too, in milliseconds.
 const PARTIALS_KEPT_MS: i64 = 3 * 24 * 3600 * 1000;
-/// Entries that one pass over the manifests marks in 8 MiB. Of what no build names, one in 5,000 is then taken for
-/// marked, and stays.
-const MARKED_MAX: u64 = 1 << 21;
 /// How long a build stays after somebody read it by number.
 const LEASE: Duration = Duration::from_secs(300);
 /// Builds of one channel that readers can keep.
@@ -255,7 +250,6 @@ async fn collect(parts: &Arc<Parts>, stop: &CancellationToken) -> anyhow::Result
 }
 
 /// Digests in the store that no build names which is held or on its way; `None` when halted.
-/// Passes over parts of the digest space bound the memory.
 async fn unused(
     parts: &Arc<Parts>,
     halted: impl Fn() -> bool + Send + 'static,
@@ -266,154 +260,24 @@ async fn unused(
         let rows = served.builds.values();
         rows.map(|row| (row.root, row.selection.clone())).collect()
     };
-    let roots: Vec<(Digest, Selection)> = table.channels.values().flat_map(of_channel).collect();
+    let whole: Vec<(Digest, Selection)> = table.channels.values().flat_map(of_channel).collect();
     let mut coming = parts.coming.all();
     coming.extend(parts.exports.iter().flat_map(Exports::roots));
     // Of what is held, only what is selected is needed.
-    coming.retain(|root| !roots.iter().any(|(held, _)| held == root));
-    let unused = tokio::task::spawn_blocking(move || {
-        let mut entries = 0;
-        for (root, _) in &roots {
-            entries += pages.page(root)?.entries();
-        }
-        for root in &coming {
-            entries += pages.page(root).map_or(0, |page| page.entries());
-        }
-        let passes = u8::try_from(entries / MARKED_MAX + 1).unwrap_or(u8::MAX);
-        let about = entries / u64::from(passes);
-        let mut unused = BTreeSet::new();
-        for pass in 0..passes {
-            let mine = |digest: &Digest| digest.as_bytes()[31] % passes == pass;
-            let Some(used) = used(&pages, &roots, &coming, about, &mine, &halted)? else {
-                return Ok(None);
-            };
-            for digest in pages.store().digests()? {
-                let digest = digest?;
-                if mine(&digest) && !used.contains(&digest) {
-                    unused.insert(digest);
-                }
-            }
-        }
-        anyhow::Ok(Some(unused))
-    });
-    unused.await?
-}
-
-/// Marks what the builds name, about so many digests; a little more than that counts as marked.
-fn used(
-    pages: &Pages,
-    roots: &[(Digest, Selection)],
-    coming: &BTreeSet<Digest>,
-    about: u64,
-    mine: &dyn Fn(&Digest) -> bool,
-    halted: &dyn Fn() -> bool,
-) -> anyhow::Result<Option<Filter>> {
-    let mut used = Filter::new(about);
-    let mut walked = HashSet::new();
-    let mut before: Option<&(Digest, Selection)> = None;
-    for one @ (root, selection) in roots {
-        let mut below = vec![*root];
-        while let Some(digest) = below.pop() {
-            if walked.insert(digest) {
-                below.extend(pages.page(&digest)?.children());
-            }
-        }
-        // What another part names is another set.
-        let known = before
-            .filter(|(_, of)| of == selection)
-            .map(|(root, _)| root);
-        for difference in manifest::diff(pages, known, Some(root)) {
-            if halted() {
-                return Ok(None);
-            }
-            let difference = difference.map_err(anyhow::Error::new)?;
-            let new = difference.new.filter(|_| selection.has(&difference.path));
-            let file = new.and_then(|(_, entry)| entry.file().copied());
-            mark(&mut used, file.map(|file| file.digest), mine);
-        }
-        before = Some(one);
-    }
-    let mut below: Vec<Digest> = coming.iter().copied().collect();
-    while let Some(digest) = below.pop() {
-        if halted() {
-            return Ok(None);
-        }
-        // Of a build on its way only some pages are here; what the others name is not known to be needed.
-        let Ok(page) = pages.page(&digest) else {
-            continue;
-        };
-        if !walked.insert(digest) {
-            continue;
-        }
-        below.extend(page.children());
-        if page.level() == 0 {
-            let files = manifest::iter(pages, &digest, b"", None)
-                .filter_map(Result::ok)
-                .filter_map(|(_, _, entry)| entry.file().map(|file| file.digest));
-            mark(&mut used, files, mine);
-        }
-    }
-    mark(&mut used, walked, mine);
-    Ok(Some(used))
-}
-
-fn mark(
-    used: &mut Filter,
-    digests: impl IntoIterator<Item = Digest>,
-    mine: &dyn Fn(&Digest) -> bool,
-) {
-    for digest in digests.into_iter().filter(mine) {
-        used.insert(&digest);
-    }
+    coming.retain(|root| !whole.iter().any(|(held, _)| held == root));
+    let keep = Keep {
+        whole,
+        coming,
+        manifests: BTreeSet::new(),
+    };
+    let unused = tokio::task::spawn_blocking(move || keep.unused(&pages, &halted));
+    Ok(unused.await??)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    /// A page of one file and a page above it, of which only some are in the store.
-    #[test]
-    fn invariant_what_has_come_of_a_build_on_its_way_is_used() {
-        use mirrorlog_core::manifest::{Builder, Entry, FileEntry, Mode};
-        use mirrorlog_core::path::EntryPath;
-        use mirrorlog_core::time::Mtime;
-
-        let dir = tempfile::tempdir().unwrap();
-        let store = runtime::store::Store::open(dir.path()).unwrap();
-        let batch = store.batch();
-        let mut builder = Builder::new(&batch);
-        let contents: Vec<Digest> = (0..5000_u32)
-            .map(|n| Digest::of(&n.to_le_bytes()))
-            .collect();
-        for (number, digest) in contents.iter().enumerate() {
-            let file = FileEntry {
-                digest: *digest,
-                size_bytes: 4,
-                mode: Mode::Plain,
-                mtime: Mtime::from_seconds(0),
-            };
-            let path = EntryPath::new(format!("{number:05}").as_bytes()).unwrap();
-            builder.push(&path, &Entry::File(file)).unwrap();
-        }
-        let root = builder.finish().unwrap().root;
-        batch.commit().unwrap();
-        let pages = Pages::new(store.clone(), 1 << 20);
-        let lost = pages.page(&root).unwrap().children().next().unwrap();
-        store.remove(&lost).unwrap();
-        let pages = Pages::new(store, 1 << 20);
-        let (none, coming) = (Vec::new(), BTreeSet::from([root]));
-        let found = used(&pages, &none, &coming, 5000, &|_| true, &|| false)
-            .unwrap()
-            .unwrap();
-        assert!(found.contains(&root) && !found.contains(&contents[0]));
-        assert!(found.contains(&contents[4999]));
-        assert!(
-            used(&pages, &none, &coming, 5000, &|_| true, &|| true)
-                .unwrap()
-                .is_none()
-        );
-    }
 
     #[test]
     fn leases_are_capped() {

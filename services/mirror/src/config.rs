@@ -18,6 +18,9 @@ pub struct Config {
     pub mirror: MirrorSection,
     /// Where content comes from.
     pub archive: ArchiveSection,
+    /// Whose word is waited for where `mirror.flip` is `confirmed`.
+    #[serde(default)]
+    pub consistency: ConsistencySection,
     /// The log.
     pub nats: NatsConfig,
     /// The public web server.
@@ -72,6 +75,12 @@ pub struct MirrorSection {
     /// How long a build stays after it stopped being live.
     #[serde(default = "one_day")]
     pub grace: Span,
+    /// When a build that is whole here goes live.
+    #[serde(default)]
+    pub flip: FlipSetting,
+    /// How long older builds stay that an operator asked for.
+    #[serde(default = "one_week")]
+    pub backfill_keep: Span,
     /// Most bytes that pages and blobs may take; absent: as much as there is.
     #[serde(default)]
     pub budget: Option<ByteSize>,
@@ -93,6 +102,25 @@ pub struct ArchiveSection {
     /// `host:port` of its fetcher and journal.
     pub fetch: String,
     /// Its public keys; a statement signed by any of them counts.
+    pub keys: Vec<PathBuf>,
+}
+
+/// `mirror.flip`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlipSetting {
+    /// At once: every entry was verified here.
+    #[default]
+    Local,
+    /// When the consistency service has verified it from outside.
+    Confirmed,
+}
+
+/// `[consistency]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsistencySection {
+    /// Its public keys; a verdict signed by any of them counts.
     pub keys: Vec<PathBuf>,
 }
 
@@ -275,7 +303,8 @@ impl Config {
         if let Some(export) = &mut config.export {
             export.dir = base.join(&export.dir);
         }
-        for path in &mut config.archive.keys {
+        let keys = config.archive.keys.iter_mut();
+        for path in keys.chain(&mut config.consistency.keys) {
             *path = base.join(&*path);
         }
         Ok(config)
@@ -288,6 +317,10 @@ fn three() -> usize {
 
 fn one_day() -> Span {
     Span(std::time::Duration::from_secs(24 * 3600))
+}
+
+fn one_week() -> Span {
+    Span(std::time::Duration::from_secs(7 * 24 * 3600))
 }
 
 fn ten_minutes() -> Span {

@@ -4,6 +4,7 @@
 //! Effects are idempotent and derived again at each start, so a crash between any two of these
 //! costs time, never content.
 
+mod backfill;
 mod mailbox;
 mod orders;
 mod perform;
@@ -16,8 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mirrorlog_core::id::{Build, ChannelId, Lane};
-use mirrorlog_core::mirror::{Channel, Input, Policy};
-use mirrorlog_core::statement::{Head, Order, OrderOutcome};
+use mirrorlog_core::mirror::{Channel, Flip, Input, Policy};
+use mirrorlog_core::statement::{Head, Order, OrderOutcome, Snapshot, Verdict};
 use mirrorlog_core::time::Timestamp;
 use mirrorlog_core::view::View;
 use runtime::log::{AckHandle, StreamIdentity};
@@ -28,6 +29,7 @@ use wire::state::Cursor;
 
 pub(crate) use self::mailbox::Mailbox;
 pub(crate) use self::slot::Slot;
+use crate::config::FlipSetting;
 use crate::inbox::Arrived;
 use crate::journal::Answer;
 use crate::run::Parts;
@@ -88,6 +90,20 @@ pub(crate) enum Message {
     },
     /// An operator's order.
     Order(Order),
+    /// What the journal has of the builds that an order asks for.
+    Backfill {
+        order: u64,
+        channel: ChannelId,
+        found: Result<Vec<(Signed, Snapshot)>, String>,
+    },
+    /// A build that was asked for is whole, or could not be fetched now.
+    Backfilled {
+        channel: ChannelId,
+        build: Build,
+        outcome: Result<Whole, SyncError>,
+    },
+    /// The consistency service's word on a build here.
+    Word(Box<Verdict>),
     /// An order was carried out.
     OrderDone {
         channel: Option<ChannelId>,
@@ -117,6 +133,9 @@ impl Message {
             | Self::Faults { .. }
             | Self::Healed { .. }
             | Self::Order(_)
+            | Self::Backfill { .. }
+            | Self::Backfilled { .. }
+            | Self::Word(_)
             | Self::OrderDone { .. }
             | Self::Shown { .. }
             | Self::Tick => None,
@@ -136,6 +155,8 @@ pub(crate) struct Engine {
     pub(super) stop: CancellationToken,
     pub(super) last_progress_ack: tokio::time::Instant,
     pub(super) last_progress_report: tokio::time::Instant,
+    /// The newest lease of the consistency service that spoke, and when it last did.
+    pub(super) fence: (u64, Timestamp),
 }
 
 impl Engine {
@@ -149,6 +170,10 @@ impl Engine {
         let policy = Policy {
             retain_builds: mirror.retain_builds.max(1),
             grace_ms: i64::try_from(mirror.grace.0.as_millis()).unwrap_or(i64::MAX),
+            flip: match mirror.flip {
+                FlipSetting::Local => Flip::Local,
+                FlipSetting::Confirmed => Flip::Confirmed,
+            },
             ..Policy::default()
         };
         let mut engine = Self {
@@ -161,6 +186,7 @@ impl Engine {
             stop,
             last_progress_ack: tokio::time::Instant::now(),
             last_progress_report: tokio::time::Instant::now(),
+            fence: (0, Timestamp::EPOCH),
             parts,
         };
         for lane in Lane::ALL {
@@ -188,6 +214,7 @@ impl Engine {
     /// Performs again what the state says should be under way.
     pub(crate) async fn resume(&mut self) {
         let now = runtime::boot::now();
+        self.resume_drained();
         let ids: Vec<ChannelId> = self.slots.keys().cloned().collect();
         for id in ids {
             // First of all: nothing may be compared with what was brought here in another view.
@@ -315,6 +342,17 @@ impl Engine {
                 self.on_healed(&channel, build, outcome).await;
             }
             Message::Order(order) => self.on_order(order).await,
+            Message::Backfill {
+                order,
+                channel,
+                found,
+            } => self.on_backfill(order, channel, found).await,
+            Message::Backfilled {
+                channel,
+                build,
+                outcome,
+            } => self.on_backfilled(&channel, build, outcome).await,
+            Message::Word(verdict) => self.on_word(&verdict).await,
             Message::OrderDone { channel, outcome } => self.on_order_done(channel, outcome).await,
             Message::Shown { channels } => channels.iter().for_each(|id| self.report(id)),
             Message::Tick => self.on_tick().await,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use mirrorlog_core::sign::TrustedKeys;
-use mirrorlog_core::statement::{DeltaSource, Head, Order, ReplayFrom};
+use mirrorlog_core::statement::{DeltaSource, Head, Order, ReplayFrom, Verdict};
 use runtime::log::{self, AckHandle, Delivery, Log, LogError, Position};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -191,6 +191,51 @@ impl Inbox {
         }
         let carried = self.channels.is_empty() || self.channels.contains(&head.channel);
         Ok(carried.then_some((signed, head)))
+    }
+
+    /// Follows what the consistency service says of this mirror.
+    pub(crate) async fn follow_words(self, keys: Arc<TrustedKeys>, stop: CancellationToken) {
+        let work = async {
+            loop {
+                let mut messages = match self.log.verdicts_on(&self.mirror).await {
+                    Ok(messages) => messages,
+                    Err(error) => {
+                        pause("verdicts", &error).await;
+                        continue;
+                    }
+                };
+                loop {
+                    let message = messages.next().await;
+                    match self.open_word(&message.payload, &keys) {
+                        Ok(verdict) => {
+                            let message = Message::Word(Box::new(verdict));
+                            if self.engine.send(message).await.is_err() {
+                                return;
+                            }
+                        }
+                        Err(reason) => {
+                            let name = format!("verdict-{}", message.sequence);
+                            self.parked.keep(&name, &reason, message.payload).await;
+                        }
+                    }
+                }
+            }
+        };
+        stop.run_until_cancelled(work.instrument(tracing::info_span!("verdicts")))
+            .await;
+    }
+
+    fn open_word(&self, payload: &Bytes, keys: &TrustedKeys) -> Result<Verdict, String> {
+        let signed = Signed::decode(payload).map_err(|e| chain(&e))?;
+        let verdict = signed.open_verdict(keys).map_err(|e| chain(&e))?;
+        if verdict.mirror == self.mirror {
+            Ok(verdict)
+        } else {
+            Err(format!(
+                "verdict on {} on the subject of {}",
+                verdict.mirror, self.mirror
+            ))
+        }
     }
 
     /// Follows the orders to this mirror.

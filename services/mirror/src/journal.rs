@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mirrorlog_core::id::{Build, ChannelId};
-use mirrorlog_core::limits::RETRACTIONS_MAX;
+use mirrorlog_core::limits::{BACKFILL_BUILDS_MAX, RETRACTIONS_MAX};
 use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::{Head, Retraction, Snapshot};
 use runtime::trace::TraceCalls;
@@ -82,6 +82,33 @@ impl Journal {
         let channels = reply.channels.iter().map(|name| name.parse());
         let channels: Result<_, _> = channels.collect();
         channels.map_err(|_| JournalError::Other)
+    }
+
+    /// The snapshots of a range that was asked for, oldest first; not more than a mirror may be asked for at once.
+    pub(crate) async fn between(
+        &self,
+        channel: &ChannelId,
+        first: Build,
+        last: Build,
+    ) -> Result<Vec<(Signed, Snapshot)>, JournalError> {
+        let request = v1::SnapshotsRequest {
+            channel: channel.to_string(),
+            from: first.get(),
+            limit: u32::try_from(BACKFILL_BUILDS_MAX).unwrap_or(u32::MAX),
+        };
+        let mut stream = self.client.clone().snapshots(request).await?.into_inner();
+        let mut snapshots = Vec::new();
+        while let Some(proto) = stream.message().await? {
+            let signed = Signed::from_proto(proto)?;
+            let snapshot = signed.open_snapshot(&self.keys)?;
+            if snapshot.channel != *channel || snapshots.len() >= BACKFILL_BUILDS_MAX {
+                return Err(JournalError::Other);
+            }
+            if (first..=last).contains(&snapshot.build) {
+                snapshots.push((signed, snapshot));
+            }
+        }
+        Ok(snapshots)
     }
 
     /// Head, retractions, and snapshots from `from` on.

@@ -23,7 +23,6 @@ pub mod adopt;
 mod collect;
 mod engine;
 mod export;
-mod filter;
 mod hours;
 mod http;
 mod inbox;

@@ -193,7 +193,15 @@ fn describe(slot: &Slot, live: Option<Build>, trouble: Option<String>) -> Unsign
     let tasks = slot.syncs.values().chain(slot.heals.values());
     let halted = match &channel.halt {
         Some(Halt::Fork { build, .. }) => Some(format!("fork: build {build} has two roots")),
-        None => slot.trouble.clone().or(trouble),
+        None => {
+            let waits = || {
+                let build = channel.unconfirmed()?;
+                Some(format!(
+                    "unconfirmed: build {build} is whole here and waits for the consistency service to verify it"
+                ))
+            };
+            slot.trouble.clone().or(trouble).or_else(waits)
+        }
     };
     let newest = builds
         .len()

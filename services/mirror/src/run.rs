@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use wire::state::Cursor;
 
 use crate::collect::{self, Leases};
-use crate::config::Config;
+use crate::config::{Config, FlipSetting};
 use crate::engine::{Engine, Mailbox};
 use crate::export::Exports;
 use crate::inbox::{Inbox, Parked, Replay};
@@ -55,6 +55,7 @@ pub(crate) struct Parts {
     pub(crate) suspects: Suspects,
     pub(crate) metrics: Metrics,
     pub(crate) parked: Parked,
+    pub(crate) health: Health,
     pub(crate) stored_cursors: Mutex<BTreeMap<Lane, Cursor>>,
     lanes: BTreeMap<Lane, mpsc::Sender<Begin>>,
 }
@@ -98,6 +99,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         .iter()
         .map(|file| runtime::key::read_public(file));
     let keys = Arc::new(TrustedKeys::new(keys.collect::<Result<Vec<_>, _>>()?));
+    let words = words(&config)?;
     let store = Store::open(&mirror.store)?;
     let (control, opened) = SledState::open(&mirror.state.join("control"))?;
     if let Opened::Rebuilt(aside) = opened {
@@ -142,6 +144,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         suspects,
         metrics,
         parked: Parked::open(mirror.state.join("parked")).context("cannot use the state folder")?,
+        health: health.clone(),
         stored_cursors: Mutex::default(),
         lanes,
         config: config.clone(),
@@ -183,7 +186,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         engine: sender.clone(),
         log: log_receiver.clone(),
     };
-    tasks.spawn(follow.heads_and_orders(shutdown.clone()));
+    tasks.spawn(follow.heads_and_orders(words, shutdown.clone()));
     let reports = Arc::clone(&parts.reports);
     let (id, every) = (mirror.id.clone(), config.report.every.0);
     let pool = parts.syncer.pool.clone();
@@ -227,6 +230,21 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     engine.await.context("the mirror's engine ended badly")?;
     served?;
     Ok(())
+}
+
+/// Whose verdicts are waited for; `None` where builds go live without one.
+fn words(config: &Config) -> anyhow::Result<Option<Arc<TrustedKeys>>> {
+    if config.mirror.flip == FlipSetting::Local {
+        return Ok(None);
+    }
+    let files = &config.consistency.keys;
+    anyhow::ensure!(
+        !files.is_empty(),
+        "mirror.flip is \"confirmed\" and consistency.keys is empty: name the consistency service's public key"
+    );
+    let keys = files.iter().map(|file| runtime::key::read_public(file));
+    let keys = keys.collect::<Result<Vec<_>, _>>()?;
+    Ok(Some(Arc::new(TrustedKeys::new(keys))))
 }
 
 /// Connects to the log as long as it takes; everything else runs meanwhile.
@@ -316,13 +334,19 @@ impl Follow {
         }
     }
 
-    async fn heads_and_orders(mut self, stop: CancellationToken) {
+    async fn heads_and_orders(mut self, words: Option<Arc<TrustedKeys>>, stop: CancellationToken) {
         let Some(Some(inbox)) = stop.run_until_cancelled(self.inbox()).await else {
             return;
         };
+        let confirm = async {
+            if let Some(keys) = words {
+                inbox.clone().follow_words(keys, stop.clone()).await;
+            }
+        };
         tokio::join!(
             inbox.clone().follow_heads(stop.clone()),
-            inbox.follow_orders(stop.clone())
+            inbox.clone().follow_orders(stop.clone()),
+            confirm,
         );
     }
 }

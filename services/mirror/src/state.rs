@@ -9,6 +9,7 @@
 //! | `head/<channel>` | signed head |
 //! | `view/<channel>` | the view that its builds are held in; absent: everything |
 //! | `order/<id, 20 digits>` | empty: the order was carried out |
+//! | `drain/` | the last order to take no clients, or to take them again |
 
 use mirrorlog_core::id::{Build, ChannelId, Lane};
 
@@ -29,6 +30,8 @@ pub(crate) enum Key {
     View(ChannelId),
     /// An order that was carried out.
     Order(u64),
+    /// Whether it takes clients.
+    Drain,
 }
 
 impl Key {
@@ -42,6 +45,7 @@ impl Key {
             Self::Head(channel) => format!("head/{channel}"),
             Self::View(channel) => format!("view/{channel}"),
             Self::Order(id) => format!("order/{id:020}"),
+            Self::Drain => "drain/".to_owned(),
         }
         .into_bytes()
     }
@@ -68,6 +72,7 @@ impl Key {
             "head" => Self::Head(ChannelId::new(rest).ok()?),
             "view" => Self::View(ChannelId::new(rest).ok()?),
             "order" => Self::Order(padded(rest)?),
+            "drain" if rest.is_empty() => Self::Drain,
             _unknown => return None,
         })
     }
@@ -95,6 +100,7 @@ mod tests {
             Key::Head(channel.clone()),
             Key::View(channel),
             Key::Order(u64::MAX),
+            Key::Drain,
         ] {
             assert_eq!(Key::decode(&key.encode()), Some(key));
         }

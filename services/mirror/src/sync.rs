@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::collect::Sweeps;
 use crate::engine::{Mailbox, Message};
-use crate::filter::Named;
 use crate::peers::Pool;
 use crate::room::{Full, Room};
+use runtime::store::Named;
 
 /// Wants that may wait between the walk over the manifest and the fetcher.
 const WANTS_QUEUED: usize = 4096;

@@ -27,6 +27,8 @@ pub(super) struct Written {
     #[serde(default)]
     reconcile: Reconcile,
     #[serde(default)]
+    gc: Gc,
+    #[serde(default)]
     consistency: Option<Consistency>,
     #[serde(default)]
     directory: Option<Directory>,
@@ -126,6 +128,22 @@ impl Default for Heads {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct Gc {
+    keep_builds: usize,
+    keep: Span,
+}
+
+impl Default for Gc {
+    fn default() -> Self {
+        Self {
+            keep_builds: 100,
+            keep: Span(Duration::from_secs(30 * 24 * 3600)),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct Reconcile {
     every: Span,
     keep: usize,
@@ -189,6 +207,8 @@ impl Written {
             heads_expire: self.heads.expire.0,
             reconcile_every: self.reconcile.every.0,
             reconcile_keep: self.reconcile.keep,
+            gc_keep_builds: self.gc.keep_builds.max(1),
+            gc_keep: self.gc.keep.0,
             consistency_grpc: self.consistency.map(|consistency| consistency.grpc),
             directory_http: self.directory.map(|directory| directory.http),
             telemetry: self.telemetry,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
-use mirrorlog_core::id::Mount;
+use mirrorlog_core::id::{MirrorId, Mount};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MirrorCommand {
@@ -21,6 +21,35 @@ Examples:
     #[command(after_help = "\
 Example: mirrorlog --config mirror.toml mirror nginx-snippet > /etc/nginx/sites-enabled/mirror")]
     NginxSnippet,
+    /// Send a mirror no more clients; it goes on following and serving
+    #[command(after_help = "\
+Examples:
+  mirrorlog mirror drain nz1 --reason 'new disk on Tuesday'
+  mirrorlog mirror resume nz1")]
+    Drain(DrainArgs),
+    /// Send a mirror clients again
+    Resume(ResumeArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DrainArgs {
+    /// The mirror, by its id in status
+    pub(crate) mirror: MirrorId,
+    /// Why, for people
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) reason: String,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ResumeArgs {
+    /// The mirror, by its id in status
+    pub(crate) mirror: MirrorId,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, ClapArgs)]

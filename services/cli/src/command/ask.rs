@@ -184,6 +184,17 @@ impl Archive {
         Ok(all)
     }
 
+    /// Builds of a channel whose content the archive has let go: first and last of each range.
+    pub(crate) async fn collected(&self, channel: &ChannelId) -> Result<Vec<(u64, u64)>, Failure> {
+        let request = v1::DescribeRequest {
+            channel: channel.to_string(),
+            declare: None,
+        };
+        let reply = self.admin().await?.describe(request).await?.into_inner();
+        let ranges = reply.collected.iter();
+        Ok(ranges.map(|range| (range.first, range.last)).collect())
+    }
+
     /// The manifests' pages, from the archive's own store.
     pub(crate) fn pages(&self) -> Result<Pages, Failure> {
         let store = Store::open(&self.config.store).or_exit(IO)?;

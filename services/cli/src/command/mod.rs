@@ -3,9 +3,11 @@
 mod adopt;
 pub(crate) mod apt_method;
 mod ask;
+mod backfill;
 mod change;
 mod client;
 mod directory;
+mod drain;
 mod get;
 mod init;
 mod inspect;
@@ -18,6 +20,7 @@ mod retract;
 mod select;
 mod serve;
 mod status;
+mod upkeep;
 
 use std::path::{Path, PathBuf};
 
@@ -69,6 +72,12 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
             adopt::run(&need(config)?, adopt, output).await
         }
         Command::Mirror(MirrorCommand::NginxSnippet) => nginx::snippet(&need(config)?, output),
+        Command::Mirror(MirrorCommand::Drain(drain)) => {
+            drain::drain(&need(config)?, drain, output).await
+        }
+        Command::Mirror(MirrorCommand::Resume(resume)) => {
+            drain::resume(&need(config)?, &resume, output).await
+        }
         Command::Consistency(ServeCommand::Serve) => {
             serve::consistency(&need(config)?, log.as_deref()).await
         }
@@ -92,6 +101,9 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
         Command::Status(status) => status::run(&need(config)?, &status, output).await,
         Command::Replay(replay) => order::replay(&need(config)?, replay, output).await,
         Command::Verify(verify) => order::verify(config.as_deref(), verify, output).await,
+        Command::Backfill(backfill) => backfill::run(&need(config)?, &backfill, output).await,
+        Command::LogRepair(repair) => upkeep::log_repair(&need(config)?, &repair, output).await,
+        Command::Gc(gc) => upkeep::gc(&need(config)?, &gc, output).await,
         Command::Key(command) => key::run(&command, output),
         Command::Completions { shell } => {
             clap_complete::generate(

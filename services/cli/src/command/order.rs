@@ -262,7 +262,7 @@ async fn blocking(
     tokio::task::spawn_blocking(work).await.or_exit(IO)?
 }
 
-async fn known_mirror(archive: &Archive, mirror: &MirrorId) -> Result<(), Failure> {
+pub(super) async fn known_mirror(archive: &Archive, mirror: &MirrorId) -> Result<(), Failure> {
     let request = v1::StatusRequest {
         channel: String::new(),
     };
@@ -294,7 +294,7 @@ async fn known_mirror(archive: &Archive, mirror: &MirrorId) -> Result<(), Failur
 }
 
 /// Gives an order and waits for its outcome in the mirror's reports.
-async fn carry_out(
+pub(super) async fn carry_out(
     archive: &Archive,
     mirror: &MirrorId,
     kind: &OrderKind,

@@ -12,7 +12,7 @@ use super::ask::Archive;
 use super::progress::Bar;
 use super::publish::{publish_config, refused};
 use crate::args::RetractArgs;
-use crate::failure::{Failure, USAGE};
+use crate::failure::{ABSENT, Failure, IO, OrExit as _, USAGE};
 use crate::output::{BOLD, Output};
 
 pub(crate) async fn run(config: &Path, args: RetractArgs, output: &Output) -> Result<u8, Failure> {
@@ -26,13 +26,18 @@ pub(crate) async fn run(config: &Path, args: RetractArgs, output: &Output) -> Re
              give --replace-with TREE|BUILD, or --no-replacement if clients may stay where they are";
         return Err(Failure::text(USAGE, text));
     }
-    let mut guard = None;
+    let (mut guard, mut pin) = (None, None);
     let replacement = match &args.replace_with {
         None => None,
         Some(text) if text.parse::<Build>().is_ok() && !Path::new(text).exists() => {
             let build = text
                 .parse::<Build>()
                 .map_err(|error| Failure::new(64, error.into()))?;
+            let store = archive.config.store.clone();
+            let pinned =
+                tokio::task::spawn_blocking(move || runtime::store::Store::open(&store)?.pin());
+            // From here on a collection lets nothing go that is still there.
+            pin = Some(pinned.await.or_exit(IO)?.or_exit(IO)?);
             Some(older(&mut archive, &args, build).await?)
         }
         Some(tree) => {
@@ -57,7 +62,7 @@ pub(crate) async fn run(config: &Path, args: RetractArgs, output: &Output) -> Re
         replacement,
     };
     let reply = archive.admin().await?.retract(request).await?.into_inner();
-    drop(guard);
+    drop((guard, pin));
     if output.json {
         let replacement = Build::new(reply.replacement).map(Build::get);
         output.json(&json!({
@@ -89,6 +94,16 @@ async fn older(
     build: Build,
 ) -> Result<v1::CommitRequest, Failure> {
     let (_, snapshot) = archive.snapshot(&args.channel, build).await?;
+    let gone = archive.collected(&args.channel).await?;
+    if gone
+        .iter()
+        .any(|(first, last)| (*first..=*last).contains(&build.get()))
+    {
+        let text = format!(
+            "the archive no longer keeps the content of build {build}: give --replace-with TREE, or a newer build"
+        );
+        return Err(Failure::text(ABSENT, text));
+    }
     let newest = archive.snapshots(&args.channel, args.builds.1).await?;
     let newest = newest
         .last()

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use comfy_table::{Cell, Color, Table, presets};
+use mirrorlog_core::consistency::BuildStatus;
 use mirrorlog_core::id::Build;
 use serde_json::{Map, Value, json};
 use wire::v1;
@@ -58,6 +59,10 @@ fn document(status: &v1::StatusReply) -> Value {
                 "missing": c.missing, "lag_builds": c.lag_builds, "lag_seconds": c.lag_seconds,
                 "reason": if c.reason.is_empty() { Value::Null } else { json!(c.reason) },
                 "retained": c.retained, "fetch_bytes_per_s": c.fetch_bytes_per_s,
+                "audit": {
+                    "sampled_files": c.sampled_files, "confidence": BuildStatus::CONFIDENCE,
+                    "bad_at_most": c.bad_at_most,
+                },
                 "view": if c.view.is_empty() { "everything" } else { &c.view },
             })
         });

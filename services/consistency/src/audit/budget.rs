@@ -72,6 +72,7 @@ mod tests {
             path,
             entry,
             depth: Depth::Whole,
+            sampled: true,
         }
     }
 

@@ -61,6 +61,7 @@ pub(super) async fn alone(http: &Http, audit: &Audit) -> AuditOutcome {
         Ok(Ok(answer)) if answer.status().is_success() => AuditOutcome::Passed {
             audited_files: 0,
             new_files: 0,
+            sampled_files: 0,
         },
         Ok(Ok(answer)) if !answer.status().is_server_error() => {
             AuditOutcome::Faulty(RevokeReason::Dropped)

@@ -38,7 +38,7 @@ use budget::Budget;
 use check::Found;
 use connections::Connections;
 use http::Http;
-use plan::{Plan, Planner};
+use plan::{File, Plan, Planner};
 
 /// Audits of one mirror that run at the same time.
 const AUDITS_PER_MIRROR: usize = 4;
@@ -253,7 +253,7 @@ impl Auditor {
             // What is wrong with another file must not be lost for want of something here.
             if matches!(found, Found::Silent | Found::Unasked) {
                 again.push(file);
-            } else if let Some(outcome) = tally.count(file.path, found) {
+            } else if let Some(outcome) = tally.count(file, found) {
                 return outcome;
             }
         }
@@ -261,7 +261,7 @@ impl Auditor {
         for file in again {
             let found = check::file(http, audit, &file).await;
             let silent = found == Found::Silent;
-            if let Some(outcome) = tally.count(file.path, found) {
+            if let Some(outcome) = tally.count(file, found) {
                 return outcome;
             }
             if silent {
@@ -276,6 +276,7 @@ impl Auditor {
 #[derive(Default)]
 struct Tally {
     same: u64,
+    sampled: u64,
     glanced: u64,
     shadowed: u64,
     silent: Option<EntryPath>,
@@ -283,12 +284,15 @@ struct Tally {
 
 impl Tally {
     /// Counts a file; a wrong answer ends the audit.
-    fn count(&mut self, path: EntryPath, found: Found) -> Option<AuditOutcome> {
+    fn count(&mut self, file: File, found: Found) -> Option<AuditOutcome> {
         match found {
-            Found::Same => self.same += 1,
+            Found::Same => {
+                self.same += 1;
+                self.sampled += u64::from(file.sampled);
+            }
             Found::Glanced => self.glanced += 1,
             Found::Shadowed => self.shadowed += 1,
-            Found::Silent => self.silent = Some(path),
+            Found::Silent => self.silent = Some(file.path),
             Found::Moved => return Some(AuditOutcome::Moved),
             Found::Unasked => return Some(AuditOutcome::Inconclusive),
             Found::Faulty(reason) => return Some(AuditOutcome::Faulty(reason)),
@@ -308,6 +312,7 @@ impl Tally {
             None => AuditOutcome::Passed {
                 audited_files: self.same,
                 new_files,
+                sampled_files: self.sampled,
             },
         }
     }

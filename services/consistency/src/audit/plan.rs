@@ -36,6 +36,8 @@ pub(super) struct File {
     pub(super) path: EntryPath,
     pub(super) entry: FileEntry,
     pub(super) depth: Depth,
+    /// Drawn at random from all of the build: it says something of those that are not asked for.
+    pub(super) sampled: bool,
 }
 
 /// What an audit asks for.
@@ -96,7 +98,9 @@ impl Planner {
         for ordinal in &audit.lost {
             chosen.extend(self.file_at(of, *ordinal)?);
         }
-        let mut must: Vec<(EntryPath, FileEntry)> = chosen.clone().into_iter().collect();
+        let known = chosen.clone().into_iter();
+        let mut must: Vec<(EntryPath, FileEntry, bool)> =
+            known.map(|(path, file)| (path, file, false)).collect();
         let mut new_files = 0;
         if audit.depth == AuditDepth::First {
             let new = self.new_files(base, of)?;
@@ -108,19 +112,21 @@ impl Planner {
             };
             for (path, file) in pick(&new.files, most) {
                 if chosen.insert(path.clone(), *file).is_none() {
-                    must.push((path.clone(), *file));
+                    // Without a base all is new: what is chosen of it is drawn from everything.
+                    must.push((path.clone(), *file, base.is_none()));
                 }
             }
         }
         for (path, file) in self.sampled(of, self.sample)?.files {
             if chosen.insert(path.clone(), file).is_none() {
-                must.push((path, file));
+                must.push((path, file, true));
             }
         }
-        let whole = |(path, entry)| File {
+        let whole = |(path, entry, sampled)| File {
             path,
             entry,
             depth: Depth::Whole,
+            sampled,
         };
         Ok(Plan {
             files: must.into_iter().map(whole).collect(),

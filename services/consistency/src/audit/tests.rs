@@ -71,6 +71,7 @@ async fn ask(url: String, scope: Scope, content: &[u8]) -> Found {
         path: path("pool/a"),
         entry: entry(content),
         depth: Depth::Whole,
+        sampled: true,
     };
     check::file(&http, &audit(scope, Digest::of(b"")), &file).await
 }

@@ -1,6 +1,6 @@
 //! What one channel published and took back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::id::{Build, Digest, Lane};
@@ -324,6 +324,29 @@ impl History {
         }
         timed.sort_unstable();
         timed.into_iter().map(|(_, item)| item).collect()
+    }
+
+    /// What has to be said again on a lane of which the log has `present`: of the newest `keep`, everything from the first
+    /// that is not there, because readers take the last one for the newest. `discarded`: the server has let its oldest
+    /// events go for want of room, so that those before the first that is there are not missed.
+    pub fn lost(
+        &self,
+        lane: Lane,
+        present: &BTreeSet<Item>,
+        keep: usize,
+        discarded: bool,
+    ) -> Vec<Item> {
+        let items = self.items(lane);
+        let newest = items.len().saturating_sub(keep);
+        let first = items.iter().position(|item| present.contains(item));
+        let start = match first {
+            Some(first) if discarded => newest.max(first),
+            Some(_) | None => newest,
+        };
+        let lacking = items[start..]
+            .iter()
+            .position(|item| !present.contains(item));
+        lacking.map_or(Vec::new(), |lacking| items[start + lacking..].to_vec())
     }
 
     /// What the log lacks on a lane whose last event is `last`: everything after it, of the newest `keep`.

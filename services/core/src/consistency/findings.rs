@@ -58,8 +58,10 @@ impl Consistency {
             AuditOutcome::Passed {
                 audited_files,
                 new_files,
+                sampled_files,
             } if current && held.claim == Claim::Whole => {
                 held.pass(scope);
+                held.sampled_files = held.sampled_files.saturating_add(sampled_files);
                 renew = held.is_worn(now);
                 if scope == Scope::Pinned {
                     (held.audited_files, held.new_files) = (audited_files, new_files);

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::drain::Drains;
 use crate::id::{ChannelId, MirrorId};
 use crate::mix::{STEP, finish};
-use crate::statement::{Report, Retraction, Snapshot, Verdict};
+use crate::statement::{Order, Report, Retraction, Snapshot, Verdict};
 use crate::time::Timestamp;
 
 use super::carried::Context;
@@ -21,6 +22,8 @@ impl Consistency {
             rules,
             mirrors: members.into_iter().map(watched).collect(),
             channels: BTreeMap::new(),
+            drains: Drains::default(),
+            arrived: wanted::Arrived::default(),
             leadership: Leadership::Follower,
             fence: 0,
             audits: 0,
@@ -78,6 +81,7 @@ impl Consistency {
                     };
                 }),
             },
+            Input::Order(order) => self.order(order, now, &mut out),
             Input::Lease(leadership) => {
                 self.lease(leadership, now, &mut out);
                 Ok(())
@@ -176,6 +180,24 @@ impl Consistency {
             return Err(Refusal::TooManyChannels(verdict.channel));
         }
         watched.adopt(verdict);
+        Ok(())
+    }
+
+    fn order(
+        &mut self,
+        order: Order,
+        now: Timestamp,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        if !self.mirrors.contains_key(&order.mirror) {
+            return Err(Refusal::UnknownMirror(order.mirror));
+        }
+        if self.drains.take(order) {
+            let channels: Vec<ChannelId> = self.channels.keys().cloned().collect();
+            for channel in &channels {
+                self.advance(channel, now, out);
+            }
+        }
         Ok(())
     }
 
@@ -298,8 +320,14 @@ impl Consistency {
         if channel.fork.is_some() {
             return;
         }
-        for (pool, build) in wanted::advance(id, channel, &self.mirrors, &self.rules, cut_off, now)
-        {
+        let judging = wanted::Judging {
+            mirrors: &self.mirrors,
+            drains: &self.drains,
+            rules: &self.rules,
+            cut_off,
+            now,
+        };
+        for (pool, build) in wanted::advance(id, channel, &mut self.arrived, &judging) {
             out.push(Effect::SetWanted {
                 channel: id.clone(),
                 pool,

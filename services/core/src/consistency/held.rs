@@ -67,6 +67,8 @@ pub(super) struct Held {
     pub(super) said: Option<(VerdictState, Timestamp)>,
     pub(super) audited_files: u64,
     pub(super) new_files: u64,
+    /// Files drawn at random and found good since this replica began to look, or since the last fault.
+    pub(super) sampled_files: u64,
     /// Entries once reported lost, until an audit has seen them again.
     pub(super) lost: Vec<Ordinal>,
     pub(super) tries: u32,
@@ -88,6 +90,7 @@ impl Held {
             said: None,
             audited_files: 0,
             new_files: 0,
+            sampled_files: 0,
             lost: Vec::new(),
             tries: 0,
             retry_at: Timestamp::EPOCH,
@@ -122,6 +125,7 @@ impl Held {
     pub(super) fn distrust(&mut self, reason: RevokeReason, seen_by: Scope) {
         self.pinned = Check::default();
         self.live = Check::default();
+        self.sampled_files = 0;
         self.fault = Some(Fault { reason, seen_by });
     }
 

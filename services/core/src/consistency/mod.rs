@@ -36,9 +36,10 @@ mod watched;
 
 use std::collections::BTreeMap;
 
+use crate::drain::Drains;
 use crate::id::{Build, ChannelId, Digest, MirrorId, Mount, Ordinal, PoolId};
 use crate::path::EntryPath;
-use crate::statement::{Head, Report, Retraction, RevokeReason, Snapshot, Verdict};
+use crate::statement::{Head, Order, Report, Retraction, RevokeReason, Snapshot, Verdict};
 use crate::view::Selection;
 
 use crate::channel::Channel;
@@ -96,6 +97,9 @@ pub struct Rules {
     pub stale_after_ms: i64,
     /// Failures in a row, at least half of `retry_ms` apart, that make a mirror unreachable.
     pub unreachable_failures: u32,
+    /// So long after a mirror of a pool was complete at a build, those that are not are no longer waited for, in
+    /// milliseconds.
+    pub laggard_after_ms: i64,
 }
 
 impl Default for Rules {
@@ -105,6 +109,7 @@ impl Default for Rules {
             retry_ms: 20_000,
             stale_after_ms: 300_000,
             unreachable_failures: 3,
+            laggard_after_ms: 3_600_000,
         }
     }
 }
@@ -195,6 +200,8 @@ pub enum AuditOutcome {
         audited_files: u64,
         /// Files that the base had not.
         new_files: u64,
+        /// Of those whose content was checked: drawn at random from the whole build.
+        sampled_files: u64,
     },
     /// The mirror answered, and wrongly.
     Faulty(RevokeReason),
@@ -272,6 +279,8 @@ pub enum Input {
         /// The build.
         build: Option<Build>,
     },
+    /// An order, signed by the archive; counts when it says whether a mirror takes clients.
+    Order(Order),
     /// The lease was won or lost.
     Lease(Leadership),
     /// Time went on. Called about once a second.
@@ -347,6 +356,9 @@ pub struct Consistency {
     rules: Rules,
     mirrors: BTreeMap<MirrorId, Watched>,
     channels: BTreeMap<ChannelId, Channel>,
+    drains: Drains,
+    /// When a build was first seen complete in a pool, of builds that the pool does not want yet.
+    arrived: wanted::Arrived,
     leadership: Leadership,
     fence: u64,
     audits: u64,

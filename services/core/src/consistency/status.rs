@@ -116,6 +116,23 @@ pub struct BuildStatus {
     pub audited_files: u64,
     /// Entries that the last complete build had not.
     pub new_files: u64,
+    /// Files drawn at random and found good since the last fault, over all audits.
+    pub sampled_files: u64,
+}
+
+impl BuildStatus {
+    /// How sure [`BuildStatus::bad_at_most`] is.
+    pub const CONFIDENCE: f64 = 0.95;
+
+    /// The largest share of bad files with which so many random ones would all be good in one of twenty cases: with 95 %
+    /// confidence no larger share is bad. 1 when none was looked at.
+    pub fn bad_at_most(&self) -> f64 {
+        // Exact up to 2^53 files.
+        match self.sampled_files {
+            0 => 1.0,
+            files => 1.0 - (1.0 - Self::CONFIDENCE).powf(1.0 / files as f64),
+        }
+    }
 }
 
 /// Why a mirror is not complete at the newest build.
@@ -127,6 +144,8 @@ pub enum Reason {
     NoReport,
     /// The verdict on its live build.
     Revoked(RevokeReason),
+    /// An operator takes it out, and says why.
+    Drained(String),
     /// It does not answer.
     Unreachable,
     /// It has not reported lately.
@@ -158,10 +177,12 @@ impl Consistency {
         }
     }
 
-    /// Public mirrors that are meant to carry `channel`.
+    /// Public mirrors that are meant to carry `channel` and take clients.
     pub fn carriers(&self, channel: &ChannelId) -> Vec<MirrorId> {
         let carries = |watched: &&Watched| {
-            watched.member.audience == Audience::Public && watched.member.carries(channel)
+            let member = &watched.member;
+            let drained = self.drains.of(&member.mirror).is_some();
+            member.audience == Audience::Public && member.carries(channel) && !drained
         };
         self.mirrors
             .values()
@@ -222,7 +243,14 @@ impl Consistency {
         cut_off: bool,
         now: Timestamp,
     ) -> MirrorStatus {
-        let healthy = wanted::is_healthy(mirror, &self.rules, cut_off, now);
+        let judging = wanted::Judging {
+            mirrors: &self.mirrors,
+            drains: &self.drains,
+            rules: &self.rules,
+            cut_off,
+            now,
+        };
+        let healthy = judging.is_healthy(mirror);
         let carried = channels.iter().filter(|(id, _)| mirror.member.carries(id));
         MirrorStatus {
             mirror: mirror.member.mirror.clone(),
@@ -293,6 +321,9 @@ impl Consistency {
         live: Option<&Held>,
         now: Timestamp,
     ) -> Option<Reason> {
+        if let Some((reason, _)) = self.drains.of(&mirror.member.mirror) {
+            return Some(Reason::Drained(reason.to_owned()));
+        }
         if let Some(build) = channel.fork {
             return Some(Reason::Fork(build));
         }
@@ -351,5 +382,6 @@ fn build_status(build: Build, held: &Held) -> BuildStatus {
         verdict: held.said().cloned(),
         audited_files: held.audited_files,
         new_files: held.new_files,
+        sampled_files: held.sampled_files,
     }
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::id::Lane;
 use crate::layout::Layout;
-use crate::statement::{Presence, ReportedBuild, VerdictState};
+use crate::statement::{Order, OrderKind, Presence, ReportedBuild, VerdictState};
 use crate::time::Timestamp;
 use crate::view::View;
 
@@ -50,6 +50,7 @@ pub(super) fn rules() -> Rules {
         retry_ms: 1_000,
         stale_after_ms: 60_000,
         unreachable_failures: 3,
+        laggard_after_ms: 300_000,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::consistency::Audience;
+use crate::drain;
 use crate::id::{Build, ChannelId};
 use crate::statement::{RevokeReason, VerdictState};
 use crate::time::Timestamp;
@@ -21,6 +22,8 @@ pub enum ExcludeReason {
     NotCarried,
     /// It is for other networks only.
     Private,
+    /// An operator takes it out, and says why.
+    Drained(String),
     /// A build number was signed with two roots.
     Fork(Build),
     /// No signed head of the channel was heard: nobody says that its builds still count.
@@ -70,6 +73,7 @@ impl ExcludeReason {
         match self {
             Self::NotCarried => "not-carried",
             Self::Private => "private",
+            Self::Drained(_) => "drained",
             Self::Fork(_) => "fork",
             Self::NoHead => "no-head",
             Self::Expired(_) => "expired",
@@ -98,6 +102,7 @@ impl fmt::Display for ExcludeReason {
         match self {
             Self::NotCarried => write!(f, "{word}: the mirror does not carry this channel"),
             Self::Private => write!(f, "{word}: the mirror is for other networks"),
+            Self::Drained(reason) => f.write_str(&drain::text(reason)),
             Self::Fork(build) => write!(f, "{word}: build {build} was signed with two roots"),
             Self::NoHead => write!(f, "{word}: no signed head of the channel was heard yet"),
             Self::Expired(_) => write!(f, "{word}: the channel's head has expired"),
@@ -177,6 +182,9 @@ impl View {
         };
         if profile.audience == Audience::Private && !inside() {
             return Some(ExcludeReason::Private);
+        }
+        if let Some((reason, _)) = self.drains.of(&profile.mirror) {
+            return Some(ExcludeReason::Drained(reason.to_owned()));
         }
         if let Some(build) = carried.channel.fork {
             return Some(ExcludeReason::Fork(build));

@@ -96,6 +96,10 @@ impl Directory {
                     None => wanted.remove(&pool).is_some(),
                 }
             }),
+            Input::Order(order) => match self.view.find(&order.mirror) {
+                Some(_) => Ok(Arc::make_mut(&mut self.view.drains).take(order)),
+                None => Err(Refusal::UnknownMirror(order.mirror)),
+            },
             Input::Probed {
                 mirror,
                 probed,

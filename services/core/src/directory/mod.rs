@@ -33,7 +33,7 @@ mod view;
 pub mod visit;
 
 use crate::id::{Build, ChannelId, Digest, PoolId};
-use crate::statement::{Head, Retraction, Snapshot, Verdict};
+use crate::statement::{Head, Order, Retraction, Snapshot, Verdict};
 
 use health::{ProbeRules, Probed};
 use member::MirrorIndex;
@@ -65,6 +65,8 @@ pub enum Input {
         /// The build; `None` when there is none any more.
         build: Option<Build>,
     },
+    /// An order, signed by the archive; counts when it says whether a mirror takes clients.
+    Order(Order),
     /// A probe ended.
     Probed {
         /// Whose.

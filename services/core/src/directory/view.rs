@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::channel::Channel;
+use crate::drain::Drains;
 use crate::id::{Build, ChannelId, Digest, MirrorId, Mount};
 use crate::statement::VerdictState;
 use crate::time::Timestamp;
@@ -100,6 +101,7 @@ pub struct View {
     pub(super) bounded: Arc<[MirrorIndex]>,
     pub(super) health: Arc<Vec<Health>>,
     pub(super) channels: BTreeMap<ChannelId, Arc<Carried>>,
+    pub(super) drains: Arc<Drains>,
     pub(super) speeds: Arc<Speeds>,
     pub(super) revision: u64,
     pub(super) membership: u64,
@@ -117,6 +119,7 @@ impl View {
             health: Arc::new(vec![Health::default(); profiles.len()]),
             profiles: profiles.into(),
             channels: BTreeMap::new(),
+            drains: Arc::default(),
             speeds: Arc::default(),
             revision: 0,
             membership: 0,
@@ -163,6 +166,11 @@ impl View {
     /// What probes know of a mirror.
     pub fn health(&self, mirror: MirrorIndex) -> &Health {
         &self.health[mirror.get()]
+    }
+
+    /// Which mirrors take no clients.
+    pub fn drains(&self) -> &Drains {
+        &self.drains
     }
 
     /// What clients saw.

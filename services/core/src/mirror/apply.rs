@@ -122,7 +122,12 @@ impl Channel {
         }
     }
 
-    fn halts_on_fork(&mut self, build: Build, root: Digest, effects: &mut Vec<Effect>) -> bool {
+    pub(super) fn halts_on_fork(
+        &mut self,
+        build: Build,
+        root: Digest,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
         if self.halt.is_none()
             && let Some(first) = self.known_root(build)
             && first != root
@@ -165,7 +170,9 @@ impl Channel {
             .head
             .filter(|head| head.build == build)
             .map(|head| head.root);
-        held.or_else(|| of_lane(Lane::Priority))
+        let asked = self.backfills.get(&build).map(|asked| asked.target.root);
+        held.or(asked)
+            .or_else(|| of_lane(Lane::Priority))
             .or_else(|| of_lane(Lane::Bulk))
             .or(head)
     }
@@ -258,6 +265,7 @@ impl Channel {
 
     pub(super) fn on_staged(
         &mut self,
+        policy: &Policy,
         lane: Lane,
         build: Build,
         now: Timestamp,
@@ -268,15 +276,7 @@ impl Channel {
             return;
         };
         if !self.is_retracted(build) {
-            let target = sync.target;
-            self.held.insert(
-                build,
-                Held {
-                    target,
-                    since: now,
-                    last_live: None,
-                },
-            );
+            self.held.insert(build, Held::new(sync.target, policy, now));
         }
         self.settle(now, effects);
         // Live or not: whoever audits it asks for it by number.
@@ -304,6 +304,7 @@ impl Channel {
         if self.retracted.insert(number, retracted).is_some() {
             return;
         }
+        self.trim_backfills(now);
         self.settle(now, effects);
         effects.push(Effect::Serve);
         effects.push(Effect::Report);
@@ -320,20 +321,23 @@ impl Channel {
         }
     }
 
-    /// The flip: the newest held build that may follow what is live. Going back takes a retraction.
+    /// The flip: the newest held build that may follow what is live. Going back takes a retraction, and nobody's word.
     fn flip(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let live_is_bad = self.live.is_some_and(|live| self.is_retracted(live));
         let candidate = self
             .held
             .values()
             .rev()
-            .map(|held| held.target)
-            .find(|target| {
+            .find(|held| {
+                let target = &held.target;
                 let good = !self.is_retracted(target.build);
-                let adoptable = !self.is_expired(now) && self.is_applicable(target);
+                let whole = !self.healing.contains(&target.build);
+                let timely = held.confirmed && whole && !self.is_expired(now);
+                let adoptable = timely && self.is_applicable(target);
                 let fallback = live_is_bad && self.live.is_some_and(|live| target.build < live);
                 good && (adoptable || fallback)
-            });
+            })
+            .map(|held| held.target);
         let live = match (candidate, live_is_bad) {
             (Some(target), _) => Some(target.build),
             (None, true) => None,

@@ -10,6 +10,7 @@
 //! each other: which of them gets the link is the fetch scheduler's matter.
 
 mod apply;
+mod asked;
 pub mod peers;
 mod retain;
 #[cfg(test)]
@@ -20,6 +21,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::id::{Build, ChannelId, Digest, Lane};
 use crate::limits::CLOCK_SKEW_MS;
 use crate::time::Timestamp;
+
+/// When a build that is whole here goes live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flip {
+    /// At once: every entry was verified here.
+    #[default]
+    Local,
+    /// Once the consistency service has verified it from outside.
+    Confirmed,
+}
 
 /// What a mirror's operator decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +45,8 @@ pub struct Policy {
     pub pin_after_ms: i64,
     /// Longest pause before a failed sync is tried again, in milliseconds.
     pub retry_max_ms: i64,
+    /// When a build goes live.
+    pub flip: Flip,
 }
 
 impl Default for Policy {
@@ -44,6 +57,7 @@ impl Default for Policy {
             retargets_max: 3,
             pin_after_ms: 6 * 3600 * 1000,
             retry_max_ms: 60_000,
+            flip: Flip::Local,
         }
     }
 }
@@ -70,6 +84,19 @@ pub struct Held {
     pub since: Timestamp,
     /// When it was last live; `None` if it never was.
     pub last_live: Option<Timestamp>,
+    /// An operator asked for it: it stays until then at least.
+    pub keep_until: Option<Timestamp>,
+    /// It may go live.
+    pub confirmed: bool,
+}
+
+/// An older build that an operator asked for, and that is not whole here yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backfill {
+    /// Which.
+    pub target: Target,
+    /// It stays until then.
+    pub keep_until: Timestamp,
 }
 
 /// A running sync.
@@ -172,6 +199,8 @@ pub struct Channel {
     pub time_floor: Timestamp,
     /// Builds of `held` of which something was lost and is being fetched again.
     pub healing: BTreeSet<Build>,
+    /// Older builds that an operator asked for and that are on their way.
+    pub backfills: BTreeMap<Build, Backfill>,
 }
 
 /// What happens to a channel.
@@ -256,6 +285,27 @@ pub enum Input {
         /// Of this build.
         build: Build,
     },
+    /// An operator asks for a build that is older than what is live.
+    Backfill {
+        /// Which.
+        target: Target,
+        /// It is to stay until then.
+        keep_until: Timestamp,
+    },
+    /// Every entry of a build that was asked for is durable here.
+    Backfilled {
+        /// This build.
+        build: Build,
+    },
+    /// The consistency service's word on a build. Counts with [`Flip::Confirmed`].
+    Word {
+        /// This build.
+        build: Build,
+        /// As it knows it.
+        root: Digest,
+        /// Verified or complete.
+        good: bool,
+    },
     /// Time has passed.
     Tick {
         /// Builds that somebody still reads by number.
@@ -304,6 +354,11 @@ pub enum Effect {
         /// Which.
         target: Target,
     },
+    /// Fetch an older build, apart from the lanes.
+    Backfill {
+        /// Which.
+        target: Target,
+    },
     /// Ask the archive's journal for snapshots and retractions: the log did not bring them.
     AskJournal {
         /// From this build on.
@@ -327,6 +382,7 @@ impl Channel {
             halt: None,
             time_floor: Timestamp::EPOCH,
             healing: BTreeSet::new(),
+            backfills: BTreeMap::new(),
         }
     }
 
@@ -405,6 +461,11 @@ impl Channel {
                 });
             }
         }
+        if self.halt.is_none() {
+            effects.extend(self.backfills.values().map(|asked| Effect::Backfill {
+                target: asked.target,
+            }));
+        }
         self.ask_when_behind(&mut effects);
         self.settle(now, &mut effects);
         effects.push(Effect::Report);
@@ -452,13 +513,25 @@ impl Channel {
             } => {
                 self.on_progress(lane, build, remaining_bytes);
             }
-            Input::Staged { lane, build } => self.on_staged(lane, build, now, &mut effects),
+            Input::Staged { lane, build } => self.on_staged(policy, lane, build, now, &mut effects),
             Input::Failed { lane, build } => self.on_failed(policy, lane, build, now),
             Input::Shed { leased } => self.on_shed(&leased, &mut effects),
             Input::Lost { build } => self.on_lost(build, &mut effects),
             Input::Healed { build } => {
                 if self.healing.remove(&build) {
+                    self.settle(now, &mut effects);
                     effects.push(Effect::Report);
+                }
+            }
+            Input::Backfill { target, keep_until } => {
+                self.on_backfill(target, keep_until, &mut effects);
+            }
+            Input::Backfilled { build } => {
+                self.on_backfilled(policy, build, now, &mut effects);
+            }
+            Input::Word { build, root, good } => {
+                if policy.flip == Flip::Confirmed {
+                    self.on_word(build, root, good, now, &mut effects);
                 }
             }
             Input::Tick { leased } => self.on_tick(policy, &leased, now, &mut effects),

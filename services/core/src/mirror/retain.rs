@@ -29,7 +29,9 @@ impl Channel {
         for lane in Lane::ALL {
             self.retry(policy, lane, now, effects);
         }
+        self.confirm_all(policy);
         self.settle(now, effects);
+        self.trim_backfills(now);
         self.collect(policy, leased, now, effects);
     }
 
@@ -72,7 +74,9 @@ impl Channel {
             .filter(|held| {
                 let build = held.target.build;
                 let since = held.last_live.unwrap_or(held.since);
-                let stale = now.ms_since(since) > policy.grace_ms && !leased.contains(&build);
+                let asked_for = held.keep_until.is_some_and(|until| now <= until);
+                let old = now.ms_since(since) > policy.grace_ms && !asked_for;
+                let stale = old && !leased.contains(&build);
                 let pinned = self.live == Some(build) || kept.contains(&build);
                 !pinned && (stale || self.is_retracted(build))
             })

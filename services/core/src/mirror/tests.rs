@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod asked;
+
 const HOUR_MS: i64 = 3_600_000;
 
 fn build(number: u64) -> Build {
@@ -107,6 +109,9 @@ impl Bench {
                 }
                 Effect::Cancel { lane } => {
                     self.syncing.remove(lane);
+                }
+                Effect::Backfill { target } => {
+                    assert!(!self.channel.is_retracted(target.build));
                 }
                 Effect::Collect { target } => assert_ne!(self.channel.live, Some(target.build)),
                 Effect::Plan { .. }
@@ -572,6 +577,11 @@ enum Move {
     Retract,
     Restart,
     Wait(i64),
+    Lose(u64),
+    Heal,
+    Backfill(u64),
+    Backfilled,
+    Word(u64, bool),
 }
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
@@ -585,6 +595,11 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         1 => Just(Move::Retract),
         1 => Just(Move::Restart),
         2 => (0i64..4_000_000).prop_map(Move::Wait),
+        1 => (0u64..64).prop_map(Move::Lose),
+        1 => Just(Move::Heal),
+        1 => (0u64..64).prop_map(Move::Backfill),
+        1 => Just(Move::Backfilled),
+        1 => (0u64..64, any::<bool>()).prop_map(|(build, good)| Move::Word(build, good)),
     ];
     prop::collection::vec(one, 0..80)
 }
@@ -656,7 +671,40 @@ fn play(moves: Vec<Move>) -> (Bench, Vec<Input>) {
                     leased: BTreeSet::new(),
                 });
             }
-            Move::Redeliver(_) | Move::Retract => {}
+            Move::Lose(one) if newest > 0 => {
+                let build = build(one % newest + 1);
+                bench.step(Input::Lost { build });
+            }
+            Move::Heal => {
+                if let Some(build) = bench.channel.healing.first().copied() {
+                    bench.step(Input::Healed { build });
+                }
+            }
+            Move::Backfill(one) if newest > 0 => {
+                let keep_until = bench.now.plus_ms(HOUR_MS);
+                bench.step(Input::Backfill {
+                    target: target(one % newest + 1),
+                    keep_until,
+                });
+            }
+            Move::Backfilled => {
+                if let Some(build) = bench.channel.backfills.keys().next().copied() {
+                    bench.step(Input::Backfilled { build });
+                }
+            }
+            Move::Word(one, good) if newest > 0 => {
+                let target = target(one % newest + 1);
+                bench.step(Input::Word {
+                    build: target.build,
+                    root: target.root,
+                    good,
+                });
+            }
+            Move::Redeliver(_)
+            | Move::Retract
+            | Move::Lose(_)
+            | Move::Backfill(_)
+            | Move::Word(..) => {}
         }
     }
     (bench, events)

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use mirrorlog_core::drain;
 use mirrorlog_core::id::{Build, ChannelId, Lane};
 use mirrorlog_core::mirror::Target;
-use mirrorlog_core::statement::{Order, OrderKind, OrderOutcome};
+use mirrorlog_core::statement::{Order, OrderKind, OrderOutcome, Statement};
 use mirrorlog_core::view::Selection;
 use runtime::state::Write;
 
@@ -46,6 +47,86 @@ impl Engine {
                 self.on_order_done(replay.channel, outcome).await;
             }
             OrderKind::Verify { channel, build } => self.verify(order.id, channel, build),
+            OrderKind::Backfill {
+                channel,
+                first,
+                last,
+            } => match self.why_no_backfill(&channel) {
+                Some(text) => {
+                    let (id, ok) = (order.id, false);
+                    self.on_order_done(Some(channel), OrderOutcome { id, ok, text })
+                        .await;
+                }
+                None => self.ask_backfill(order.id, channel, first, last),
+            },
+            OrderKind::Drain { .. } | OrderKind::Resume => self.on_drain(order).await,
+        }
+    }
+
+    fn why_no_backfill(&self, channel: &ChannelId) -> Option<String> {
+        let slot = self.slots.get(channel);
+        match slot.map(|slot| &slot.channel) {
+            None => Some(format!("channel {channel} is not carried here")),
+            Some(known) if known.halt.is_some() => Some(format!("channel {channel} is halted")),
+            Some(known) if known.live.is_none() => {
+                Some(format!("nothing of channel {channel} is live here yet"))
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// Takes no more clients, or takes them again. Those who send clients know it from the archive; this is for a
+    /// balancer in front of this mirror, which asks `/readyz`.
+    async fn on_drain(&mut self, order: Order) {
+        let before = self.stored_drain();
+        if before.is_some_and(|before| before.issued > order.issued) {
+            return;
+        }
+        let ok = true;
+        let text = match &order.kind {
+            OrderKind::Drain { .. } => "drained: it takes no clients, and follows as before",
+            OrderKind::Resume
+            | OrderKind::Replay { .. }
+            | OrderKind::Verify { .. }
+            | OrderKind::Backfill { .. } => "it takes clients again",
+        };
+        let id = order.id;
+        let bytes = wire::statement::encode(&Statement::Order(order.clone()));
+        self.commit(vec![Write::Put(Key::Drain.encode(), bytes)])
+            .await;
+        self.show_drained(&order);
+        let text = text.to_owned();
+        self.on_order_done(None, OrderOutcome { id, ok, text })
+            .await;
+    }
+
+    fn stored_drain(&self) -> Option<Order> {
+        let stored = self.parts.control.get(&Key::Drain.encode());
+        match stored.ok()?.map(|bytes| wire::statement::decode(&bytes))? {
+            Ok(Statement::Order(order)) => Some(order),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::error!(error = %chain(&error), "whether it takes clients cannot be read; it does");
+                None
+            }
+        }
+    }
+
+    /// Says again what was ordered before the start.
+    pub(super) fn resume_drained(&self) {
+        if let Some(order) = self.stored_drain() {
+            self.show_drained(&order);
+        }
+    }
+
+    fn show_drained(&self, order: &Order) {
+        let health = &self.parts.health;
+        match &order.kind {
+            OrderKind::Drain { reason } => health.fail("drained", drain::text(reason)),
+            OrderKind::Resume
+            | OrderKind::Replay { .. }
+            | OrderKind::Verify { .. }
+            | OrderKind::Backfill { .. } => health.recover("drained"),
         }
     }
 

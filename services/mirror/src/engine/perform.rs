@@ -56,6 +56,7 @@ impl Engine {
                     self.parts.collections.ask();
                 }
                 Effect::Heal { target } => self.heal(id, target),
+                Effect::Backfill { target } => self.backfill(id, target),
                 Effect::AskJournal { from } => self.ask_journal(id, from),
                 Effect::Report => report = true,
             }
@@ -90,7 +91,7 @@ impl Engine {
         }
     }
 
-    fn job(&mut self, id: &ChannelId, lane: Lane, target: &Target) -> Job {
+    pub(super) fn job(&mut self, id: &ChannelId, lane: Lane, target: &Target) -> Job {
         let slot = self.slot(id);
         let selection = slot.selection(target.build);
         let whole = slot.whole_root(&selection);
@@ -472,6 +473,7 @@ impl Engine {
             for target in waiting {
                 self.heal(&id, target);
             }
+            self.next_backfill(&id);
             if tell_progress && !self.slot(&id).syncs.is_empty() {
                 self.report(&id);
             }

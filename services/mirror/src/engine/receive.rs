@@ -2,7 +2,9 @@
 
 use mirrorlog_core::id::{Build, ChannelId, Lane};
 use mirrorlog_core::mirror::{Input, Retracted, Target};
-use mirrorlog_core::statement::{Head, Snapshot, retractions_digest};
+use mirrorlog_core::statement::{
+    Head, RevokeReason, Snapshot, Verdict, VerdictState, retractions_digest,
+};
 use runtime::log::StreamIdentity;
 use runtime::state::Write;
 use wire::Signed;
@@ -14,6 +16,10 @@ use crate::inbox::Arrived;
 use crate::journal::Answer;
 use crate::state::Key;
 use crate::sync::Missing;
+
+/// A lease that has said nothing for this long, in milliseconds, fences nobody off any more: a log that was made anew
+/// counts its leases from 1 again.
+const FENCE_MS: i64 = 60_000;
 
 impl Engine {
     pub(super) async fn on_event(&mut self, arrived: Arrived) {
@@ -105,6 +111,30 @@ impl Engine {
                     .insert(snapshot.build, (signed, snapshot.clone()));
                 writes
             }
+        }
+    }
+
+    /// The consistency service's word on a build here.
+    pub(super) async fn on_word(&mut self, verdict: &Verdict) {
+        let (current, spoke) = self.fence;
+        let found = verdict.lease_revision;
+        if found < current && verdict.issued.ms_since(spoke) < FENCE_MS {
+            return;
+        }
+        self.fence = (found, verdict.issued.min(runtime::boot::now()));
+        let good = match &verdict.state {
+            VerdictState::Verified | VerdictState::Complete => true,
+            // Who is not reached, or not looked at yet, has not lost anything.
+            VerdictState::Pending | VerdictState::Revoked(RevokeReason::Unreachable) => return,
+            VerdictState::Revoked(_) => false,
+        };
+        if self.slots.contains_key(&verdict.channel) {
+            let word = Input::Word {
+                build: verdict.build,
+                root: verdict.root,
+                good,
+            };
+            self.step(&verdict.channel, word, Vec::new()).await;
         }
     }
 
@@ -258,7 +288,7 @@ impl Engine {
     }
 }
 
-fn target_of(snapshot: &Snapshot) -> Target {
+pub(super) fn target_of(snapshot: &Snapshot) -> Target {
     Target {
         build: snapshot.build,
         base: snapshot.base,

@@ -80,6 +80,10 @@ pub(crate) struct Slot {
     pub(crate) heal_again: BTreeSet<Build>,
     /// Repairs that failed are not tried again before.
     pub(crate) heal_after: BTreeMap<Build, Instant>,
+    /// The build that is being fetched because an operator asked for it.
+    pub(crate) backfill: Option<(Build, Task)>,
+    /// None is begun before: the last one failed.
+    pub(crate) backfill_after: Option<Instant>,
     /// A question to the journal under way.
     pub(crate) asking: Option<CancellationToken>,
     /// When the journal answered last.
@@ -113,6 +117,8 @@ impl Slot {
             heals: BTreeMap::new(),
             heal_again: BTreeSet::new(),
             heal_after: BTreeMap::new(),
+            backfill: None,
+            backfill_after: None,
             asking: None,
             asked: None,
             ask_again: false,
@@ -126,7 +132,8 @@ impl Slot {
             .syncs
             .values()
             .chain(self.plans.values())
-            .chain(self.heals.values());
+            .chain(self.heals.values())
+            .chain(self.backfill.as_ref().map(|(_, task)| task));
         for task in tasks {
             task.stop.cancel();
         }
@@ -217,13 +224,18 @@ impl Slot {
         })
     }
 
-    /// Builds that a lane is on its way to.
+    /// Builds that are on their way.
     pub(crate) fn targets(&self) -> impl Iterator<Item = Target> + '_ {
         let of_lane = |lane| {
             let state = self.channel.lane(lane);
             [state.sync.map(|sync| sync.target), state.next]
         };
-        Lane::ALL.into_iter().flat_map(of_lane).flatten()
+        let asked = self.channel.backfills.values().map(|asked| asked.target);
+        Lane::ALL
+            .into_iter()
+            .flat_map(of_lane)
+            .flatten()
+            .chain(asked)
     }
 
     /// When the oldest good build that is newer than `live` was signed; `None` when that is the newest.

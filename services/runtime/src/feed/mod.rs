@@ -14,9 +14,10 @@ mod quiet;
 use std::future::Future;
 use std::sync::Arc;
 
+use mirrorlog_core::drain::Drains;
 use mirrorlog_core::id::{Build, ChannelId, PoolId};
 use mirrorlog_core::sign::TrustedKeys;
-use mirrorlog_core::statement::{DeltaSource, Head, Retraction, Snapshot, Verdict};
+use mirrorlog_core::statement::{DeltaSource, Head, Order, Retraction, Snapshot, Verdict};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tonic::transport::Endpoint;
@@ -39,6 +40,8 @@ pub enum Heard {
     Retraction(Retraction),
     /// By the archive.
     Head(Head),
+    /// By the archive: whether a mirror takes clients.
+    Order(Order),
     /// By the consistency service; unsigned, and only ever a pointer to a build that is.
     Wanted {
         /// The channel.
@@ -149,9 +152,11 @@ impl<L: Listener> Feed<L> {
         tasks.spawn(self.clone().heads(reader));
         let (reader, wanted) = UntilQuiet::new(self.log.bucket("wanted").await?.watch().await?);
         tasks.spawn(self.clone().wanted(reader));
+        let (reader, drains) = UntilQuiet::new(self.log.bucket("drain").await?.watch().await?);
+        tasks.spawn(self.clone().drains(reader));
         let (reader, events) = UntilQuiet::new(self.log.follow(0).await?);
         tasks.spawn(self.clone().events(reader));
-        for quiet in [verdicts, heads, wanted, events] {
+        for quiet in [verdicts, heads, wanted, drains, events] {
             quiet.await.ok();
         }
         Ok(())
@@ -199,6 +204,36 @@ impl<L: Listener> Feed<L> {
                 Err(error) => self.park.park("head", change.revision, &error, value).await,
             }
         }
+    }
+
+    async fn drains(self, mut drains: UntilQuiet<Watch>) {
+        loop {
+            let change = drains.next().await;
+            let Some(value) = change.value else { continue };
+            match self.drain(&change.key, &value) {
+                Ok(order) => {
+                    let heard = Heard::Order(order);
+                    self.listener.hear(heard, &Span::none()).await;
+                }
+                Err(error) => {
+                    self.park
+                        .park("drain", change.revision, &error, value)
+                        .await
+                }
+            }
+        }
+    }
+
+    fn drain(&self, key: &str, value: &[u8]) -> Result<Order, Unusable> {
+        let order = Signed::decode(value)?.open_order(&self.archive)?;
+        check_subject(order.mirror.to_string(), key)?;
+        if Drains::concerns(&order.kind) {
+            return Ok(order);
+        }
+        Err(Unusable::Subject {
+            said: "to do something".to_owned(),
+            subject: format!("whether {key} takes clients"),
+        })
     }
 
     async fn wanted(self, mut wanted: UntilQuiet<Watch>) {

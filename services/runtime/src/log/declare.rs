@@ -26,7 +26,7 @@ pub(super) const ORDER: &str = "MIRRORLOG_ORDER";
 /// The stream of what clients saw.
 pub(super) const FEEDBACK: &str = "MIRRORLOG_FEEDBACK";
 /// The buckets that every network has, without their prefix.
-pub(super) const BUCKETS: [&str; 5] = ["head", "build", "wanted", "lease", SALT];
+pub(super) const BUCKETS: [&str; 6] = ["head", "build", "wanted", "lease", "drain", SALT];
 /// The bucket of secrets that make numbers of neighbourhoods, one a day.
 const SALT: &str = "salt";
 

@@ -159,6 +159,16 @@ impl Log {
         ))
     }
 
+    /// The first and the last sequence of the stream of events; a first one above 1: older ones were let go.
+    ///
+    /// # Errors
+    /// As [`Log::ensure`].
+    pub async fn extent(&self) -> Result<(u64, u64), LogError> {
+        let stream = declare::stream_named(declare::LOG);
+        let state = self.ensure_stream(&stream).await?.state;
+        Ok((state.first_sequence, state.last_sequence))
+    }
+
     /// Appends to `mirrorlog.log.<lane>.<channel>` and waits until the server has it; the current span's trace
     /// context goes with it. `expected_last` is the subject's last sequence (0: none). A message id that is the
     /// subject's last, or that the server still knows, makes no second event: the position is that of the first.
@@ -298,6 +308,15 @@ impl Log {
     pub async fn verdicts(&self) -> Result<Messages, LogError> {
         self.messages(declare::VERDICT, "mirrorlog.verdict.>".into(), Start::All)
             .await
+    }
+
+    /// Retained verdicts on one mirror, oldest first, then new ones.
+    ///
+    /// # Errors
+    /// As [`Log::consume`].
+    pub async fn verdicts_on(&self, mirror: &MirrorId) -> Result<Messages, LogError> {
+        let subject = format!("mirrorlog.verdict.*.{mirror}");
+        self.messages(declare::VERDICT, subject, Start::All).await
     }
 
     /// Stores an operator's order to a mirror; a message id that the server still knows makes no second one.

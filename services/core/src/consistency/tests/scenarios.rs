@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod waiting;
+
 const NZ: [&str; 3] = ["nz1", "nz2", "nz3"];
 
 struct Story {
@@ -36,6 +38,7 @@ impl Story {
         let passed = AuditOutcome::Passed {
             audited_files: 1,
             new_files: 1,
+            sampled_files: 1,
         };
         audits(&effects)
             .into_iter()
@@ -234,6 +237,7 @@ fn a_mismatch_on_one_build_looks_at_the_others_and_is_looked_at_again() {
         AuditOutcome::Passed {
             audited_files: 1,
             new_files: 0,
+            sampled_files: 1,
         },
     );
     assert!(
@@ -245,6 +249,7 @@ fn a_mismatch_on_one_build_looks_at_the_others_and_is_looked_at_again() {
         AuditOutcome::Passed {
             audited_files: 1,
             new_files: 0,
+            sampled_files: 1,
         },
     );
     assert_eq!(story.verdict("nz1", 2), Some(VerdictState::Complete));

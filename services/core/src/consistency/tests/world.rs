@@ -229,6 +229,7 @@ impl World {
             _passed => AuditOutcome::Passed {
                 audited_files: 3,
                 new_files: 2,
+                sampled_files: 1,
             },
         };
         let mismatch = matches!(

@@ -57,6 +57,7 @@ impl Told {
             Self::Excluded(reason) => match reason {
                 ExcludeReason::NotCarried
                 | ExcludeReason::Private
+                | ExcludeReason::Drained(_)
                 | ExcludeReason::Unprobed
                 | ExcludeReason::NoVerdict
                 | ExcludeReason::NoAddress

@@ -14,13 +14,13 @@ const BITS_MIN: u64 = 64 << 10;
 ///
 /// Digests of SHA-256 are even, so parts of them serve as their hashes.
 #[derive(Debug)]
-pub(crate) struct Filter {
+pub struct Filter {
     words: Vec<u64>,
 }
 
 impl Filter {
     /// For about `digests` of them.
-    pub(crate) fn new(digests: u64) -> Self {
+    pub fn new(digests: u64) -> Self {
         let bits = digests.saturating_mul(BITS_EACH);
         let bits = bits.clamp(BITS_MIN, BITS_MAX).next_power_of_two();
         let words = vec![0; (bits / 64) as usize];
@@ -28,7 +28,7 @@ impl Filter {
     }
 
     /// True when it was certainly not there before.
-    pub(crate) fn insert(&mut self, digest: &Digest) -> bool {
+    pub fn insert(&mut self, digest: &Digest) -> bool {
         let mut new = false;
         for place in places(digest) {
             let (word, bit) = self.bit(place);
@@ -39,7 +39,7 @@ impl Filter {
     }
 
     /// False when it was certainly not inserted.
-    pub(crate) fn contains(&self, digest: &Digest) -> bool {
+    pub fn contains(&self, digest: &Digest) -> bool {
         places(digest).into_iter().all(|place| {
             let (word, bit) = self.bit(place);
             self.words[word] & bit != 0
@@ -65,7 +65,7 @@ fn places(digest: &Digest) -> [u32; 4] {
 /// Contents that were named before, of a build of any size in 8 MiB: the first ones exactly, of further ones a few are
 /// taken for named that were not. Whoever asks must come back for those.
 #[derive(Debug)]
-pub(crate) struct Named {
+pub struct Named {
     exact: usize,
     entries: u64,
     first: HashSet<Digest>,
@@ -75,7 +75,7 @@ pub(crate) struct Named {
 
 impl Named {
     /// Tells the first `exact` of about `entries` apart exactly.
-    pub(crate) fn new(exact: usize, entries: u64) -> Self {
+    pub fn new(exact: usize, entries: u64) -> Self {
         Self {
             exact,
             entries,
@@ -85,7 +85,7 @@ impl Named {
     }
 
     /// True when it is named for the first time.
-    pub(crate) fn insert(&mut self, digest: &Digest) -> bool {
+    pub fn insert(&mut self, digest: &Digest) -> bool {
         if let Some(all) = &mut self.all {
             return all.insert(digest);
         }

@@ -1,0 +1,130 @@
+//! Which mirrors take no clients: signed orders, kept in the control state and in bucket `mirrorlog_drain`.
+//!
+//! The bucket is where directories and the consistency service read them, so that a mirror need not be up to be taken
+//! out. Whatever the bucket lost is put there again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mirrorlog_core::drain::Drains;
+use mirrorlog_core::id::MirrorId;
+use mirrorlog_core::statement::{Order, Statement};
+use runtime::state::{Control, SledState, Write};
+use wire::Signed;
+
+use crate::daemon::{Daemon, Link};
+use crate::fence::run_blocking;
+use crate::outbox::OutboxError;
+use crate::state::{DRAIN_PREFIX, Key};
+
+/// The orders, and which of them the bucket has.
+pub(crate) struct Drained {
+    state: Arc<SledState>,
+    slots: Mutex<Vec<Slot>>,
+}
+
+struct Slot {
+    mirror: MirrorId,
+    signed: Signed,
+    /// False until the bucket has it.
+    put: bool,
+}
+
+impl Drained {
+    /// Reads what was ordered before. Blocks.
+    pub(crate) fn open(state: Arc<SledState>) -> Result<Self, OutboxError> {
+        let mut slots = Vec::new();
+        for (key, value) in state.scan(DRAIN_PREFIX)? {
+            let Key::Drain(mirror) = Key::decode(&key)? else {
+                continue;
+            };
+            match Signed::decode(&value) {
+                Ok(signed) => slots.push(Slot {
+                    mirror,
+                    signed,
+                    put: false,
+                }),
+                Err(error) => {
+                    tracing::error!(%mirror, error = wire::causes(&error), "a stored order cannot be read; give it again");
+                }
+            }
+        }
+        let slots = Mutex::new(slots);
+        Ok(Self { state, slots })
+    }
+
+    fn slots(&self) -> std::sync::MutexGuard<'_, Vec<Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replace(&self, mirror: MirrorId, signed: Signed) {
+        let mut slots = self.slots();
+        slots.retain(|slot| slot.mirror != mirror);
+        slots.push(Slot {
+            mirror,
+            signed,
+            put: false,
+        });
+    }
+
+    /// Says all of them again: the bucket may have lost them.
+    pub(crate) fn lost(&self) {
+        self.slots().iter_mut().for_each(|slot| slot.put = false);
+    }
+}
+
+impl Daemon {
+    /// Keeps an order and tells everybody who sends clients. Durable when this returns; told when the log is there.
+    pub(crate) async fn keep_drain(
+        self: &Arc<Self>,
+        order: &Order,
+        signed: &Signed,
+        link: &Link,
+    ) -> Result<(), OutboxError> {
+        debug_assert!(Drains::concerns(&order.kind));
+        let (daemon, mirror) = (Arc::clone(self), order.mirror.clone());
+        let write = Write::Put(Key::Drain(mirror.clone()).encode(), signed.encode());
+        run_blocking(move || {
+            daemon
+                .drained
+                .state
+                .commit(&[write])
+                .map_err(OutboxError::from)
+        })
+        .await?;
+        self.drained.replace(mirror, signed.clone());
+        self.put_drains(link).await;
+        Ok(())
+    }
+
+    /// Puts into the bucket what it lacks.
+    pub(crate) async fn put_drains(&self, link: &Link) {
+        let waiting: Vec<(MirrorId, Signed)> = {
+            let slots = self.drained.slots();
+            let waiting = slots.iter().filter(|slot| !slot.put);
+            waiting
+                .map(|slot| (slot.mirror.clone(), slot.signed.clone()))
+                .collect()
+        };
+        for (mirror, signed) in waiting {
+            let put = link.drains.put(mirror.as_str(), signed.encode().into());
+            match put.await {
+                Ok(_revision) => {
+                    let mut slots = self.drained.slots();
+                    let mut same = slots.iter_mut();
+                    let same = same.find(|slot| slot.mirror == mirror && slot.signed == signed);
+                    if let Some(slot) = same {
+                        slot.put = true;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%mirror, error = wire::causes(&error), "an order is not told yet, tried again later");
+                }
+            }
+        }
+    }
+
+    /// An order, signed.
+    pub(crate) fn sign_order(&self, order: &Order) -> Signed {
+        Signed::sign(&self.key, &Statement::Order(order.clone()))
+    }
+}
