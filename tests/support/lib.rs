@@ -13,6 +13,7 @@ mod archive_tree;
 mod debian;
 mod directory;
 mod http;
+pub mod log;
 mod mmdb;
 mod network;
 mod nginx;

@@ -265,7 +265,7 @@ impl Network {
     }
 
     /// Takes another service in, which is yet to be started.
-    pub(crate) fn add(&self, service: &'static str, name: &str, config: PathBuf, address: String) {
+    pub fn add(&self, service: &'static str, name: &str, config: PathBuf, address: String) {
         let member = Member {
             service: Some(service),
             config,

@@ -116,6 +116,8 @@ pub struct Config {
     pub reconcile_every: Duration,
     /// How many statements of a lane are put on a log that lost them: the newest ones.
     pub reconcile_keep: usize,
+    /// How long mirrors are waited for when the log has lost the count of builds.
+    pub reconcile_hear: Duration,
     /// Content of so many builds of a channel is kept by a collection, the newest ones.
     pub gc_keep_builds: usize,
     /// Content of a build is kept for so long by a collection.

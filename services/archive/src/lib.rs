@@ -8,6 +8,7 @@
 //! | [`journal`] | one fsynced, signed file for each of them: the truth |
 //! | [`fence`] | lets one archive give out numbers |
 //! | [`outbox`], [`reconcile`] | bring the log to what the journal says |
+//! | `witness` | who is asked when the count of builds is lost |
 //! | `repair` | the whole log against the journal, on request |
 //! | `collect` | lets content of old builds go |
 //! | `drains` | which mirrors take no clients |
@@ -37,6 +38,7 @@ mod scan;
 mod sign;
 mod stat_cache;
 pub mod state;
+mod witness;
 
 pub use config::Config;
 pub use run::serve;

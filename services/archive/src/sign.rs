@@ -53,8 +53,12 @@ impl Daemon {
             history.next_retraction() - 1,
             u64::from(retracts),
         );
-        if builds.journaled > 0 && self.fence.is_unknown(&link.builds, name).await? {
-            builds.reported = self.newest_reported(channel, link).await?;
+        if self.fence.is_unknown(&link.builds, name).await? {
+            builds.reported = match builds.journaled {
+                // A first build: nobody is waited for.
+                0 => self.newest_remembered(channel).await,
+                _ => self.newest_witnessed(channel, link).await?,
+            };
         }
         // A journal that lacks a retraction is as much behind as one that lacks a build: both are looked at.
         self.fence

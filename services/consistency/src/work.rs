@@ -341,6 +341,13 @@ impl Work {
             true => self.health.recover("log"),
             false => self.health.degrade("log", "the log cannot be reached"),
         }
+        match self.fold.is_cut_off() {
+            false => self.health.recover("cut-off"),
+            true => self.health.degrade(
+                "cut-off",
+                "most mirrors do not answer at once: it may be this service that reaches nobody; silence revokes nobody meanwhile",
+            ),
+        }
         self.shelf.ticks += 1;
         if self.shelf.leads && self.shelf.ticks.is_multiple_of(WANTED_TICKS) {
             self.repeat_wanted().await;

@@ -174,6 +174,7 @@ impl Ours {
                     | Effect::Ack { .. }
                     | Effect::Collect { .. }
                     | Effect::Heal { .. }
+                    | Effect::Backfill { .. }
                     | Effect::AskJournal { .. }
                     | Effect::Report => {}
                 }

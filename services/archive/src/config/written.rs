@@ -147,6 +147,7 @@ impl Default for Gc {
 struct Reconcile {
     every: Span,
     keep: usize,
+    hear: Span,
 }
 
 impl Default for Reconcile {
@@ -154,6 +155,7 @@ impl Default for Reconcile {
         Self {
             every: Span(Duration::from_secs(30)),
             keep: 64,
+            hear: Span(Duration::from_secs(60)),
         }
     }
 }
@@ -207,6 +209,7 @@ impl Written {
             heads_expire: self.heads.expire.0,
             reconcile_every: self.reconcile.every.0,
             reconcile_keep: self.reconcile.keep,
+            reconcile_hear: self.reconcile.hear.0,
             gc_keep_builds: self.gc.keep_builds.max(1),
             gc_keep: self.gc.keep.0,
             consistency_grpc: self.consistency.map(|consistency| consistency.grpc),

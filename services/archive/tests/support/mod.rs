@@ -95,7 +95,7 @@ impl Site {
              [[channels]]\nname = 'noble'\nmount = '/ubuntu'\nlayout = 'plain'\n\
              [[channels]]\nname = 'noble-security'\nmount = '/ubuntu'\nlayout = 'plain'\n\
              [nats]\nurl = '{}'\n[grpc]\nlisten = '{}'\n[http]\nlisten = '127.0.0.1:0'\n\
-             [heads]\nrenew = '1s'\nexpire = '60s'\n[reconcile]\nevery = '200ms'\n",
+             [heads]\nrenew = '1s'\nexpire = '60s'\n[reconcile]\nevery = '200ms'\nhear = '1s'\n",
             self.nats, self.grpc
         );
         std::fs::write(self.config(), text).unwrap();

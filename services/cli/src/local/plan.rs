@@ -151,7 +151,8 @@ impl Plan {
             let home = self.mirror_dir(dir, mirror);
             make_dir(&home)?;
             let key = absolute(&write_key(&home, &mirror.id)?)?;
-            let config = self.mirror_toml(mirror, &nats, &archive_key, args);
+            let keys = [archive_key.as_path(), &consistency_key];
+            let config = self.mirror_toml(mirror, &nats, keys, args);
             write_config(&self.mirror_config(dir, mirror), &config)?;
             let Mirror { id, pool, .. } = mirror;
             let url = mirror.url();
@@ -197,7 +198,7 @@ impl Plan {
         Ok(format!(
             "[archive]\nstate = \"state\"\nstore = \"store\"\nkey = \"archive.sec\"\nallow_undeclared = true\n\n\
              [nats]\nurl = \"{nats}\"\n\n[grpc]\nlisten = \"127.0.0.1:{}\"\n\n[http]\nlisten = \"127.0.0.1:{}\"\n\n\
-             [heads]\nrenew = \"10s\"\nexpire = \"7d\"\n\n[reconcile]\nevery = \"5s\"\n\n\
+             [heads]\nrenew = \"10s\"\nexpire = \"7d\"\n\n[reconcile]\nevery = \"5s\"\nhear = \"10s\"\n\n\
              [consistency]\ngrpc = \"127.0.0.1:{}\"\n\n[directory]\nhttp = \"http://127.0.0.1:{}\"\n",
             self.archive.grpc,
             self.archive.http,
@@ -210,7 +211,7 @@ impl Plan {
         &self,
         mirror: &Mirror,
         nats: &str,
-        archive_key: &Path,
+        [archive_key, consistency_key]: [&Path; 2],
         args: &UpArgs,
     ) -> String {
         let Mirror {
@@ -225,12 +226,14 @@ impl Plan {
         };
         format!(
             "[mirror]\nid = \"{id}\"\npool = \"{pool}\"\nstate = \"state\"\nstore = \"store\"\nkey = \"{id}.sec\"\n\n\
-             [archive]\nfetch = \"127.0.0.1:{}\"\nkeys = [{}]\n\n[nats]\nurl = \"{nats}\"\n\n\
+             [archive]\nfetch = \"127.0.0.1:{}\"\nkeys = [{}]\n\n[consistency]\nkeys = [{}]\n\n\
+             [nats]\nurl = \"{nats}\"\n\n\
              [http]\nlisten = \"{}\"\n\n[grpc]\nlisten = \"127.0.0.1:{}\"\n\n\
              [peers]\naddress = \"127.0.0.1:{}\"\n{rate}{export}\n\
              [scrub]\nevery = \"10s\"\nrate = \"800mbit\"\n\n[report]\nevery = \"5s\"\n",
             self.archive.grpc,
             quoted(archive_key),
+            quoted(consistency_key),
             mirror.http(),
             ports.grpc,
             ports.grpc
@@ -242,7 +245,7 @@ impl Plan {
             "[consistency]\nstate = \"state\"\nkey = \"consistency.sec\"\n\n\
              [archive]\nfetch = \"127.0.0.1:{}\"\nkeys = [{}]\n\n[nats]\nurl = \"{nats}\"\n\n\
              [grpc]\nlisten = \"127.0.0.1:{}\"\n\n[http]\nlisten = \"127.0.0.1:{}\"\n\n\
-             [audit]\nevery = \"10s\"\nretry = \"1s\"\nreport_stale = \"30s\"\n",
+             [audit]\nevery = \"10s\"\nretry = \"1s\"\nreport_stale = \"30s\"\nlaggard_after = \"60s\"\n",
             self.archive.grpc,
             quoted(archive_key),
             self.consistency.grpc,

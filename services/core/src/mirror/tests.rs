@@ -538,6 +538,43 @@ fn builds_beyond_the_newest_few_go_after_their_grace_unless_leased() {
     );
 }
 
+/// Nobody says anything for eight days: the head expires, ticks and restarts come and go.
+#[test]
+fn invariant_a_week_without_the_centre_changes_nothing() {
+    let mut bench = Bench::new();
+    let mut renewed = head(3, bench.now.as_ms());
+    renewed.expires = renewed.issued.plus_ms(7 * 24 * HOUR_MS);
+    bench.step(Input::Head(renewed));
+    for number in 1..=3 {
+        bench.step(snapshot(number, Lane::Bulk, number));
+        bench.finish(Lane::Bulk);
+    }
+    let before = bench.channel.clone();
+    for hour in 0..8 * 24 {
+        bench.now = bench.now.plus_ms(HOUR_MS);
+        let effects = bench.step(Input::Tick {
+            leased: BTreeSet::new(),
+        });
+        let quiet =
+            |effect: &Effect| !matches!(effect, Effect::Collect { .. } | Effect::Start { .. });
+        assert!(effects.iter().all(quiet), "hour {hour}: {effects:?}");
+        if hour % 24 == 23 {
+            let live = bench.channel.live;
+            let effects = bench.channel.resume(bench.now);
+            bench.check(live, &effects);
+        }
+        assert_eq!(bench.channel.live, Some(build(3)));
+        assert_eq!(bench.channel.held.len(), before.held.len());
+    }
+    assert!(bench.channel.is_expired(bench.now));
+    // A build that comes without a head that counts is brought here and waits; the head lets it go live.
+    bench.step(snapshot(4, Lane::Bulk, 4));
+    bench.finish(Lane::Bulk);
+    assert_eq!(bench.channel.live, Some(build(3)), "nothing new is adopted");
+    bench.step(Input::Head(head(4, bench.now.as_ms())));
+    assert_eq!(bench.channel.live, Some(build(4)));
+}
+
 #[test]
 fn a_failed_sync_is_tried_again_with_growing_pauses() {
     let mut bench = Bench::with_head(1);

@@ -160,6 +160,20 @@ impl Admin for Service {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn repair_log(
+        &self,
+        _: Request<wire::v1::RepairLogRequest>,
+    ) -> Result<Response<wire::v1::RepairLogReply>, Status> {
+        Err(Status::unimplemented("publishing needs no log"))
+    }
+
+    async fn collect(
+        &self,
+        _: Request<wire::v1::CollectRequest>,
+    ) -> Result<Response<wire::v1::CollectReply>, Status> {
+        Err(Status::unimplemented("publishing lets nothing go"))
+    }
+
     async fn order(&self, _request: Request<OrderRequest>) -> Result<Response<OrderReply>, Status> {
         Err(Status::unimplemented("not here"))
     }
