@@ -49,7 +49,7 @@ impl Default for Policy {
 }
 
 /// A build that a mirror may bring itself to, as its signed snapshot says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// Its number.
     pub build: Build,
@@ -62,7 +62,7 @@ pub struct Target {
 }
 
 /// A build whose every entry is durable here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Held {
     /// What it is.
     pub target: Target,
@@ -73,7 +73,7 @@ pub struct Held {
 }
 
 /// A running sync.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sync {
     /// Where it goes.
     pub target: Target,
@@ -90,7 +90,7 @@ pub struct Sync {
 }
 
 /// One lane of a channel.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LaneState {
     /// What is under way.
     pub sync: Option<Sync>,
@@ -101,7 +101,7 @@ pub struct LaneState {
 }
 
 /// An event that was delivered and not acked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OpenEvent {
     /// Its sequence on the stream.
     pub sequence: u64,
@@ -110,7 +110,7 @@ pub struct OpenEvent {
 }
 
 /// Builds taken back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Retracted {
     /// First.
     pub first: Build,
@@ -121,7 +121,7 @@ pub struct Retracted {
 }
 
 /// The newest head seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HeadSeen {
     /// The newest unretracted build.
     pub build: Build,
@@ -136,7 +136,7 @@ pub struct HeadSeen {
 }
 
 /// Why a channel does not move.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Halt {
     /// One build number with two roots, both signed.
     Fork {
@@ -150,7 +150,7 @@ pub enum Halt {
 }
 
 /// Everything a mirror must remember of one channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Channel {
     /// Which.
     pub id: ChannelId,
@@ -175,7 +175,7 @@ pub struct Channel {
 }
 
 /// What happens to a channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
     /// A verified snapshot, from the log (with its event) or from the journal.
     Snapshot {
@@ -264,7 +264,7 @@ pub enum Input {
 }
 
 /// What the shell is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Find out what a build would still cost, then say [`Input::Planned`].
     Plan {
