@@ -9,7 +9,9 @@
 //! retractions (their counter has the same rules), the priority lane, refusals before a number is taken, a journal
 //! restored from an older copy.
 
+mod bounds;
 mod process;
+mod properties;
 
 use std::collections::BTreeMap;
 
@@ -18,7 +20,6 @@ use mirrorlog_core::id::{Build, ChannelId, Digest, Lane};
 use mirrorlog_core::mirror::{Channel, Input, Policy, Target};
 use stateright::{Model, Property};
 
-use crate::check::{Bound, breaks, holds};
 use crate::facts::NOW;
 use process::{Change, Phase, Process};
 
@@ -299,202 +300,6 @@ impl Model for Archives {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let mut all = vec![
-            Property::always(LOST, no_lost_build),
-            Property::always(
-                "who sees two roots of a number halts",
-                |_, world: &World| !world.reader.saw_two || world.reader.channel.halt.is_some(),
-            ),
-            Property::always(
-                "when nothing more happens, the journal is on the log",
-                announced,
-            ),
-            Property::sometimes(
-                "every publication has returned",
-                |model: &Self, world: &World| {
-                    world.returned.len() == usize::from(model.left.publications)
-                },
-            ),
-            Property::sometimes("a crash after the reservation", |_, world: &World| {
-                is_in(world, |phase| matches!(phase, Phase::Reserved(_)))
-            }),
-            Property::sometimes("a crash after the journal", |_, world: &World| {
-                world.left.crashes > 0 && world.server.log.len() < world.signed.len()
-            }),
-            Property::sometimes("a number stays unused", |_, world: &World| {
-                world
-                    .signed
-                    .first()
-                    .is_some_and(|first| first.build > Build::FIRST)
-            }),
-        ];
-        if self.left.wipes > 0 {
-            all.push(Property::sometimes(
-                "a lost log is announced anew",
-                |_, world: &World| {
-                    world.server.stream > 0
-                        && !world.signed.is_empty()
-                        && world.server.log.len() == world.signed.len()
-                },
-            ));
-        }
-        if self.loss == Loss::LogAndCounters && self.count > 1 {
-            // What nobody remembers cannot be fenced: the other journal is not asked, and no mirror has it yet.
-            all.push(Property::sometimes(
-                "a number gets two roots",
-                |model, world: &World| !two_roots(model, world),
-            ));
-        } else {
-            all.push(Property::always(TWO, two_roots));
-            all.push(Property::always(
-                "a snapshot has one successor",
-                one_successor,
-            ));
-        }
-        if self.count > 1 {
-            all.push(Property::sometimes(
-                "both archives publish",
-                |_, world: &World| {
-                    let by = |who: u8| {
-                        world
-                            .signed
-                            .iter()
-                            .any(|one| one.statement.as_bytes()[1] == who)
-                    };
-                    by(0) && by(1)
-                },
-            ));
-            all.push(Property::sometimes(
-                "the fence shuts one out",
-                |_, world: &World| {
-                    let mut up = world
-                        .archives
-                        .iter()
-                        .filter_map(|archive| archive.up.as_ref());
-                    up.any(|process| process.lost)
-                },
-            ));
-        }
-        all
+        properties::all(self)
     }
-}
-
-const LOST: &str = "no lost build: what publish returned is journaled, or still on the log";
-const TWO: &str = "a number never has two roots";
-
-fn is_in(world: &World, is: impl Fn(Phase) -> bool) -> bool {
-    let mut up = world
-        .archives
-        .iter()
-        .filter_map(|archive| archive.up.as_ref());
-    world.left.crashes > 0 && up.any(|process| is(process.phase))
-}
-
-fn no_lost_build(_model: &Archives, world: &World) -> bool {
-    let journals = world
-        .archives
-        .iter()
-        .flat_map(|archive| archive.disk.history.from(Build::FIRST));
-    let kept: Vec<Digest> = journals
-        .chain(&world.server.log)
-        .map(|one| one.statement)
-        .collect();
-    world
-        .returned
-        .iter()
-        .all(|statement| kept.contains(statement))
-}
-
-fn two_roots(_model: &Archives, world: &World) -> bool {
-    let builds = |index: usize| world.signed[..index].iter().map(|one| one.build);
-    let mut all = world.signed.iter().enumerate();
-    all.all(|(index, one)| builds(index).all(|other| other != one.build))
-}
-
-fn one_successor(_model: &Archives, world: &World) -> bool {
-    let before = |index: usize| world.signed[..index].iter().map(|one| one.previous);
-    let mut all = world.signed.iter().enumerate();
-    all.all(|(index, one)| before(index).all(|other| other != one.previous))
-}
-
-/// Of an archive that the fence lets in.
-fn announced(model: &Archives, world: &World) -> bool {
-    let mut more = Vec::new();
-    for (who, archive) in world.archives.iter().enumerate() {
-        let Some(process) = &archive.up else {
-            return true;
-        };
-        model.progress(world, who, process, &mut more);
-    }
-    let on_log = |one: &Published| world.server.log.contains(one);
-    let in_office = |archive: &&Archive| {
-        archive
-            .up
-            .as_ref()
-            .is_some_and(|process| !process.lost && !process.halted)
-    };
-    let mut all = world.archives.iter().filter(in_office);
-    !more.is_empty() || all.all(|archive| archive.disk.history.from(Build::FIRST).all(on_log))
-}
-
-const SMALL: Archives = Archives {
-    count: 2,
-    left: Left {
-        publications: 2,
-        crashes: 1,
-        silences: 0,
-        wipes: 1,
-    },
-    loss: Loss::Log,
-    rule: Rule::Kept,
-};
-
-fn archives(small: Left, large: Left) -> Archives {
-    let left = match Bound::asked() {
-        Bound::Small => small,
-        Bound::Large => large,
-    };
-    Archives { left, ..SMALL }
-}
-
-const fn left(publications: u8, crashes: u8, silences: u8, wipes: u8) -> Left {
-    Left {
-        publications,
-        crashes,
-        silences,
-        wipes,
-    }
-}
-
-#[test]
-fn two_archives_and_the_loss_of_the_log() {
-    holds("two archives", archives(left(2, 1, 0, 0), left(2, 1, 1, 1)));
-}
-
-#[test]
-fn one_archive_and_the_loss_of_all_that_the_server_had() {
-    let model = Archives {
-        count: 1,
-        loss: Loss::LogAndCounters,
-        ..archives(left(2, 1, 1, 1), left(3, 2, 1, 1))
-    };
-    holds("one archive", model);
-}
-
-/// Where the fence ends: counters and log are gone, and the other archive's journal holds what no mirror has.
-#[test]
-fn two_archives_and_the_loss_of_all_that_the_server_had() {
-    if Bound::asked() == Bound::Large {
-        let loss = Loss::LogAndCounters;
-        holds("two archives, counters lost", Archives { loss, ..SMALL });
-    }
-}
-
-#[test]
-fn broken_journal_after_log() {
-    let model = Archives {
-        rule: Rule::JournalAfterLog,
-        ..SMALL
-    };
-    breaks("journal after log", model, LOST);
 }

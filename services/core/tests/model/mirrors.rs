@@ -10,6 +10,8 @@
 //! is known; heads do not expire), single entries and the bytes shared by builds, a second loss while the first is
 //! healed, more than one channel, a full disk, forks (the model of archives has them).
 
+mod bounds;
+mod choices;
 mod process;
 mod properties;
 mod source;
@@ -20,7 +22,6 @@ use mirrorlog_core::id::{Build, Lane};
 use mirrorlog_core::mirror::{Input, Policy};
 use stateright::{Model, Property};
 
-use crate::check::{Bound, breaks, holds};
 use crate::facts::Builds;
 use process::{Mirror, Process, Task, Work, at};
 use source::{Archive, Event, Log, Say};
@@ -119,144 +120,6 @@ impl Cost {
 }
 
 impl Mirrors {
-    /// What goes on by itself: without these, nothing more happens.
-    fn progress(world: &World, out: &mut Vec<Action>) {
-        for lane in Lane::ALL {
-            if world.log.lacks(&world.archive, lane).is_some() {
-                out.push(Action::Announce(lane));
-            }
-        }
-        for (who, mirror) in world.mirrors.iter().enumerate() {
-            match &mirror.up {
-                None => out.push(Action::Start(who)),
-                Some(_) if mirror.is_ahead() => out.push(Action::Persist(who)),
-                Some(process) if !process.effects.is_empty() => out.push(Action::Perform(who)),
-                Some(process) => Self::idle(world, who, mirror, process, out),
-            }
-        }
-    }
-
-    fn idle(world: &World, who: usize, mirror: &Mirror, process: &Process, out: &mut Vec<Action>) {
-        for (sequence, event) in (1..).zip(&world.log.events) {
-            let lane = at(event.lane);
-            let on = process.subscribed[lane] == Some(world.log.stream);
-            let due = sequence > process.floors[lane]
-                && !mirror.acked.contains(&(event.lane, sequence))
-                && !process.handles.contains_key(&(event.lane, sequence));
-            if on && due {
-                out.push(Action::Deliver(who, sequence));
-            }
-        }
-        let issued = |head: mirrorlog_core::mirror::HeadSeen| head.issued;
-        if world.archive.head().map(issued) > process.channel.head.map(issued) {
-            out.push(Action::Head(who));
-        }
-        if process.asking.is_some() {
-            out.push(Action::Answer(who));
-        }
-        for lane in Lane::ALL {
-            if process.subscribed[at(lane)] != Some(world.log.stream) {
-                out.push(Action::Connect(who, lane));
-            }
-            match process.syncs[at(lane)] {
-                Some(Task::Running(_)) => out.push(Action::Fetch(who, lane)),
-                Some(Task::Whole(_)) => out.push(Action::Staged(who, lane)),
-                None => {}
-            }
-        }
-        if process.tick_matters() {
-            out.push(Action::Tick(who));
-        }
-        let held: Builds = process.channel.held.keys().copied().collect();
-        let healing = |one: &Build| process.channel.healing.contains(one);
-        let lost = mirror.damaged.and(held).iter();
-        out.extend(
-            lost.filter(|one| !healing(one))
-                .map(|one| Action::Scrub(who, one)),
-        );
-        out.extend(process.heals.iter().map(|one| Action::Heal(who, one)));
-        let kept = mirror.content.and(process.wanted());
-        if kept != mirror.content {
-            out.push(Action::Sweep(who));
-        }
-    }
-
-    /// What may happen and need not.
-    fn chance(&self, world: &World, out: &mut Vec<Action>) {
-        let left = world.left;
-        if world.archive.said < self.script.len() {
-            out.push(Action::Say);
-        }
-        if left.wipes > 0 && world.log.last() > 0 {
-            out.push(Action::Wipe);
-        }
-        if left.cuts > 0 && world.log.last() > 0 {
-            out.push(Action::Cut);
-        }
-        for (who, mirror) in world.mirrors.iter().enumerate() {
-            let Some(process) = &mirror.up else { continue };
-            if left.crashes > 0 {
-                out.push(Action::Crash(who));
-            }
-            if process.is_idle() && !mirror.is_ahead() {
-                self.whim(world, who, mirror, process, out);
-            }
-        }
-    }
-
-    fn whim(
-        &self,
-        world: &World,
-        who: usize,
-        mirror: &Mirror,
-        process: &Process,
-        out: &mut Vec<Action>,
-    ) {
-        for (sequence, event) in (1..).zip(&world.log.events) {
-            let lane = at(event.lane);
-            let again = sequence <= process.floors[lane]
-                || mirror.acked.contains(&(event.lane, sequence))
-                || process.handles.contains_key(&(event.lane, sequence));
-            if again && process.subscribed[lane] == Some(world.log.stream) {
-                out.push(Action::Deliver(who, sequence));
-            }
-        }
-        for lane in Lane::ALL {
-            let sync = process.channel.lane(lane).sync;
-            if let Some(Task::Running(_)) = process.syncs[at(lane)] {
-                if sync.is_some_and(|sync| sync.remaining_bytes.is_none()) {
-                    out.push(Action::Lacks(who, lane));
-                }
-                if world.left.failures > 0 {
-                    out.push(Action::Fail(who, lane));
-                }
-            }
-            if process.plans[at(lane)].is_some() {
-                out.push(Action::Planned(who, lane, Cost::Same));
-                out.push(Action::Planned(who, lane, Cost::More));
-            }
-        }
-        let held: Builds = mirror.disk.channel.held.keys().copied().collect();
-        if world.left.losses > 0 {
-            out.extend(
-                mirror
-                    .content
-                    .and(held)
-                    .iter()
-                    .map(|one| Action::Lose(who, one)),
-            );
-        }
-        if world.left.pins > 0 {
-            out.extend(
-                process
-                    .served
-                    .builds
-                    .iter()
-                    .map(|one| Action::Pin(who, one)),
-            );
-        }
-    }
-
     fn act(&self, world: &mut World, action: Action) {
         let rule = self.rule;
         let log = Arc::clone(&world.log);
@@ -494,109 +357,4 @@ impl Model for Mirrors {
     fn properties(&self) -> Vec<Property<Self>> {
         properties::all(self)
     }
-}
-
-const BULK: Say = Say::Publish(Lane::Bulk);
-const PRIORITY: Say = Say::Publish(Lane::Priority);
-/// Two bulk builds, and the newest is taken back.
-const TAKEN_BACK: &[Say] = &[BULK, BULK, Say::Retract(2, 2)];
-/// The same of a priority build.
-const URGENT: &[Say] = &[BULK, PRIORITY, Say::Retract(2, 2)];
-/// A bulk build, then a priority build over it with a bulk build over that one.
-const SPLIT: &[Say] = &[BULK, Say::Split { base: 1 }];
-/// All of it.
-const ALL: &[Say] = &[BULK, Say::Split { base: 1 }, Say::Retract(3, 3)];
-
-/// `faults`: one letter for each that may happen.
-fn mirrors(count: usize, script: &'static [Say], faults: &str) -> Mirrors {
-    let times = |letter| u8::try_from(faults.matches(letter).count()).unwrap();
-    let faults = Faults {
-        crashes: times('c'),
-        wipes: times('w'),
-        cuts: times('e'),
-        losses: times('l'),
-        failures: times('f'),
-        pins: times('p'),
-    };
-    Mirrors {
-        count,
-        script,
-        faults,
-        rule: Rule::Kept,
-    }
-}
-
-#[test]
-fn a_mirror_dies_while_a_build_is_taken_back() {
-    let (script, faults) = match Bound::asked() {
-        Bound::Small => (TAKEN_BACK, ""),
-        Bound::Large => (TAKEN_BACK, "c"),
-    };
-    holds("taken back", mirrors(1, script, faults));
-}
-
-#[test]
-fn an_urgent_build_is_taken_back() {
-    if Bound::asked() == Bound::Large {
-        holds("urgent, taken back", mirrors(1, URGENT, "c"));
-    }
-}
-
-#[test]
-fn a_mirror_dies_and_the_log_is_lost() {
-    let faults = match Bound::asked() {
-        Bound::Small => "cw",
-        Bound::Large => "ccww",
-    };
-    holds("log lost", mirrors(1, &[BULK, BULK], faults));
-}
-
-#[test]
-fn a_mirror_dies_and_the_log_loses_its_end() {
-    let faults = match Bound::asked() {
-        Bound::Small => "e",
-        Bound::Large => "ccee",
-    };
-    holds("log's end lost", mirrors(1, &[BULK, BULK], faults));
-}
-
-#[test]
-fn content_is_lost_syncs_fail_and_a_reader_pins() {
-    let faults = match Bound::asked() {
-        Bound::Small => "lp",
-        Bound::Large => "clfp",
-    };
-    holds("content lost", mirrors(1, &[BULK, BULK], faults));
-}
-
-#[test]
-fn a_split_goes_past_a_mirror_that_dies() {
-    if Bound::asked() == Bound::Large {
-        holds("split", mirrors(1, SPLIT, "c"));
-    }
-}
-
-#[test]
-fn three_builds_and_a_retraction() {
-    if Bound::asked() == Bound::Large {
-        holds("three builds", mirrors(1, ALL, ""));
-    }
-}
-
-#[test]
-fn two_mirrors_converge() {
-    let (script, faults): (&[Say], _) = match Bound::asked() {
-        Bound::Small => (&[BULK], "c"),
-        Bound::Large => (&[BULK, BULK], ""),
-    };
-    holds("two mirrors", mirrors(2, script, faults));
-}
-
-#[test]
-fn broken_ack_before_persist() {
-    let model = Mirrors {
-        rule: Rule::AckBeforePersist,
-        ..mirrors(1, TAKEN_BACK, "c")
-    };
-    breaks("ack before persist", model, properties::ACK);
 }

@@ -9,6 +9,8 @@
 //! Not modelled: silence and unreachability, samples that miss (an audit sees all of its build), views, more than
 //! one mirror and channel, a replica that starts anew from retained verdicts, reports out of order.
 
+mod bounds;
+mod properties;
 mod service;
 
 use std::sync::Arc;
@@ -19,7 +21,6 @@ use mirrorlog_core::statement::{Verdict, VerdictState};
 use mirrorlog_core::time::Timestamp;
 use stateright::{Model, Property};
 
-use crate::check::{Bound, breaks, holds};
 use crate::facts::{Builds, NOW, build};
 use service::{Reader, Replica};
 
@@ -323,191 +324,6 @@ impl Model for Verdicts {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let mut all = vec![
-            Property::always(FENCED, |_, world: &World| {
-                !world.reader.overruled && world.replicas.iter().all(|replica| !replica.overruled)
-            }),
-            Property::always(TRUE, |_, world: &World| {
-                let complete = |verdict: &&Arc<Verdict>| verdict.state == VerdictState::Complete;
-                let mut complete = world.verdicts.iter().filter(complete);
-                complete.all(|verdict| world.once_whole.has(verdict.build))
-            }),
-            Property::always(
-                "a leader that knows of a loss does not say complete",
-                |_, world: &World| {
-                    world
-                        .replicas
-                        .iter()
-                        .all(|replica| replica.is_honest_about(replica.knows_lost))
-                },
-            ),
-            Property::always("retracted is never complete", |_, world: &World| {
-                let known = |replica: &Replica| -> Builds {
-                    world
-                        .retracted
-                        .filter(|_| replica.knows_retraction)
-                        .into_iter()
-                        .collect()
-                };
-                world
-                    .replicas
-                    .iter()
-                    .all(|replica| replica.is_honest_about(known(replica)))
-            }),
-            Property::always(
-                "when nothing more happens, the directory says what is true",
-                at_rest,
-            ),
-            Property::sometimes("all is at rest", |model: &Self, world: &World| {
-                let mut more = Vec::new();
-                model.progress(world, &mut more);
-                more.is_empty() && world.said > 0
-            }),
-        ];
-        if self.honesty == Honesty::Honest && self.rule == Rule::Kept {
-            all.push(Property::sometimes(
-                "complete is reached",
-                |model: &Self, world: &World| {
-                    (1..=model.builds).all(|one| world.reader.is_complete(build(one)))
-                },
-            ));
-        }
-        if self.left.losses > 0 {
-            all.push(Property::sometimes(
-                "a loss revokes what was complete",
-                |_, world: &World| world.reader.is_revoked(Build::FIRST),
-            ));
-            all.push(Property::sometimes(
-                "complete again after a loss",
-                |_, world: &World| {
-                    let revoked =
-                        |verdict: &Arc<Verdict>| matches!(verdict.state, VerdictState::Revoked(_));
-                    world.verdicts.iter().any(revoked)
-                        && world.left.losses == 0
-                        && world.reader.is_complete(Build::FIRST)
-                },
-            ));
-        }
-        if self.replicas > 1 {
-            all.push(Property::sometimes(
-                "two replicas act as leaders",
-                |_, world: &World| world.replicas.iter().all(|replica| replica.leads),
-            ));
-            all.push(Property::sometimes(
-                "an old lease's verdict comes after a newer one's",
-                |_, world: &World| {
-                    world
-                        .verdicts
-                        .windows(2)
-                        .any(|two| two[0].lease_revision > two[1].lease_revision)
-                },
-            ));
-        }
-        all
+        properties::all(self)
     }
-}
-
-const FENCED: &str = "the verdict of an old lease never overrides a newer one's";
-const TRUE: &str = "no build is complete that was never whole";
-
-/// Of a mirror that reports what is so. Without a loss, complete is reached by itself.
-fn at_rest(model: &Verdicts, world: &World) -> bool {
-    let mut more = Vec::new();
-    model.progress(world, &mut more);
-    if model.honesty == Honesty::Liar || !more.is_empty() {
-        return true;
-    }
-    let undisturbed = world.left.losses == model.left.losses;
-    (1..=model.builds).map(build).all(|one| {
-        let good = world.mirror.whole.has(one) && world.retracted != Some(one);
-        let reached = world.mirror.live >= one;
-        let says = world.reader.is_complete(one);
-        (!says || good) && (says || !(good && reached && undisturbed))
-    })
-}
-
-const fn left(leases: u8, rounds: u8, losses: u8, retractions: u8) -> Left {
-    Left {
-        leases,
-        rounds,
-        losses,
-        retractions,
-    }
-}
-
-const LEASES: Verdicts = Verdicts {
-    replicas: 2,
-    builds: 1,
-    honesty: Honesty::Honest,
-    left: left(1, 0, 1, 0),
-    rule: Rule::Kept,
-};
-
-const LIAR: Verdicts = Verdicts {
-    replicas: 1,
-    builds: 1,
-    honesty: Honesty::Liar,
-    left: left(0, 1, 0, 1),
-    rule: Rule::Kept,
-};
-
-#[test]
-fn the_lease_goes_over_while_content_is_lost() {
-    let left = match Bound::asked() {
-        Bound::Small => left(1, 0, 0, 0),
-        Bound::Large => LEASES.left,
-    };
-    holds("leases", Verdicts { left, ..LEASES });
-}
-
-#[test]
-fn content_is_lost_and_a_build_taken_back() {
-    let left = match Bound::asked() {
-        Bound::Small => left(0, 0, 1, 1),
-        Bound::Large => left(0, 1, 1, 1),
-    };
-    let replicas = 1;
-    holds(
-        "audits",
-        Verdicts {
-            replicas,
-            left,
-            ..LEASES
-        },
-    );
-}
-
-#[test]
-fn a_build_goes_live_and_is_taken_back() {
-    let left = match Bound::asked() {
-        Bound::Small => left(0, 0, 0, 0),
-        Bound::Large => left(0, 0, 0, 1),
-    };
-    let (replicas, builds) = (1, 2);
-    holds(
-        "flip",
-        Verdicts {
-            replicas,
-            builds,
-            left,
-            ..LEASES
-        },
-    );
-}
-
-#[test]
-fn a_mirror_that_lies_is_never_complete() {
-    holds("liar", LIAR);
-}
-
-#[test]
-fn broken_verdicts_not_fenced() {
-    let rule = Rule::NotFenced;
-    breaks("verdicts not fenced", Verdicts { rule, ..LEASES }, FENCED);
-}
-
-#[test]
-fn broken_audit_trusts_reports() {
-    let rule = Rule::AuditTrustsReports;
-    breaks("audit trusts reports", Verdicts { rule, ..LIAR }, TRUE);
 }
