@@ -291,7 +291,23 @@ impl Mirrors {
                 process.pinned.add(build);
                 None
             }
-            _ => None,
+            Action::Say
+            | Action::Announce(_)
+            | Action::Wipe
+            | Action::Cut
+            | Action::Connect(..)
+            | Action::Deliver(..)
+            | Action::Head(_)
+            | Action::Answer(_)
+            | Action::Persist(_)
+            | Action::Perform(_)
+            | Action::Lacks(..)
+            | Action::Planned(..)
+            | Action::Fetch(..)
+            | Action::Staged(..)
+            | Action::Fail(..)
+            | Action::Crash(_)
+            | Action::Start(_) => None,
         };
         mirror.take(input.map(Work::Input), self.rule, &log);
     }
@@ -338,7 +354,7 @@ impl Model for Mirrors {
         vec![World {
             archive: Arc::default(),
             log: Arc::default(),
-            mirrors: vec![Arc::new(Mirror::new()); self.count],
+            mirrors: (0..self.count).map(|_| Arc::new(Mirror::new())).collect(),
             left: self.faults,
         }]
     }

@@ -300,7 +300,9 @@ impl Model for Verdicts {
             said: 0,
             lease: (0, 1),
             verdicts: Vec::new(),
-            replicas: vec![Arc::new(Replica::new(self.builds)); self.replicas],
+            replicas: (0..self.replicas)
+                .map(|_| Arc::new(Replica::new(self.builds)))
+                .collect(),
             reader: Arc::new(Reader::new(self.builds)),
             retracted: None,
             left: self.left,

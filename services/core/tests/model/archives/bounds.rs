@@ -35,7 +35,7 @@ const fn left(publications: u8, crashes: u8, silences: u8, wipes: u8) -> Left {
 
 #[test]
 fn two_archives_and_the_loss_of_the_log() {
-    holds("two archives", archives(left(2, 1, 0, 0), left(2, 1, 1, 1)));
+    holds("two archives", archives(left(2, 1, 0, 0), left(2, 1, 0, 1)));
 }
 
 #[test]

@@ -17,7 +17,7 @@ const LEASES: Verdicts = Verdicts {
     replicas: 2,
     builds: 1,
     honesty: Honesty::Honest,
-    left: left(1, 0, 1, 0),
+    left: left(1, 0, 0, 0),
     rule: Rule::Kept,
 };
 
@@ -29,30 +29,23 @@ const LIAR: Verdicts = Verdicts {
     rule: Rule::Kept,
 };
 
+/// With a loss beside it there are more states than a machine holds: losses are the next model's.
 #[test]
-fn the_lease_goes_over_while_content_is_lost() {
-    let left = match Bound::asked() {
-        Bound::Small => left(1, 0, 0, 0),
-        Bound::Large => LEASES.left,
-    };
-    holds("leases", Verdicts { left, ..LEASES });
+fn the_lease_goes_over() {
+    holds("leases", LEASES);
 }
 
 #[test]
 fn content_is_lost_and_a_build_taken_back() {
-    let left = match Bound::asked() {
-        Bound::Small => left(0, 0, 1, 1),
-        Bound::Large => left(0, 1, 1, 1),
+    let one = |left| Verdicts {
+        replicas: 1,
+        left,
+        ..LEASES
     };
-    let replicas = 1;
-    holds(
-        "audits",
-        Verdicts {
-            replicas,
-            left,
-            ..LEASES
-        },
-    );
+    holds("audits", one(left(0, 0, 1, 1)));
+    if Bound::asked() == Bound::Large {
+        holds("audits in rounds", one(left(0, 1, 1, 0)));
+    }
 }
 
 #[test]
