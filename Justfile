@@ -24,6 +24,10 @@ run *args:
 test *args: _binaries
     {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --bins --tests" } }} --workspace --locked "$@"
 
+# the protocol's models in larger bounds, all interleavings: minutes and some gigabytes
+model *args:
+    MODEL_BOUND=large cargo test --release --locked -p mirrorlog-core --test model -- --nocapture --test-threads 1 "$@"
+
 # the stories only: whole networks on this machine
 e2e *args: _binaries
     {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --tests" } }} -p e2e --locked "$@"

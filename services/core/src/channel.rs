@@ -16,7 +16,7 @@ pub const CHANNELS_MAX: usize = 1024;
 pub const SNAPSHOTS_MAX: usize = 4096;
 
 /// What is known of a signed build.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Known {
     /// Digest of the manifest's top page.
     pub root: Digest,
@@ -37,7 +37,7 @@ pub struct Known {
 }
 
 /// One channel.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub struct Channel {
     /// Every build that is remembered, retracted ones included.
     pub builds: BTreeMap<Build, Known>,

@@ -53,7 +53,7 @@ pub struct Snapshot {
 }
 
 /// Which build of a channel is the newest; renewed by the archive on a timer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Head {
     /// The channel.
     pub channel: ChannelId,
@@ -183,7 +183,7 @@ pub struct Report {
 }
 
 /// How an order ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OrderOutcome {
     /// The order's id.
     pub id: u64,
@@ -194,7 +194,7 @@ pub struct OrderOutcome {
 }
 
 /// Why a build that was good is not any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RevokeReason {
     /// A file answered with other bytes than signed.
     DigestMismatch {
@@ -237,7 +237,7 @@ impl fmt::Display for RevokeReason {
 }
 
 /// The consistency service's word on (mirror, channel, build, view).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum VerdictState {
     /// Not yet known to be whole.
     Pending,
@@ -250,7 +250,7 @@ pub enum VerdictState {
 }
 
 /// A verdict, as published.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Verdict {
     /// Whom it is about.
     pub mirror: MirrorId,

@@ -293,6 +293,12 @@ impl PartialEq for Prepared {
 
 impl Eq for Prepared {}
 
+impl std::hash::Hash for Prepared {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.view().hash(state);
+    }
+}
+
 impl PartialEq for Selection {
     fn eq(&self, other: &Self) -> bool {
         let key = |one: &Self| {

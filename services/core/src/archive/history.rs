@@ -8,7 +8,7 @@ use crate::statement::{Retraction, Snapshot};
 use crate::time::Timestamp;
 
 /// A journaled snapshot, as far as the rules need it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Published {
     /// Its number.
     pub build: Build,
@@ -42,7 +42,7 @@ impl Published {
 }
 
 /// A journaled retraction, as far as the rules need it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Withdrawal {
     /// Position among the channel's retractions, from 1 on.
     pub sequence: u64,
@@ -121,7 +121,7 @@ pub enum HistoryError {
 }
 
 /// The index of one channel's journal.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct History {
     builds: BTreeMap<Build, Published>,
     retractions: Vec<Withdrawal>,

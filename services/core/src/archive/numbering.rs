@@ -23,7 +23,7 @@ pub struct Counter {
 }
 
 /// The shared counter's value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Counted {
     /// The archive process that wrote it. No two processes have the same epoch.
     pub epoch: u64,
@@ -33,7 +33,7 @@ pub struct Counted {
 
 /// What an archive notes, durably, before it changes the shared counter: tells its own reservations,
 /// whose numbers a crash left unused, from another archive's, whose builds are missing here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Note {
     /// The newest number that it meant to reserve.
     pub number: u64,

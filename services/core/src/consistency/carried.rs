@@ -48,7 +48,7 @@ impl Context<'_> {
 }
 
 /// One channel on one mirror.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub(super) struct Carried {
     /// Boot time, boot id and sequence of the last report: what is not greater is old.
     pub(super) order: Option<ReportOrder>,

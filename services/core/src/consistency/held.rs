@@ -14,7 +14,7 @@ use crate::channel::Known;
 const RETRY_DOUBLINGS_MAX: u32 = 3;
 
 /// What the mirror says of a build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Claim {
     /// Nothing yet: known from a retained verdict.
     Unheard,
@@ -27,7 +27,7 @@ pub(super) enum Claim {
 }
 
 /// One kind of audit of a build.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Check {
     /// Passed, and nothing spoke against it since.
     pub(super) passed: bool,
@@ -35,7 +35,7 @@ pub(super) struct Check {
 }
 
 /// What speaks against a build, until the same kind of audit passes again.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Fault {
     pub(super) reason: RevokeReason,
     pub(super) seen_by: Scope,
@@ -53,7 +53,7 @@ pub(super) struct Live {
 pub(super) type ReportOrder = (Timestamp, u64, u64);
 
 /// One build on one mirror.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Held {
     pub(super) root: Digest,
     pub(super) view: Prepared,

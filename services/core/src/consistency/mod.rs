@@ -58,7 +58,7 @@ pub const MOVED_MAX: u32 = 3;
 pub const VERDICT_RENEW_MS: i64 = 60 * 60 * 1000;
 
 /// Who may be asked to serve clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Audience {
     /// Has a public URL: audited and offered.
     Public,
@@ -67,7 +67,7 @@ pub enum Audience {
 }
 
 /// A mirror that the configuration names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Member {
     /// Its id.
     pub mirror: MirrorId,
@@ -87,7 +87,7 @@ impl Member {
 }
 
 /// How long and how often.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rules {
     /// Mean time between two audit rounds of a mirror, in milliseconds.
     pub round_ms: i64,
@@ -228,7 +228,7 @@ pub enum Reach {
 }
 
 /// Whether this replica may audit and publish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Leadership {
     /// Follows the leader's verdicts.
     Follower,
@@ -351,7 +351,7 @@ pub enum Refusal {
 }
 
 /// The fold's state.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub struct Consistency {
     rules: Rules,
     mirrors: BTreeMap<MirrorId, Watched>,

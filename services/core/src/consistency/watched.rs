@@ -15,7 +15,7 @@ use crate::channel::CHANNELS_MAX;
 use crate::channel::Channel;
 
 /// One mirror.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Hash)]
 pub(super) struct Watched {
     pub(super) member: Member,
     pub(super) heard: Option<Timestamp>,

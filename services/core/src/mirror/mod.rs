@@ -63,7 +63,7 @@ impl Default for Policy {
 }
 
 /// A build that a mirror may bring itself to, as its signed snapshot says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     /// Its number.
     pub build: Build,
@@ -76,7 +76,7 @@ pub struct Target {
 }
 
 /// A build whose every entry is durable here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Held {
     /// What it is.
     pub target: Target,
@@ -100,7 +100,7 @@ pub struct Backfill {
 }
 
 /// A running sync.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sync {
     /// Where it goes.
     pub target: Target,
@@ -117,7 +117,7 @@ pub struct Sync {
 }
 
 /// One lane of a channel.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LaneState {
     /// What is under way.
     pub sync: Option<Sync>,
@@ -128,7 +128,7 @@ pub struct LaneState {
 }
 
 /// An event that was delivered and not acked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct OpenEvent {
     /// Its sequence on the stream.
     pub sequence: u64,
@@ -137,7 +137,7 @@ pub struct OpenEvent {
 }
 
 /// Builds taken back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Retracted {
     /// First.
     pub first: Build,
@@ -148,7 +148,7 @@ pub struct Retracted {
 }
 
 /// The newest head seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HeadSeen {
     /// The newest unretracted build.
     pub build: Build,
@@ -163,7 +163,7 @@ pub struct HeadSeen {
 }
 
 /// Why a channel does not move.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Halt {
     /// One build number with two roots, both signed.
     Fork {
@@ -177,7 +177,7 @@ pub enum Halt {
 }
 
 /// Everything a mirror must remember of one channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Channel {
     /// Which.
     pub id: ChannelId,
@@ -204,7 +204,7 @@ pub struct Channel {
 }
 
 /// What happens to a channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
     /// A verified snapshot, from the log (with its event) or from the journal.
     Snapshot {
@@ -314,7 +314,7 @@ pub enum Input {
 }
 
 /// What the shell is to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Find out what a build would still cost, then say [`Input::Planned`].
     Plan {
