@@ -10,7 +10,7 @@ use crate::statement::{Order, OrderKind};
 use crate::time::Timestamp;
 
 /// The newest order to each mirror that says whether it takes clients.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Hash)]
 pub struct Drains(BTreeMap<MirrorId, Order>);
 
 impl Drains {

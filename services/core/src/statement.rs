@@ -277,7 +277,7 @@ pub struct Verdict {
 }
 
 /// What an operator asks of a mirror.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum OrderKind {
     /// Go through the log again.
     Replay {
@@ -314,7 +314,7 @@ pub enum OrderKind {
 }
 
 /// Where a replay starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReplayFrom {
     /// At this build's event.
     Build(Build),
@@ -325,7 +325,7 @@ pub enum ReplayFrom {
 }
 
 /// An operator's order to one mirror, signed by the archive.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Order {
     /// Drawn at random; a mirror carries an order out once.
     pub id: u64,

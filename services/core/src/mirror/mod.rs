@@ -91,7 +91,7 @@ pub struct Held {
 }
 
 /// An older build that an operator asked for, and that is not whole here yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Backfill {
     /// Which.
     pub target: Target,

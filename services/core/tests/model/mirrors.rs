@@ -19,7 +19,7 @@ mod source;
 use std::sync::Arc;
 
 use mirrorlog_core::id::{Build, Lane};
-use mirrorlog_core::mirror::{Input, Policy};
+use mirrorlog_core::mirror::{Flip, Input, Policy};
 use stateright::{Model, Property};
 
 use crate::facts::Builds;
@@ -41,6 +41,7 @@ pub(crate) fn policy() -> Policy {
         retargets_max: 1,
         pin_after_ms: i64::MAX,
         retry_max_ms: 0,
+        flip: Flip::Local,
     }
 }
 

@@ -136,6 +136,7 @@ impl Process {
             | Effect::Ack { .. }
             | Effect::Collect { .. }
             | Effect::Heal { .. }
+            | Effect::Backfill { .. }
             | Effect::Report => true,
         };
         let asks = self.asking.is_none() && self.lacks_retractions();
@@ -245,7 +246,8 @@ impl Process {
             }
             Effect::Collect { target } => self.heals.drop(target.build),
             // Reports and what follows from them are the model of verdicts.
-            Effect::Report | Effect::Ack { .. } => {}
+            // Nobody orders older builds here.
+            Effect::Report | Effect::Ack { .. } | Effect::Backfill { .. } => {}
         }
     }
 

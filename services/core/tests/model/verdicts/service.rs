@@ -143,6 +143,7 @@ impl Replica {
             retry_ms: 1_000,
             stale_after_ms: i64::MAX,
             unreachable_failures: 3,
+            laggard_after_ms: i64::MAX,
         };
         let mut fold = Consistency::new(rules, [member]);
         for one in (1..=builds).map(build) {
@@ -238,6 +239,8 @@ impl Replica {
             AuditOutcome::Passed {
                 audited_files: ENTRIES,
                 new_files: ENTRIES,
+                // Only adds up, and would make every state another one.
+                sampled_files: 0,
             }
         } else {
             self.knows_lost.add(one);
