@@ -1,0 +1,34 @@
+//! Faults from outside of the binary: as many, as long and as hard as one likes. Every choice comes from a seed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a program for people who try to break it"
+)]
+
+mod load;
+mod log;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Plays faults on a whole network and checks that nothing is lost, torn or wrongly called complete.
+#[derive(Debug, Parser)]
+struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// A log that drops, doubles, reorders, delays, cuts and stalls; that is wiped; that goes back in time
+    Log(log::Args),
+}
+
+fn main() -> ExitCode {
+    let rows = match Args::parse().what {
+        What::Log(args) => log::run(&args),
+    };
+    load::conclude(&rows)
+}
