@@ -6,6 +6,8 @@
     reason = "a program for people who try to break it"
 )]
 
+mod clock;
+mod cluster;
 mod load;
 mod log;
 
@@ -24,11 +26,17 @@ struct Args {
 enum What {
     /// A log that drops, doubles, reorders, delays, cuts and stalls; that is wiped; that goes back in time
     Log(log::Args),
+    /// Three servers that hold the log: the leader is killed, again and again; one is lost for good
+    Cluster(cluster::Args),
+    /// Clocks that are minutes or a day wrong
+    Clock(clock::Args),
 }
 
 fn main() -> ExitCode {
     let rows = match Args::parse().what {
         What::Log(args) => log::run(&args),
+        What::Cluster(args) => cluster::run(&args),
+        What::Clock(args) => clock::run(&args),
     };
     load::conclude(&rows)
 }

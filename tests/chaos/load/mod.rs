@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use e2e::{Ended, Network};
+use serde_json::Value;
 
 pub(crate) use chance::{Chance, seed_or_new};
 use ledger::{FILES, Ledger};
@@ -120,8 +121,32 @@ impl<'a> Load<'a> {
         })
     }
 
+    /// A mirror becomes complete at what is published by now, or later; or what `status` says of it is good enough.
+    pub(crate) fn goes_on(&self, mirror: &str, when: &str, mut or: impl FnMut(&Value) -> bool) {
+        let newest = self.ledger.lock().unwrap().newest();
+        self.holds_soon(
+            &format!("{mirror} goes on beyond {newest:?}, {when}"),
+            || {
+                let standing = self.network.standing(mirror, CHANNEL);
+                let complete =
+                    standing["state"] == "complete" && standing["live"].as_u64() >= newest;
+                complete || or(&standing)
+            },
+        );
+    }
+
     /// Publishing works, and all mirrors become complete at the newest build.
     pub(crate) fn recovers(&self, when: &str) {
+        let all: Vec<&str> = self
+            .urls
+            .iter()
+            .map(|(mirror, _)| mirror.as_str())
+            .collect();
+        self.publishes_on(&all, when);
+    }
+
+    /// Publishing works, and these mirrors become complete at the newest build.
+    pub(crate) fn publishes_on(&self, mirrors: &[&str], when: &str) {
         let begun = Instant::now();
         let mut publisher = self.publisher.lock().unwrap();
         let mut newest = None;
@@ -131,7 +156,8 @@ impl<'a> Load<'a> {
         });
         let Some(newest) = newest else { return };
         let number = publisher.number().to_string();
-        for (mirror, url) in &self.urls {
+        let asked = self.urls.iter();
+        for (mirror, url) in asked.filter(|(mirror, _)| mirrors.contains(&mirror.as_str())) {
             let what = format!("{mirror} is complete at build {newest} {when}");
             if !self.holds_soon(&what, || self.network.is_complete(mirror, CHANNEL, newest)) {
                 continue;

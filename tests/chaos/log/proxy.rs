@@ -249,7 +249,7 @@ impl Pump {
                     // With nobody to overtake it, it goes on all the same.
                     until: Instant::now()
                         + if fault == Fault::Reorder {
-                            HOLD_MAX
+                            OVERTAKE_WITHIN
                         } else {
                             hold
                         },
