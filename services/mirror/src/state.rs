@@ -9,6 +9,7 @@
 //! | `head/<channel>` | signed head |
 //! | `view/<channel>` | the view that its builds are held in; absent: everything |
 //! | `order/<id, 20 digits>` | empty: the order was carried out |
+//! | `booted` | when the newest boot was, milliseconds since 1970 as text |
 
 use mirrorlog_core::id::{Build, ChannelId, Lane};
 
@@ -29,6 +30,8 @@ pub(crate) enum Key {
     View(ChannelId),
     /// An order that was carried out.
     Order(u64),
+    /// When the newest boot was.
+    Booted,
 }
 
 impl Key {
@@ -42,6 +45,7 @@ impl Key {
             Self::Head(channel) => format!("head/{channel}"),
             Self::View(channel) => format!("view/{channel}"),
             Self::Order(id) => format!("order/{id:020}"),
+            Self::Booted => "booted".to_owned(),
         }
         .into_bytes()
     }
@@ -49,6 +53,9 @@ impl Key {
     /// Reads a key; `None` for bytes that are none of ours.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
+        if text == "booted" {
+            return Some(Self::Booted);
+        }
         let (kind, rest) = text.split_once('/')?;
         let numbered = || {
             let (channel, number) = rest.split_once('/')?;
@@ -95,6 +102,7 @@ mod tests {
             Key::Head(channel.clone()),
             Key::View(channel),
             Key::Order(u64::MAX),
+            Key::Booted,
         ] {
             assert_eq!(Key::decode(&key.encode()), Some(key));
         }
