@@ -10,6 +10,7 @@ mod clock;
 mod cluster;
 mod load;
 mod log;
+mod net;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,8 @@ enum What {
     Cluster(cluster::Args),
     /// Clocks that are minutes or a day wrong
     Clock(clock::Args),
+    /// A mirror, or the auditor, that does not reach the others; needs root
+    Net(net::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         What::Log(args) => log::run(&args),
         What::Cluster(args) => cluster::run(&args),
         What::Clock(args) => clock::run(&args),
+        What::Net(args) => net::run(&args),
     };
     load::conclude(&rows)
 }

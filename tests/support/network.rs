@@ -290,6 +290,12 @@ impl Network {
         self.members.lock().unwrap().insert(name.to_owned(), member);
     }
 
+    /// Another address at which a service says that it is ready.
+    pub fn moved(&self, name: &str, address: &str) {
+        let mut members = self.members.lock().unwrap();
+        members.get_mut(name).unwrap().address = address.to_owned();
+    }
+
     /// The configuration of a service.
     pub fn config(&self, name: &str) -> PathBuf {
         self.members.lock().unwrap()[name].config.clone()

@@ -123,7 +123,7 @@ impl<'a> Load<'a> {
 
     /// A mirror becomes complete at what is published by now, or later; or what `status` says of it is good enough.
     pub(crate) fn goes_on(&self, mirror: &str, when: &str, mut or: impl FnMut(&Value) -> bool) {
-        let newest = self.ledger.lock().unwrap().newest();
+        let newest = self.newest();
         self.holds_soon(
             &format!("{mirror} goes on beyond {newest:?}, {when}"),
             || {
@@ -210,6 +210,32 @@ impl<'a> Load<'a> {
         self.nothing_is_lost();
         let completes = self.completes.load(Ordering::Relaxed);
         eprintln!("status said complete {completes} times, and was held to it");
+    }
+
+    /// A directory that begins with nothing comes to offer all mirrors at the newest build, of which nobody speaks anew.
+    pub(crate) fn directory_offers_all(&self, when: &str) {
+        self.network.kill("directory");
+        let state = self.network.dir().join("directory/state");
+        std::fs::remove_dir_all(state).unwrap();
+        self.network.restart("directory");
+        let newest = self.newest();
+        let asked = format!("/v1/mirrors?channel={CHANNEL}");
+        let mut said = String::new();
+        let offers = self.holds_soon(&format!("the directory offers all {when}"), || {
+            let answer = self.network.ask_service("directory", &asked);
+            said = answer.text();
+            let json: Value = serde_json::from_str(&said).unwrap_or_default();
+            let offered = json["mirrors"].as_array().map_or(0, Vec::len);
+            json["build"].as_u64() >= newest && offered == self.urls.len()
+        });
+        if !offers {
+            eprintln!("the directory says {said}");
+        }
+    }
+
+    /// The newest build that `publish` said.
+    pub(crate) fn newest(&self) -> Option<u64> {
+        self.ledger.lock().unwrap().newest()
     }
 
     pub(crate) fn builds(&self) -> u64 {

@@ -94,6 +94,18 @@ fn play(fault: Fault, seed: u64, args: &Args) -> Row {
     });
     eprintln!("{fault:?}: {injected} played: {}", proxy.played());
     load.ends_well();
+    if [Fault::Wipe, Fault::Rollback].contains(&fault) {
+        // Once more, and nothing is published afterwards: what was said before has to be said again.
+        server.kill();
+        if fault == Fault::Wipe {
+            server.wipe();
+        } else {
+            server.set_back();
+        }
+        server.again();
+        injected += 1;
+        load.directory_offers_all("after the log forgot all of it");
+    }
     let word = format!("{fault:?}").to_lowercase();
     let limit = args
         .faults
