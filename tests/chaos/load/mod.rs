@@ -77,10 +77,12 @@ impl<'a> Load<'a> {
             scope.spawn(move || {
                 guarded(&|| self.publisher.lock().unwrap().until_stopped(self));
             });
-            scope.spawn(move || guarded(&|| readers::watch_status(self)));
             for (mirror, url) in &self.urls {
                 let read = move || Reader::new(self, mirror, url, "reader").until_stopped();
                 scope.spawn(move || guarded(&read));
+                let watch =
+                    move || readers::watch_status(&mut Reader::new(self, mirror, url, "status"));
+                scope.spawn(move || guarded(&watch));
             }
             let played = catch_unwind(AssertUnwindSafe(play));
             self.stop.store(true, Ordering::Relaxed);

@@ -155,24 +155,17 @@ pub(super) enum Must {
     Have,
 }
 
-/// Whenever `status` says that a mirror is complete at a build, it has that build and no other.
-pub(super) fn watch_status(load: &Load<'_>) {
-    let mut readers: Vec<Reader<'_>> = load
-        .urls
-        .iter()
-        .map(|(mirror, url)| Reader::new(load, mirror, url, "status"))
-        .collect();
-    let mut chance = Chance::of(load.seed, "status", 0);
+/// Whenever `status` says that the mirror is complete at a build, it has that build and no other.
+pub(super) fn watch_status(reader: &mut Reader<'_>) {
+    let load = reader.load;
     while !load.stop.load(Ordering::Relaxed) {
-        for reader in &mut readers {
-            let standing = load.network.standing(reader.mirror, CHANNEL);
-            let complete = standing["state"] == "complete";
-            if let Some(build) = standing["live"].as_u64().filter(|_| complete) {
-                reader.read_pinned(build, Must::Have);
-                load.completes.fetch_add(1, Ordering::Relaxed);
-            }
+        let standing = load.network.standing(reader.mirror, CHANNEL);
+        let complete = standing["state"] == "complete";
+        if let Some(build) = standing["live"].as_u64().filter(|_| complete) {
+            reader.read_pinned(build, Must::Have);
+            load.completes.fetch_add(1, Ordering::Relaxed);
         }
         // Looked at at random moments.
-        chance.pause(20, 120);
+        reader.chance.pause(40, 240);
     }
 }

@@ -172,7 +172,9 @@ fn while_apart(fault: Fault, load: &Load<'_>, network: &Network) {
     }
     for mirror in MIRRORS {
         let standing = network.standing(mirror, CHANNEL);
-        load.findings.check(standing["state"] != "revoked", || {
+        // A retraction revokes, whoever is cut off.
+        let revoked = standing["state"] == "revoked" && standing["reason"] != "retracted";
+        load.findings.check(!revoked, || {
             format!("{mirror} is revoked by an auditor that is cut off: {standing}")
         });
     }
