@@ -30,7 +30,7 @@ pub(super) fn first_frame(buffer: &[u8]) -> Option<Frame> {
             is_message: false,
         });
     }
-    let size = words.filter(|word| !word.is_empty()).next_back();
+    let size = words.rfind(|word| !word.is_empty());
     let size = size.and_then(|size| std::str::from_utf8(size).ok()?.parse::<usize>().ok());
     let bytes = line + 2 + size.expect("a message has a size") + 2;
     (buffer.len() >= bytes).then_some(Frame {
