@@ -82,6 +82,13 @@ bench-flips *args:
     cargo build --release --locked -p mirrorlog
     cargo run --quiet --release --locked -p e2e --bin bench-flips -- --release "$@"
 
+# faults from outside of the binary, with seeds: `just chaos log --only drop --seconds 600`; see --help
+chaos *args:
+    deploy/setup --with-chaos
+    cargo build --release --locked -p mirrorlog
+    cargo build --quiet --release --locked -p e2e --bin chaos
+    target/release/chaos "$@"
+
 # the documentation's examples
 doctest:
     cargo test --workspace --locked --doc --quiet

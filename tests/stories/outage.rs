@@ -116,6 +116,24 @@ fn a_log_that_lost_everything_is_filled_again() {
 }
 
 #[test]
+fn a_directory_that_begins_after_the_log_was_lost_offers_all() {
+    let network = Network::up(2);
+    let tree = tree_of(1);
+    network.publish_everywhere(CHANNEL, tree.path());
+    network.kill("nats");
+    network.kill("directory");
+    std::fs::remove_dir_all(network.dir().join("nats/jetstream")).unwrap();
+    std::fs::remove_dir_all(network.dir().join("directory/state")).unwrap();
+    network.restart("nats");
+    network.restart("directory");
+    // Nothing is published meanwhile: what was said has to be said again.
+    until("both mirrors are offered", || {
+        let answer = network.ask_service("directory", "/v1/mirrors?channel=c");
+        answer.json()["mirrors"].as_array().map(Vec::len) == Some(2)
+    });
+}
+
+#[test]
 fn verdicts_are_made_anew() {
     let network = Network::up(2);
     let tree = tree_of(1);

@@ -33,6 +33,8 @@ pub struct Setup {
     pub limit: Option<String>,
     /// Whether mirrors have export trees.
     pub export: bool,
+    /// A nats-server that runs already, or what stands in front of it; it is the caller's to start and stop.
+    pub nats: Option<String>,
     /// Environment of the services.
     pub env: Vec<(String, String)>,
 }
@@ -44,6 +46,7 @@ impl Setup {
             pools: None,
             limit: None,
             export: false,
+            nats: None,
             env: Vec::new(),
         }
     }
@@ -63,6 +66,11 @@ impl Setup {
 
     pub fn export(mut self) -> Self {
         self.export = true;
+        self
+    }
+
+    pub fn nats(mut self, url: &str) -> Self {
+        self.nats = Some(url.to_owned());
         self
     }
 
@@ -131,7 +139,8 @@ struct Member {
 pub struct Network {
     members: Mutex<BTreeMap<String, Member>>,
     mirrors: Vec<(String, String)>,
-    nats_program: PathBuf,
+    /// None when it is not this network's.
+    nats_program: Option<PathBuf>,
     env: Vec<(String, String)>,
     local: Value,
     up: Option<Kept>,
@@ -159,6 +168,9 @@ impl Network {
             args.extend(["--limit", limit]);
         }
         args.extend(setup.export.then_some("--export"));
+        if let Some(nats) = &setup.nats {
+            args.extend(["--nats", nats]);
+        }
         let log = std::fs::File::create(dir.path().join("up.log")).unwrap();
         let child = command(&binary(), args)
             .envs(setup.env.iter().cloned())
@@ -176,7 +188,9 @@ impl Network {
         });
         let local: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
         let members = members(&local);
-        let nats_pid = members["nats"].pid;
+        let nats = members
+            .get("nats")
+            .map(|nats| format!("/proc/{}/exe", nats.pid));
         let mirrors = local["mirrors"].as_array().unwrap().iter();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         Self {
@@ -184,7 +198,7 @@ impl Network {
                 .map(|one| (text(&one["id"]), text(&one["http"])))
                 .collect(),
             members: Mutex::new(members),
-            nats_program: std::fs::read_link(format!("/proc/{nats_pid}/exe")).unwrap(),
+            nats_program: nats.map(|exe| std::fs::read_link(exe).unwrap()),
             env: setup.env.clone(),
             local,
             up: Some(up),
@@ -274,6 +288,12 @@ impl Network {
             own: None,
         };
         self.members.lock().unwrap().insert(name.to_owned(), member);
+    }
+
+    /// Another address at which a service says that it is ready.
+    pub fn moved(&self, name: &str, address: &str) {
+        let mut members = self.members.lock().unwrap();
+        members.get_mut(name).unwrap().address = address.to_owned();
     }
 
     /// The configuration of a service.
@@ -418,21 +438,24 @@ impl Network {
 
     /// Starts a killed service again.
     pub fn spawn(&self, name: &str) {
+        self.spawn_by(name, &[], &[]);
+    }
+
+    /// Starts a killed service again by a launcher that becomes it, such as `ip netns exec NAME`, with more environment.
+    pub fn spawn_by(&self, name: &str, launcher: &[&str], env: &[(&str, &str)]) {
         let mut members = self.members.lock().unwrap();
         let member = members.get_mut(name).unwrap();
         assert!(!runs(member.pid), "{name} is running");
-        let mut command = match member.service {
-            Some(service) => {
-                let mut command = command(&binary(), ["--config"]);
-                command.arg(&member.config).args([service, "serve"]);
-                command
-            }
-            None => {
-                let mut command = command(&self.nats_program, ["--config"]);
-                command.arg(&member.config);
-                command
-            }
+        let program = match member.service {
+            Some(_) => binary(),
+            None => self.nats_program.clone().unwrap(),
         };
+        let words = launcher.iter().map(PathBuf::from);
+        let mut words = words.chain([program, "--config".into(), member.config.clone()]);
+        let mut command = command(&words.next().unwrap(), words);
+        if let Some(service) = member.service {
+            command.args([service, "serve"]);
+        }
         let logs = self.dir().join("logs");
         let log = OpenOptions::new()
             .create(true)
@@ -440,6 +463,7 @@ impl Network {
             .open(logs.join(format!("{name}.log")));
         let child = command
             .envs(self.env.iter().cloned())
+            .envs(env.iter().copied())
             .stdout(Stdio::null())
             .stderr(log.unwrap())
             .spawn()
@@ -554,6 +578,9 @@ fn members(local: &Value) -> BTreeMap<String, Member> {
     }
     for mirror in local["mirrors"].as_array().unwrap() {
         members.insert(text(&mirror["id"]), service(mirror, "mirror"));
+    }
+    if local["nats"]["pid"].is_null() {
+        return members;
     }
     let archive = &members["archive"].config;
     let nats = Member {

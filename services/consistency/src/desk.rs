@@ -45,6 +45,7 @@ pub(crate) enum Order {
     Stranger(String),
     CaughtUp,
     Lead(Option<u64>),
+    Forgotten,
     Status {
         channel: Option<ChannelId>,
         reply: oneshot::Sender<Status>,
@@ -118,6 +119,11 @@ impl Desk {
     /// The lease was won with this revision, or lost.
     pub(crate) async fn lead(&self, revision: Option<u64>) {
         self.order(Order::Lead(revision)).await;
+    }
+
+    /// The log has lost verdicts that were said.
+    pub(crate) async fn forgotten(&self) {
+        self.order(Order::Forgotten).await;
     }
 
     /// Returns when a verdict of a newer leader was seen.

@@ -49,6 +49,24 @@ struct Seen {
     since: Instant,
 }
 
+/// Notices a log that does not know what it knew: revisions only rise, unless it was lost or an older copy is back.
+#[derive(Debug, Default)]
+struct Newest {
+    revision: u64,
+    went_back: bool,
+}
+
+impl Newest {
+    fn see(&mut self, revision: u64) {
+        self.went_back |= revision < self.revision;
+        self.revision = revision;
+    }
+
+    fn take_went_back(&mut self) -> bool {
+        std::mem::take(&mut self.went_back)
+    }
+}
+
 /// Competes for the lease, and holds it, until `shutdown`; then gives it back.
 pub(crate) async fn hold(
     log: Log,
@@ -70,12 +88,17 @@ pub(crate) async fn hold(
         }
     };
     let mut seen: Option<Seen> = None;
+    let mut newest = Newest::default();
     while !shutdown.is_cancelled() {
-        match acquire(&bucket, &holder, &mut seen).await {
+        match acquire(&bucket, &holder, &mut seen, &mut newest).await {
             Ok(Some(revision)) => {
                 tracing::info!(revision, "leading");
                 desk.lead(Some(revision)).await;
-                renew(&bucket, &holder, revision, &desk, &shutdown).await;
+                if newest.take_went_back() {
+                    tracing::warn!("the log forgot what was said: all of it is said again");
+                    desk.forgotten().await;
+                }
+                renew(&bucket, &holder, &mut newest, &desk, &shutdown).await;
                 // Frees the desk first, should it wait for a log that is down.
                 post.next_term();
                 desk.lead(None).await;
@@ -99,6 +122,7 @@ async fn acquire(
     bucket: &Bucket,
     holder: &str,
     seen: &mut Option<Seen>,
+    newest: &mut Newest,
 ) -> Result<Option<u64>, LogError> {
     let current = bucket.get(KEY).await?;
     let revision = match &current {
@@ -112,16 +136,21 @@ async fn acquire(
                 since,
             });
             if !ours && since.elapsed() < TAKEOVER {
+                newest.see(*revision);
                 return Ok(None);
             }
             *revision
         }
     };
+    newest.see(revision);
     match bucket
         .set(KEY, Bytes::copy_from_slice(holder.as_bytes()), revision)
         .await
     {
-        Ok(revision) => Ok(Some(revision)),
+        Ok(revision) => {
+            newest.see(revision);
+            Ok(Some(revision))
+        }
         Err(LogError::Refused { .. }) => Ok(None),
         Err(error) => Err(error),
     }
@@ -132,12 +161,13 @@ async fn acquire(
 async fn renew(
     bucket: &Bucket,
     holder: &str,
-    mut revision: u64,
+    newest: &mut Newest,
     desk: &Desk,
     shutdown: &CancellationToken,
 ) {
     let mut renewed = Instant::now();
     loop {
+        let revision = newest.revision;
         let mut challenged = false;
         tokio::select! {
             () = sleep(RENEW) => {}
@@ -155,17 +185,20 @@ async fn renew(
         let set = bucket.set(KEY, Bytes::copy_from_slice(holder.as_bytes()), revision);
         match tokio::time::timeout(left, set).await {
             Ok(Ok(next)) => {
-                (revision, renewed) = (next, asked);
+                newest.see(next);
+                renewed = asked;
                 if challenged {
-                    desk.lead(Some(revision)).await;
+                    desk.lead(Some(next)).await;
                 }
             }
             Ok(Err(LogError::Refused { .. })) => {
                 // An answer that was lost leaves our own newer revision behind.
                 match bucket.get(KEY).await {
-                    Ok(Some((next, value))) if value == holder.as_bytes() => {
-                        (revision, renewed) = (next, asked)
+                    Ok(Some((next, value))) if value == holder.as_bytes() && next > revision => {
+                        newest.see(next);
+                        renewed = asked;
                     }
+                    // Or an older one, if the log went back: the lease is taken anew then.
                     Ok(_) | Err(_) => {
                         tracing::warn!("lease lost, following");
                         return;
@@ -182,6 +215,29 @@ async fn renew(
                 tracing::warn!("lease not renewed in time, following");
                 return;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_went_back_is_noticed_once() {
+        let mut newest = Newest::default();
+        for revision in [0, 1, 2, 7, 7, 9] {
+            newest.see(revision);
+            assert!(!newest.take_went_back(), "{revision}");
+        }
+        // An older copy, which goes on; then none at all.
+        for revision in [8, 0] {
+            newest.see(revision);
+            newest.see(revision + 1);
+            assert!(newest.take_went_back(), "{revision}");
+            newest.see(revision + 2);
+            assert!(!newest.take_went_back(), "{revision}");
+            newest.see(20);
         }
     }
 }

@@ -124,6 +124,7 @@ impl Work {
                 }
             }
             Order::Lead(revision) => self.lead(revision).await,
+            Order::Forgotten => self.say_everything().await,
             Order::Status { channel, reply } => {
                 // The asker may have gone.
                 reply.send(self.fold.status(channel.as_ref(), now())).ok();
@@ -306,6 +307,24 @@ impl Work {
                 build,
             })
             .await;
+        }
+    }
+
+    /// Says every verdict again: a log that was lost, or went back, has forgotten them, and who reads it from now on
+    /// would wait for their renewal.
+    async fn say_everything(&mut self) {
+        for mirror in self.fold.status(None, now()).mirrors {
+            for of_channel in mirror.channels {
+                let said = of_channel.builds.into_iter();
+                for one in said.filter(|one| one.verdict.is_some()) {
+                    self.feed(Input::Unsaid {
+                        mirror: mirror.mirror.clone(),
+                        channel: of_channel.channel.clone(),
+                        build: one.build,
+                    })
+                    .await;
+                }
+            }
         }
     }
 

@@ -14,12 +14,14 @@
 //! | `serving` | what is served right now, swapped as one pointer |
 //! | `http` | the public face |
 //! | `report` | what the consistency service is told |
+//! | `boots` | which start of this mirror it is told of |
 //! | `scrub`, `collect` | what is lost is found, what is unused goes |
 
 pub mod config;
 pub mod run;
 
 pub mod adopt;
+mod boots;
 mod collect;
 mod engine;
 mod export;

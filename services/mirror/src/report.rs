@@ -10,11 +10,13 @@ use mirrorlog_core::sign::SecretKey;
 use mirrorlog_core::statement::{OrderOutcome, Presence, Report, ReportedBuild, Statement};
 use mirrorlog_core::time::Timestamp;
 use runtime::log::Log;
+use runtime::state::Control;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 use wire::Signed;
 
+use crate::boots::Boot;
 use crate::engine::Slot;
 
 /// Order outcomes that a report repeats, so that one lost report loses none.
@@ -89,11 +91,12 @@ impl Reports {
         self: Arc<Self>,
         mirror: MirrorId,
         key: SecretKey,
+        control: Arc<dyn Control>,
         mut log: watch::Receiver<Option<Log>>,
         every: Duration,
         stop: CancellationToken,
     ) {
-        let (boot, booted) = (random(), runtime::boot::now());
+        let mut boot = Boot::begin(&control).await;
         let mut sequence = 0;
         let mut rates: BTreeMap<ChannelId, (u64, Timestamp)> = BTreeMap::new();
         let mut due = tokio::time::interval(every);
@@ -108,6 +111,10 @@ impl Reports {
                 return;
             };
             let Some(connected) = connected else { continue };
+            if boot.clock_was_set() {
+                tracing::warn!("the clock was set: reports begin anew");
+                (boot, sequence) = (Boot::begin(&control).await, 0);
+            }
             for (channel, report, outcomes, span) in self.take(all) {
                 sequence += 1;
                 let issued = runtime::boot::now();
@@ -115,10 +122,10 @@ impl Reports {
                 let statement = Statement::Report(Report {
                     mirror: mirror.clone(),
                     channel: channel.clone(),
-                    boot,
+                    boot: boot.id,
                     sequence,
                     issued,
-                    booted,
+                    booted: boot.booted,
                     live: report.live,
                     builds: report.builds,
                     target: report.target,
@@ -257,9 +264,4 @@ fn rate(before: Option<(u64, Timestamp)>, received: u64, now: Timestamp) -> u64 
         .saturating_mul(1000)
         .checked_div(elapsed_ms)
         .unwrap_or(0)
-}
-
-/// A number that no other start of any mirror has.
-fn random() -> u64 {
-    getrandom::u64().unwrap_or_else(|_| u64::try_from(runtime::boot::now().as_ms()).unwrap_or(1))
 }

@@ -191,7 +191,8 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let (id, every) = (mirror.id.clone(), config.report.every.0);
     let pool = parts.syncer.pool.clone();
     tasks.spawn(pool.run(log_receiver.clone(), shutdown.clone()));
-    tasks.spawn(reports.publish(id, key, log_receiver, every, shutdown.clone()));
+    let control = Arc::clone(&parts.control);
+    tasks.spawn(reports.publish(id, key, control, log_receiver, every, shutdown.clone()));
     let suspecting = suspects::run(
         Arc::clone(&parts),
         suspected,

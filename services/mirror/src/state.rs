@@ -10,6 +10,7 @@
 //! | `view/<channel>` | the view that its builds are held in; absent: everything |
 //! | `order/<id, 20 digits>` | empty: the order was carried out |
 //! | `drain/` | the last order to take no clients, or to take them again |
+//! | `booted` | when the newest boot was, milliseconds since 1970 as text |
 
 use mirrorlog_core::id::{Build, ChannelId, Lane};
 
@@ -32,6 +33,8 @@ pub(crate) enum Key {
     Order(u64),
     /// Whether it takes clients.
     Drain,
+    /// When the newest boot was.
+    Booted,
 }
 
 impl Key {
@@ -46,6 +49,7 @@ impl Key {
             Self::View(channel) => format!("view/{channel}"),
             Self::Order(id) => format!("order/{id:020}"),
             Self::Drain => "drain/".to_owned(),
+            Self::Booted => "booted".to_owned(),
         }
         .into_bytes()
     }
@@ -53,6 +57,9 @@ impl Key {
     /// Reads a key; `None` for bytes that are none of ours.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
+        if text == "booted" {
+            return Some(Self::Booted);
+        }
         let (kind, rest) = text.split_once('/')?;
         let numbered = || {
             let (channel, number) = rest.split_once('/')?;
@@ -101,6 +108,7 @@ mod tests {
             Key::View(channel),
             Key::Order(u64::MAX),
             Key::Drain,
+            Key::Booted,
         ] {
             assert_eq!(Key::decode(&key.encode()), Some(key));
         }

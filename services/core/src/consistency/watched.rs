@@ -45,8 +45,9 @@ impl Watched {
     }
 
     pub(super) fn is_fresh(&self, rules: &Rules, now: Timestamp) -> bool {
+        // Heard in the future: the clock was set back, and says nothing of how long ago that was.
         self.heard
-            .is_some_and(|heard| now.ms_since(heard) <= rules.stale_after_ms)
+            .is_some_and(|heard| now.ms_since(heard).saturating_abs() <= rules.stale_after_ms)
     }
 
     /// Takes a report in. Old ones, and those that a mirror may not send, change nothing.
@@ -253,6 +254,37 @@ impl Watched {
         };
         for build in carried.good(channel) {
             carried.start(&self.member, id, channel, build, Scope::Pinned, cx);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::id::{MirrorId, PoolId};
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_nobody_fresh() {
+        let member = Member {
+            mirror: MirrorId::new("nz1").unwrap(),
+            pool: PoolId::new("nz").unwrap(),
+            audience: Audience::Public,
+            channels: Vec::new(),
+        };
+        let (rules, now) = (Rules::default(), Timestamp::from_seconds(1_800_000_000));
+        let mut watched = Watched::new(member);
+        watched.heard = Some(now);
+        let day_ms = 24 * 60 * 60 * 1000;
+        for (later_ms, fresh) in [
+            (0, true),
+            (rules.stale_after_ms, true),
+            (rules.stale_after_ms + 1, false),
+            (-1000, true),
+            (-day_ms, false),
+        ] {
+            let at = now.plus_ms(later_ms);
+            assert_eq!(watched.is_fresh(&rules, at), fresh, "{later_ms}");
         }
     }
 }
