@@ -28,6 +28,11 @@ test *args: _binaries
 e2e *args: _binaries
     {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --tests" } }} -p e2e --locked "$@"
 
+# faults from outside on real processes: `just chaos disk --stride 10`; needs root; see --help
+chaos *args:
+    cargo build --quiet --locked -p mirrorlog
+    cargo run --quiet --locked -p e2e --bin chaos -- "$@"
+
 # changes, first syncs and memory beside rsync, ftpsync, cp and find: `just bench --files 100000,1000000`; see --help
 bench *args:
     deploy/setup --with-bench

@@ -16,7 +16,7 @@ const POLL: Duration = Duration::from_millis(4);
 /// How long a command may go on after the power went.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// Lines of its log that a failure shows.
-const LOG_LINES: usize = 6;
+const LOG_LINES: usize = 40;
 
 /// Waits until there is an answer.
 ///
@@ -160,7 +160,7 @@ impl Bed {
     pub(super) fn log(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n    ")
+        lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
     }
 
     /// Runs an operator's command to its end. When the power goes, the victim is killed, and the command a little later.
@@ -203,6 +203,11 @@ impl Ran {
         self.0.status.code()
     }
 
+    /// Whether a text is in what it complained of.
+    pub(super) fn says(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.0.stderr).contains(text)
+    }
+
     /// The JSON documents it printed.
     pub(super) fn lines(&self) -> Vec<serde_json::Value> {
         let text = String::from_utf8_lossy(&self.0.stdout);
@@ -225,7 +230,7 @@ impl Ran {
             return Ok(self);
         }
         let said = String::from_utf8_lossy(&self.0.stderr);
-        let said = said.trim().replace('\n', "\n    ");
+        let said = said.trim().replace('\n', "; ");
         Err(format!("{what} ends with {}: {said}", self.0.status))
     }
 }

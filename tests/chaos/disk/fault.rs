@@ -83,29 +83,3 @@ impl Error {
         }
     }
 }
-
-/// What a disk has after the power came back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Loss {
-    /// Only what was synced: data by its file, names by their folder, or everything by `syncfs`
-    Strict,
-    /// All names, but no data that was not synced: files are short or full of zeros
-    Reordered,
-    /// Of each file's and folder's changes that were not synced, as many as chance says, in order
-    Random,
-}
-
-/// Small numbers that a seed repeats (splitmix64).
-#[derive(Clone, Debug)]
-pub(super) struct Chance(pub(super) u64);
-
-impl Chance {
-    /// Below the limit, which is not 0.
-    pub(super) fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}

@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
@@ -16,15 +16,14 @@ use fuser::{
 };
 use rustix::fs::OFlags;
 
-use super::tree::{Body, Ino, Inode, ROOT};
+use super::reply::{NEVER, answer, answer_attributes, answer_entry, attributes, list, time};
+use super::tree::{Body, Ino};
 use super::volume::{Removed, Renaming, Volume};
 
-/// Nothing is remembered by the kernel.
-const NEVER: Duration = Duration::ZERO;
 const UNCACHED: FopenFlags = FopenFlags::FOPEN_DIRECT_IO.union(FopenFlags::FOPEN_NOFLUSH);
 /// Most bytes of one write or read.
 pub(super) const PIECE_BYTES: u32 = 128 * 1024;
-const BLOCK_BYTES: u32 = 4096;
+pub(super) const BLOCK_BYTES: u32 = 4096;
 /// 64 GiB that never run out: full disks are faults.
 const BLOCKS: u64 = 1 << 24;
 const FILES: u64 = 1 << 20;
@@ -42,7 +41,7 @@ struct Shared {
 }
 
 /// A name in a folder.
-type Listed = (Ino, FileType, OsString);
+pub(super) type Listed = (Ino, FileType, OsString);
 
 impl Disk {
     pub(super) fn new(volume: Volume) -> Self {
@@ -89,81 +88,6 @@ impl Disk {
         let mut volume = self.volume();
         let ino = volume.make(parent.0, name, body, mode)?;
         Ok(attributes(ino, volume.inode(ino)?))
-    }
-}
-
-fn kind_of(inode: &Inode) -> FileType {
-    match &inode.body {
-        Body::File(_) => FileType::RegularFile,
-        Body::Folder(_) => FileType::Directory,
-        Body::Symlink(_) => FileType::Symlink,
-        Body::Socket => FileType::Socket,
-    }
-}
-
-fn list(volume: &Volume, folder: Ino) -> Result<Vec<Listed>, Errno> {
-    let entries = volume.tree()?.entries(folder).ok_or(Errno::ENOTDIR)?;
-    let mut listed = vec![
-        (folder, FileType::Directory, ".".into()),
-        (ROOT, FileType::Directory, "..".into()),
-    ];
-    for (name, ino) in entries {
-        listed.push((*ino, kind_of(volume.inode(*ino)?), name.clone()));
-    }
-    Ok(listed)
-}
-
-fn attributes(ino: Ino, inode: &Inode) -> FileAttr {
-    let size = match &inode.body {
-        Body::File(bytes) => bytes.len() as u64,
-        Body::Folder(_) => u64::from(BLOCK_BYTES),
-        Body::Symlink(target) => target.as_os_str().len() as u64,
-        Body::Socket => 0,
-    };
-    FileAttr {
-        ino: INodeNo(ino),
-        size,
-        blocks: size.div_ceil(512),
-        atime: inode.mtime,
-        mtime: inode.mtime,
-        ctime: inode.ctime,
-        crtime: inode.ctime,
-        kind: kind_of(inode),
-        perm: inode.mode,
-        nlink: if inode.is_folder() { 2 } else { inode.links },
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: BLOCK_BYTES,
-        flags: 0,
-    }
-}
-
-fn time(of: TimeOrNow) -> SystemTime {
-    match of {
-        TimeOrNow::SpecificTime(time) => time,
-        TimeOrNow::Now => SystemTime::now(),
-    }
-}
-
-fn answer(reply: ReplyEmpty, outcome: Result<(), Errno>) {
-    match outcome {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(error),
-    }
-}
-
-fn answer_entry(reply: ReplyEntry, outcome: Result<FileAttr, Errno>) {
-    match outcome {
-        Ok(found) => reply.entry(&NEVER, &found, Generation(0)),
-        Err(error) => reply.error(error),
-    }
-}
-
-fn answer_attributes(reply: ReplyAttr, outcome: Result<FileAttr, Errno>) {
-    match outcome {
-        Ok(found) => reply.attr(&NEVER, &found),
-        Err(error) => reply.error(error),
     }
 }
 
@@ -238,10 +162,13 @@ impl Filesystem for Disk {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        let body = match rustix::fs::FileType::from_raw_mode(mode) {
-            rustix::fs::FileType::Socket => Body::Socket,
-            rustix::fs::FileType::RegularFile => Body::File(Arc::default()),
-            _ => return reply.error(Errno::EPERM),
+        let kind = rustix::fs::FileType::from_raw_mode(mode);
+        let body = if kind.is_socket() {
+            Body::Socket
+        } else if kind.is_file() {
+            Body::File(Arc::default())
+        } else {
+            return reply.error(Errno::EPERM);
         };
         answer_entry(reply, self.make(parent, name, body, mode));
     }

@@ -9,15 +9,19 @@
 //! | `tree` | inodes and changes of them |
 //! | `volume` | what is seen, what is safe, and what is between |
 //! | `fault` | what goes wrong, and when |
-//! | `fuse`, `mount` | the volume as a file system of the kernel's |
+//! | `loss` | what a power loss leaves |
+//! | `fuse`, `reply`, `mount` | the volume as a file system of the kernel's |
 //! | `bed` | the service, its neighbours, its operator's commands |
-//! | `publish` | the work that is done |
+//! | `publish`, `mirror` | the work that is done, and what must hold |
 
 mod bed;
 mod fault;
 mod fuse;
+mod loss;
+mod mirror;
 mod mount;
 mod publish;
+mod reply;
 mod tree;
 mod volume;
 
@@ -28,7 +32,8 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use bed::{Bed, Service};
-use fault::{Error, Failing, Loss, Plan};
+use fault::{Error, Failing, Plan};
+use loss::Loss;
 use mount::Mounted;
 use tree::Tree;
 
@@ -62,6 +67,9 @@ pub(crate) struct Args {
     /// Only does the work and prints its changing calls
     #[arg(long)]
     trace: bool,
+    /// Prints the end of the service's log with each failure
+    #[arg(long)]
+    say: bool,
     /// In a mount namespace already
     #[arg(long, hide = true)]
     inside: bool,
@@ -71,6 +79,10 @@ pub(crate) struct Args {
 enum Work {
     /// The archive: builds are published, changed, taken back
     Publish,
+    /// A mirror: builds are fetched and shown
+    Sync,
+    /// A mirror with export trees: builds are fetched, shown, let go and swept
+    Export,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -93,25 +105,40 @@ enum Fault {
 trait Workload {
     fn bed(&self) -> &Bed;
     /// Forgets what was.
-    fn begin(&mut self);
+    fn begin(&mut self) -> Result<(), String>;
     /// Does the work, until it is done or the power goes.
     fn drive(&mut self, service: &mut Service, disk: &Mounted) -> Result<(), String>;
-    /// Looks whether all promises are kept, by a service that was just started or goes on.
-    fn check(&mut self, service: &mut Service, disk: &Mounted) -> Result<(), String>;
+    /// Looks at what the power loss left, before anything is started.
+    fn look(&mut self) -> Result<(), String>;
+    /// Looks whether all promises are kept.
+    fn check(&mut self, service: &mut Service, disk: &Mounted, start: Start) -> Result<(), String>;
+}
+
+/// Where the service comes from that is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// It has lived through the fault.
+    Old,
+    /// It was just started on what the power loss left.
+    New,
 }
 
 impl Work {
-    const ALL: [Self; 1] = [Self::Publish];
+    const ALL: [Self; 3] = [Self::Publish, Self::Sync, Self::Export];
 
     fn name(self) -> &'static str {
         match self {
             Self::Publish => "publish",
+            Self::Sync => "sync",
+            Self::Export => "export",
         }
     }
 
     fn workload(self) -> Box<dyn Workload> {
         match self {
             Self::Publish => Box::new(publish::Publish::new()),
+            Self::Sync => Box::new(mirror::Mirror::new(mirror::Duty::Sync)),
+            Self::Export => Box::new(mirror::Mirror::new(mirror::Duty::Export)),
         }
     }
 }
@@ -143,6 +170,13 @@ impl Fault {
             Self::Strict | Self::Enospc | Self::Eio | Self::Short => Loss::Strict,
             Self::Reordered => Loss::Reordered,
             Self::Random => Loss::Random,
+        }
+    }
+
+    fn is_power_loss(self) -> bool {
+        match self {
+            Self::Strict | Self::Reordered | Self::Random => true,
+            Self::Enospc | Self::Eio | Self::Short => false,
         }
     }
 
@@ -227,9 +261,11 @@ fn hit_all(work: Work, workload: &mut dyn Workload, fault: Fault, calls: u64, ar
             failures += 1;
             let (work, fault, seed) = (work.name(), fault.name(), args.seed);
             println!(
-                "chaos disk --workload {work} --fault {fault} --from {call} --to {call} --seed {seed}: {error}\n    {}",
-                workload.bed().log()
+                "chaos disk --workload {work} --fault {fault} --from {call} --to {call} --seed {seed}: {error}"
             );
+            if args.say {
+                println!("{}", workload.bed().log());
+            }
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
@@ -243,7 +279,7 @@ fn hit_all(work: Work, workload: &mut dyn Workload, fault: Fault, calls: u64, ar
 
 /// Does the work on a disk without faults, and gives the number of its changing calls.
 fn whole(workload: &mut dyn Workload, trace: bool) -> Result<u64, String> {
-    workload.begin();
+    workload.begin()?;
     let bed = workload.bed();
     bed.clear_log();
     let disk = mount(bed, Tree::empty(), Plan::default(), trace)?;
@@ -261,15 +297,18 @@ fn whole(workload: &mut dyn Workload, trace: bool) -> Result<u64, String> {
 
 /// One fault, and what must hold after it.
 fn hit(workload: &mut dyn Workload, fault: Fault, call: u64, seed: u64) -> Result<(), String> {
-    workload.begin();
+    workload.begin()?;
     let bed = workload.bed();
     bed.clear_log();
     let disk = mount(bed, Tree::empty(), fault.plan(call), false)?;
     let mut service = bed.spawn();
     bed.supervise(&mut service, &disk)?;
     workload.drive(&mut service, &disk)?;
-    if !disk.disk().volume().is_dead() {
-        workload.check(&mut service, &disk)?;
+    if fault.is_power_loss() {
+        // The work may have been done before that call.
+        disk.disk().volume().cut();
+    } else {
+        workload.check(&mut service, &disk, Start::Old)?;
     }
     service.kill();
     after(workload, disk, fault.loss(), seed)
@@ -282,8 +321,9 @@ fn after(workload: &mut dyn Workload, disk: Mounted, loss: Loss, seed: u64) -> R
         .map_err(|error| format!("unmount: {error}"))?;
     let bed = workload.bed();
     let disk = mount(bed, volume.lost(loss, seed), Plan::default(), false)?;
-    let mut service = bed.spawn();
-    workload.check(&mut service, &disk)?;
+    workload.look()?;
+    let mut service = workload.bed().spawn();
+    workload.check(&mut service, &disk, Start::New)?;
     service.kill();
     disk.unmount()
         .map(drop)

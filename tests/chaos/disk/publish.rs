@@ -5,9 +5,9 @@ use std::process::Command;
 
 use e2e::{Setup, Tree, noise};
 
-use super::Workload;
 use super::bed::{Bed, PATIENCE, Service, list, wait};
 use super::mount::Mounted;
+use super::{Start, Workload};
 
 const CHANNEL: &str = "c";
 const FILES: u64 = 12;
@@ -18,8 +18,8 @@ const LARGE_BYTES: usize = 300 * 1024;
 enum Step {
     /// The tree of this number, and the list of what changed in it.
     Publish(usize, Option<PathBuf>),
-    /// Takes a build back and puts a tree in its place.
-    Replace(u64, usize),
+    /// Takes the newest build back and puts a tree in its place.
+    Replace(usize),
 }
 
 /// A build that a command said is published.
@@ -46,7 +46,7 @@ impl Publish {
             Step::Publish(0, None),
             Step::Publish(1, Some(changed)),
             Step::Publish(2, None),
-            Step::Replace(3, 3),
+            Step::Replace(3),
         ];
         Self {
             bed,
@@ -66,8 +66,9 @@ impl Publish {
                 }
                 command
             }
-            Step::Replace(build, tree) => {
-                let build = build.to_string();
+            Step::Replace(tree) => {
+                // Numbers that a fault has burned are not there.
+                let build = self.acked.last().map_or(1, |acked| acked.build).to_string();
                 let mut command = self.bed.network.command(["retract", CHANNEL, &build]);
                 command.args(["--reason", "chaos", "--replace-with"]);
                 command.arg(self.trees[*tree].path());
@@ -144,9 +145,10 @@ impl Workload for Publish {
         &self.bed
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self) -> Result<(), String> {
         self.acked.clear();
         self.bed.empty_nats();
+        Ok(())
     }
 
     fn drive(&mut self, service: &mut Service, disk: &Mounted) -> Result<(), String> {
@@ -154,7 +156,8 @@ impl Workload for Publish {
             let done = wait(PATIENCE, "a build is published", || {
                 let mut command = self.command(&self.steps[number]);
                 let ran = self.bed.run(&mut command, service, disk);
-                if ran.code() == Some(0) {
+                // A command that failed at the very end was carried out all the same.
+                if ran.code() == Some(0) || ran.says("is retracted already") {
                     return Some(Some(ran.json()));
                 }
                 if disk.disk().volume().is_dead() {
@@ -175,18 +178,28 @@ impl Workload for Publish {
         Ok(())
     }
 
-    fn check(&mut self, service: &mut Service, disk: &Mounted) -> Result<(), String> {
-        self.bed.await_ready(service, disk)?;
+    fn look(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn check(&mut self, service: &mut Service, disk: &Mounted, start: Start) -> Result<(), String> {
+        if start == Start::New {
+            self.bed.await_ready(service, disk)?;
+        }
         if !self.acked.is_empty() {
             self.check_builds(service, disk)?;
         }
         let last = Step::Publish(4, None);
+        let mut refused = String::new();
         let said = wait(PATIENCE, "publishing goes on", || {
             let ran = self.bed.run(&mut self.command(&last), service, disk);
-            (ran.code() == Some(0)).then(|| ran.json())
-        })?;
+            let ran = ran.ok("publish").map_err(|error| refused = error).ok()?;
+            Some(ran.json())
+        });
+        let said = said.map_err(|error| format!("{error}; {refused}"))?;
         let build = said["build"].as_u64().unwrap_or(0);
-        if self.acked.iter().any(|acked| acked.build >= build) {
+        // A tree that is published again is the same build.
+        if self.acked.iter().any(|acked| acked.build > build) {
             return Err(format!("build {build} comes after a higher one"));
         }
         let root = said["root"].as_str().map(str::to_owned);

@@ -228,4 +228,29 @@ impl Tree {
         }
         self.0.retain(|ino, _| found.contains(ino));
     }
+
+    /// For people.
+    pub(super) fn path(&self, folder: Ino, name: &OsStr) -> String {
+        format!("{}/{}", self.name_of(folder), name.to_string_lossy())
+    }
+
+    /// For people: some path of it.
+    pub(super) fn name_of(&self, ino: Ino) -> String {
+        let mut folders: Vec<(Ino, String)> = vec![(ROOT, String::new())];
+        while let Some((folder, path)) = folders.pop() {
+            if folder == ino {
+                return path;
+            }
+            for (name, below) in self.entries(folder).into_iter().flatten() {
+                let path = format!("{path}/{}", name.to_string_lossy());
+                if *below == ino {
+                    return path;
+                }
+                if self.entries(*below).is_some() {
+                    folders.push((*below, path));
+                }
+            }
+        }
+        format!("#{ino}")
+    }
 }

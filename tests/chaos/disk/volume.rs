@@ -1,24 +1,15 @@
 //! A disk in memory: what its users see, what is safe, and the changes between the two.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::Errno;
 
-use super::fault::{Chance, Fate, Kind, Loss, Plan};
-use super::tree::{Body, Ino, Inode, Op, ROOT, Tree};
-
-/// Disks write sectors whole.
-const SECTOR_BYTES: u64 = 512;
-
-/// A change that no sync has covered yet.
-#[derive(Clone, Debug)]
-struct Pending {
-    op: Op,
-    at: SystemTime,
-}
+use super::fault::{Fate, Kind, Plan};
+use super::loss::{Loss, Pending};
+use super::tree::{Body, Ino, Inode, Op, Tree};
 
 /// A disk and its faults.
 #[derive(Debug)]
@@ -314,23 +305,9 @@ impl Volume {
         }
     }
 
-    /// What its users last saw: for a process that ended while the power stayed.
-    pub(super) fn kept(mut self) -> Tree {
-        self.current.sweep();
-        self.current
-    }
-
     /// What is there after the power was lost.
     pub(super) fn lost(self, loss: Loss, seed: u64) -> Tree {
-        let mut chance = Chance(seed);
-        let mut tree = self.durable;
-        match loss {
-            Loss::Strict => {}
-            Loss::Reordered => reorder(&mut tree, &self.pending, &mut chance),
-            Loss::Random => choose(&mut tree, &self.pending, &mut chance),
-        }
-        tree.sweep();
-        tree
+        loss.image(self.durable, &self.pending, seed)
     }
 }
 
@@ -349,75 +326,5 @@ pub(super) enum Renaming {
     Exchange,
 }
 
-/// All names are there; of each file's bytes that were not synced, none: it is as long as before, or has zeros.
-fn reorder(tree: &mut Tree, pending: &[Pending], chance: &mut Chance) {
-    let mut zeros: BTreeMap<Ino, bool> = BTreeMap::new();
-    for Pending { op, at } in pending {
-        let end = match op {
-            Op::Write { offset, bytes, .. } => offset + bytes.len() as u64,
-            Op::Resize { size, .. } => *size,
-            Op::Attributes { .. } | Op::Name { .. } | Op::Unname { .. } | Op::Rename { .. } => {
-                tree.apply(op, *at);
-                continue;
-            }
-        };
-        let ino = op.objects()[0];
-        let there = tree.bytes(ino).map_or(0, |bytes| bytes.len() as u64);
-        let filled = *zeros.entry(ino).or_insert_with(|| chance.below(2) == 0);
-        let cut = matches!(op, Op::Resize { .. }) && end < there;
-        if cut || (filled && end > there) {
-            tree.apply(&Op::Resize { ino, size: end }, *at);
-        }
-    }
-}
-
-/// Some changes are there, for each file and folder those before the first that is not; its first sectors may be.
-fn choose(tree: &mut Tree, pending: &[Pending], chance: &mut Chance) {
-    let unlikely = [2, 5, 20][chance.below(3) as usize];
-    let mut stopped: BTreeSet<Ino> = BTreeSet::new();
-    for Pending { op, at } in pending {
-        let objects = op.objects();
-        if !objects.iter().any(|object| stopped.contains(object)) && chance.below(unlikely) > 0 {
-            tree.apply(op, *at);
-            continue;
-        }
-        let first = !stopped.contains(&objects[0]);
-        stopped.extend(objects);
-        if let (true, Op::Write { ino, offset, bytes }) = (first, op) {
-            let sectors = bytes.len() as u64 / SECTOR_BYTES;
-            let torn = (chance.below(sectors + 1) * SECTOR_BYTES) as usize;
-            let bytes = Arc::new(bytes[..torn].to_vec());
-            let (ino, offset) = (*ino, *offset);
-            if torn > 0 {
-                tree.apply(&Op::Write { ino, offset, bytes }, *at);
-            }
-        }
-    }
-}
-
-impl Tree {
-    /// For people.
-    fn path(&self, folder: Ino, name: &OsStr) -> String {
-        format!("{}/{}", self.name_of(folder), name.to_string_lossy())
-    }
-
-    /// For people: some path of it.
-    fn name_of(&self, ino: Ino) -> String {
-        let mut folders: Vec<(Ino, String)> = vec![(ROOT, String::new())];
-        while let Some((folder, path)) = folders.pop() {
-            if folder == ino {
-                return path;
-            }
-            for (name, below) in self.entries(folder).into_iter().flatten() {
-                let path = format!("{path}/{}", OsString::from(name).to_string_lossy());
-                if *below == ino {
-                    return path;
-                }
-                if self.entries(*below).is_some() {
-                    folders.push((*below, path));
-                }
-            }
-        }
-        format!("#{ino}")
-    }
-}
+#[cfg(test)]
+mod tests;
