@@ -32,6 +32,11 @@ model *args:
 e2e *args: _binaries
     {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --tests" } }} -p e2e --locked "$@"
 
+# faults on real processes: `just chaos` plays a little of each, `just chaos kill --seeds 1..251 --kills 40` a lot of one; see --help
+chaos *args: _binaries
+    deploy/setup --with-chaos
+    cargo run --quiet --locked -p e2e --bin chaos -- "$@"
+
 # changes, first syncs and memory beside rsync, ftpsync, cp and find: `just bench --files 100000,1000000`; see --help
 bench *args:
     deploy/setup --with-bench
@@ -81,13 +86,6 @@ bench-flips *args:
     deploy/setup --with-bench
     cargo build --release --locked -p mirrorlog
     cargo run --quiet --release --locked -p e2e --bin bench-flips -- --release "$@"
-
-# faults from outside of the binary, with seeds: `just chaos log --only drop --seconds 600`; see --help
-chaos *args:
-    deploy/setup --with-chaos
-    cargo build --release --locked -p mirrorlog
-    cargo build --quiet --release --locked -p e2e --bin chaos
-    target/release/chaos "$@"
 
 # the documentation's examples
 doctest:

@@ -1,4 +1,7 @@
-//! Faults from outside of the binary: as many, as long and as hard as one likes. Every choice comes from a seed.
+//! Faults from outside, on real processes: what they promise must hold whatever their machine does to them.
+//!
+//! Each subcommand is one kind of fault. Each says what failed, with the command that repeats it, and a table of what was
+//! tried; it ends with 1 when anything failed. Every choice comes from a seed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,6 +11,8 @@
 
 mod clock;
 mod cluster;
+mod disk;
+mod kill;
 mod load;
 mod log;
 mod net;
@@ -16,7 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Plays faults on a whole network and checks that nothing is lost, torn or wrongly called complete.
+/// Plays faults on whole networks and checks that nothing is lost, torn or wrongly called complete.
 #[derive(Debug, Parser)]
 struct Args {
     #[command(subcommand)]
@@ -25,6 +30,10 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// kill -9 of any process at random moments of publish, fetch, flip, export and gc
+    Kill(kill::Args),
+    /// A disk that runs full, fails, and forgets what was not synced when the power goes; needs root
+    Disk(disk::Args),
     /// A log that drops, doubles, reorders, delays, cuts and stalls; that is wiped; that goes back in time
     Log(log::Args),
     /// Three servers that hold the log: the leader is killed, again and again; one is lost for good
@@ -37,6 +46,8 @@ enum What {
 
 fn main() -> ExitCode {
     let rows = match Args::parse().what {
+        What::Kill(args) => kill::run(&args),
+        What::Disk(args) => return disk::run(&args),
         What::Log(args) => log::run(&args),
         What::Cluster(args) => cluster::run(&args),
         What::Clock(args) => clock::run(&args),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::net::TcpStream;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -15,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::http::{Http, Response};
-use crate::process::{Kept, binary, command, runs, said, signal};
+use crate::process::{Kept, binary, command, runs, signal};
 use crate::wait::{until, until_within};
 
 const UP_LIMIT: Duration = Duration::from_secs(60);
@@ -359,9 +360,10 @@ impl Network {
         let begun = Instant::now();
         let output = command.output().unwrap();
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-        let code = output.status.code();
+        // As a shell says it when a command is killed.
+        let killed = || 128 + output.status.signal().unwrap_or(0);
         Ended {
-            code: code.unwrap_or_else(|| panic!("{command:?} was killed: {}", said(&output))),
+            code: output.status.code().unwrap_or_else(killed),
             json: serde_json::from_str(&stdout).unwrap_or_default(),
             stdout,
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),

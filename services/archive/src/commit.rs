@@ -196,14 +196,19 @@ impl Daemon {
                 source,
             });
         }
+        let link = self.link().filter(|link| link.log.is_connected());
+        // What is found then has to be compared with the log at once.
+        let recovered = link.is_some() && {
+            let of = Arc::clone(channel);
+            run_blocking(move || of.journal.recover()).await?
+        };
         if let Some(reason) = channel.journal.halted() {
             return Err(halted(reason));
         }
-        let link = self.link().filter(|link| link.log.is_connected());
         let link = link.ok_or_else(|| CommitError::NotConnected {
             url: self.config.nats.url.clone(),
         })?;
-        if !self.is_compared(channel) {
+        if recovered || !self.is_compared(channel) {
             let compared = self.compare(channel, &link).await;
             compared.map_err(|source| CommitError::Compare {
                 channel: name.clone(),

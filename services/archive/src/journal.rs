@@ -148,7 +148,22 @@ pub struct Journal {
     channel: ChannelId,
     keys: TrustedKeys,
     history: RwLock<Arc<History>>,
-    halted: RwLock<Option<String>>,
+    halted: RwLock<Option<Halt>>,
+}
+
+/// Why a channel does not go on.
+#[derive(Clone, Debug)]
+struct Halt {
+    reason: String,
+    cause: Cause,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// What the journal or the log says.
+    Content,
+    /// A write failed: what is on the disk is known once it is read again.
+    Write,
 }
 
 impl Journal {
@@ -173,16 +188,7 @@ impl Journal {
             history: RwLock::default(),
             halted: RwLock::default(),
         };
-        if let Err(error) = journal.load() {
-            match error {
-                JournalError::Io { .. } => return Err(error),
-                JournalError::Bad { .. }
-                | JournalError::Open(_)
-                | JournalError::OtherChannel(_)
-                | JournalError::History(_)
-                | JournalError::Halted { .. } => journal.halt(&error.to_string()),
-            }
-        }
+        journal.load()?;
         Ok(journal)
     }
 
@@ -204,21 +210,54 @@ impl Journal {
         self.halted
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+            .as_ref()
+            .map(|halt| halt.reason.clone())
     }
 
     /// Refuses everything from now on. The first reason stays.
     pub fn halt(&self, reason: &str) {
+        self.halt_for(Cause::Content, reason);
+    }
+
+    fn halt_for(&self, cause: Cause, reason: &str) {
         let mut halted = self.halted.write().unwrap_or_else(PoisonError::into_inner);
         if halted.is_none() {
             tracing::error!(channel = %self.channel, reason, "channel halted");
-            *halted = Some(reason.to_owned());
+            let reason = reason.to_owned();
+            *halted = Some(Halt { reason, cause });
         }
+    }
+
+    /// Reads the journal again when a write has failed, as a restart would; any other reason to be halted stays. True
+    /// when the channel goes on: then it may hold a statement that nobody was told of, and has to be compared with the log.
+    ///
+    /// The caller of [`Journal::append`] only.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`]: the disk still fails; nothing has changed.
+    pub fn recover(&self) -> Result<bool, JournalError> {
+        let halt = {
+            let mut halted = self.halted.write().unwrap_or_else(PoisonError::into_inner);
+            match &*halted {
+                Some(halt) if halt.cause == Cause::Write => halted.take(),
+                Some(_) | None => return Ok(false),
+            }
+        };
+        // A name that is there but not on the disk would count as journaled.
+        if let Err(error) = sync_dir(&self.dir).and_then(|()| self.load()) {
+            *self.halted.write().unwrap_or_else(PoisonError::into_inner) = halt;
+            return Err(error);
+        }
+        let goes_on = self.halted().is_none();
+        if goes_on {
+            tracing::info!(channel = %self.channel, "channel goes on after a fault of the disk");
+        }
+        Ok(goes_on)
     }
 
     /// Adds statements in order; returns when they are durable. What is there already is passed over.
     ///
-    /// One caller at a time. A fault in the middle halts the channel: what is on disk is only known after a restart.
+    /// One caller at a time. A fault in the middle halts the channel until [`Journal::recover`] has read what is on disk.
     ///
     /// # Errors
     /// [`JournalError::History`] when one does not continue the journal: then nothing was written.
@@ -238,9 +277,8 @@ impl Journal {
             }
         }
         if let Err(error) = self.write(&new) {
-            self.halt(&format!(
-                "{error}; start the archive again when that is mended"
-            ));
+            let reason = format!("{}; publish again when that is mended", with_causes(&error));
+            self.halt_for(Cause::Write, &reason);
             return Err(error);
         }
         *self.history.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(history);
@@ -269,7 +307,26 @@ impl Journal {
         self.dir.join(file_name(item))
     }
 
+    /// Reads everything. What is not accepted halts the channel.
     fn load(&self) -> Result<(), JournalError> {
+        let mut history = History::default();
+        let loaded = self.list().and_then(|items| {
+            let mut items = items.into_iter();
+            items.try_for_each(|item| self.load_one(item, &mut history))
+        });
+        if let Err(error @ JournalError::Io { .. }) = loaded {
+            return Err(error);
+        }
+        // What connects is kept, so that it can still be served.
+        *self.history.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(history);
+        if let Err(error) = loaded {
+            self.halt(&error.to_string());
+        }
+        Ok(())
+    }
+
+    /// What there are files of, in order; what was begun and not named is removed.
+    fn list(&self) -> Result<Vec<Item>, JournalError> {
         let mut items = Vec::new();
         for file in fs::read_dir(&self.dir).map_err(|e| failed("read", &self.dir, e))? {
             let file = file.map_err(|e| failed("read", &self.dir, e))?;
@@ -286,13 +343,7 @@ impl Journal {
             items.push(item.ok_or_else(unknown)?);
         }
         items.sort_unstable();
-        let mut history = History::default();
-        let loaded = items
-            .into_iter()
-            .try_for_each(|item| self.load_one(item, &mut history));
-        // What connects is kept, so that it can still be served.
-        *self.history.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(history);
-        loaded
+        Ok(items)
     }
 
     fn load_one(&self, item: Item, history: &mut History) -> Result<(), JournalError> {

@@ -158,6 +158,31 @@ fn what_does_not_fit_halts_the_channel() {
     assert!(stranger.halted().unwrap().contains("not trusted here"));
 }
 
+/// As when the disk was full: the channel goes on by itself once it is not, and a statement that was named counts.
+#[test]
+fn a_failed_write_halts_until_the_journal_was_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = filled(dir.path());
+    let blocked = dir.path().join("noble/.new-00000000000000000004.snapshot");
+    std::fs::create_dir(&blocked).unwrap();
+    let entry = snapshot(&journal, &key(1), "d");
+    let failed = journal.append(std::slice::from_ref(&entry)).unwrap_err();
+    assert!(matches!(failed, JournalError::Io { .. }), "{failed}");
+    assert!(journal.recover().is_err() && journal.halted().is_some());
+    assert!(matches!(
+        journal.append(std::slice::from_ref(&entry)),
+        Err(JournalError::Halted { .. })
+    ));
+    std::fs::remove_dir(&blocked).unwrap();
+    assert!(journal.recover().unwrap() && !journal.recover().unwrap());
+    assert_eq!(journal.halted(), None);
+    assert_eq!(journal.history().newest().unwrap().build.get(), 3);
+    journal.append(&[entry]).unwrap();
+    // What the journal or the log says stays.
+    journal.halt("fork");
+    assert!(!journal.recover().unwrap() && journal.halted().is_some());
+}
+
 #[test]
 fn half_written_files_of_a_crash_are_removed() {
     let dir = tempfile::tempdir().unwrap();

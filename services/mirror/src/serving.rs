@@ -241,6 +241,11 @@ impl Exported {
         if wanted.live == Some(build) || wanted.is_retracted(build) {
             return Arc::clone(wanted);
         }
+        // Live has gone on while there was no tree: readers do not go back to what the first one shows.
+        let ahead = |row: &Arc<ServedChannel>| row.live > Some(build);
+        if served && ahead(wanted) && before.is_some_and(ahead) {
+            return Arc::clone(wanted);
+        }
         let kept = before.and_then(|before| before.builds.get(&build));
         let Some(held) = wanted.builds.get(&build).or(kept).cloned() else {
             return Arc::clone(wanted);

@@ -6,6 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
@@ -53,8 +54,8 @@ pub enum StateError {
         /// The state's folder.
         dir: PathBuf,
     },
-    /// An earlier commit failed: what is in memory may not be what is on the disk.
-    #[error("the state in {} failed before; restart to read what is on the disk", dir.display())]
+    /// An earlier commit failed, and what is on the disk cannot be read again yet.
+    #[error("the state in {} failed before and does not open again yet", dir.display())]
     Failed {
         /// The state's folder.
         dir: PathBuf,
@@ -114,8 +115,8 @@ pub trait Control: Send + Sync {
     /// Applies all of it or nothing, in order, and returns when it is durable.
     ///
     /// # Errors
-    /// [`StateError::Sled`], [`StateError::Io`]: then it is not known to be durable, nothing may be acked,
-    /// and every later call is [`StateError::Failed`]: after a failed sync the kernel forgets what it could not write.
+    /// [`StateError::Sled`], [`StateError::Io`]: then it is not known to be durable, and nothing may be acked.
+    /// The next call reads what is on the disk again; until that works, every call is [`StateError::Failed`].
     fn commit(&self, changes: &[Write]) -> Result<(), StateError>;
 }
 
@@ -141,12 +142,20 @@ pub enum Opened {
 #[derive(Debug)]
 pub struct SledState {
     dir: PathBuf,
+    /// None while it does not open again after a failed commit.
+    files: RwLock<Option<Files>>,
+    failed: AtomicBool,
+    _lock: File,
+}
+
+/// An open database.
+#[derive(Debug)]
+struct Files {
+    dir: PathBuf,
     db: sled::Db,
     /// sled's log file, for a sync of our own: on Linux sled 0.34 only calls `sync_file_range`,
     /// which writes neither the file's length nor the disk's cache.
     log: File,
-    failed: AtomicBool,
-    _lock: File,
 }
 
 impl SledState {
@@ -171,21 +180,76 @@ impl SledState {
     }
 
     fn open_locked(dir: &Path, lock: &File) -> Result<Self, StateError> {
-        let db = patiently(|| open_sled(dir))?;
-        let path = dir.join("db");
-        let log = File::open(&path).map_err(|e| StateError::io("open", &path, e))?;
+        let files = Files::open(dir)?;
         let lock = lock
             .try_clone()
             .map_err(|e| StateError::io("keep the lock on", dir, e))?;
-        let state = Self {
+        Ok(Self {
+            dir: dir.to_owned(),
+            files: RwLock::new(Some(files)),
+            failed: AtomicBool::new(false),
+            _lock: lock,
+        })
+    }
+
+    /// Does something with the database. Nobody may read what did not become durable: after a failed commit it is first
+    /// opened again, as a restart would. A disk that was full for a while stops nobody for longer.
+    fn with<T>(&self, act: impl FnOnce(&Files) -> Result<T, StateError>) -> Result<T, StateError> {
+        if self.failed.load(Ordering::Acquire) {
+            self.open_again()?;
+        }
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        match &*files {
+            Some(files) => act(files),
+            None => Err(self.has_failed()),
+        }
+    }
+
+    fn open_again(&self) -> Result<(), StateError> {
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // sled panics in its end when it cannot sync.
+        let closed = catch_unwind(AssertUnwindSafe(|| drop(files.take())));
+        if closed.is_err() {
+            tracing::warn!(dir = %self.dir.display(), "the state did not close cleanly");
+        }
+        let opened = Files::open(&self.dir).and_then(|opened| opened.sync().map(|()| opened));
+        match opened {
+            Ok(opened) => {
+                *files = Some(opened);
+                self.failed.store(false, Ordering::Release);
+                tracing::info!(dir = %self.dir.display(), "the state is read again after a fault");
+                Ok(())
+            }
+            Err(error) => {
+                let error = crate::chain(&error);
+                tracing::warn!(dir = %self.dir.display(), error, "the state does not open again yet");
+                Err(self.has_failed())
+            }
+        }
+    }
+
+    fn has_failed(&self) -> StateError {
+        StateError::Failed {
+            dir: self.dir.clone(),
+        }
+    }
+}
+
+impl Files {
+    fn open(dir: &Path) -> Result<Self, StateError> {
+        let db = patiently(|| open_sled(dir))?;
+        let path = dir.join("db");
+        let log = File::open(&path).map_err(|e| StateError::io("open", &path, e))?;
+        let files = Self {
             dir: dir.to_owned(),
             db,
             log,
-            failed: AtomicBool::new(false),
-            _lock: lock,
         };
-        state.check_lost()?;
-        Ok(state)
+        files.check_lost()?;
+        Ok(files)
     }
 
     /// sled takes a log that it cannot follow for an empty one, or for the part before the fault. A file
@@ -218,18 +282,6 @@ impl SledState {
         Ok(())
     }
 
-    /// Nobody may read what did not become durable.
-    fn check_failed(&self) -> Result<(), StateError> {
-        let failed = self.failed.load(Ordering::Acquire);
-        if failed {
-            Err(StateError::Failed {
-                dir: self.dir.clone(),
-            })
-        } else {
-            Ok(())
-        }
-    }
-
     fn commit_batch(&self, batch: sled::Batch) -> Result<(), StateError> {
         self.db
             .apply_batch(batch)
@@ -254,34 +306,38 @@ impl SledState {
 
 impl Control for SledState {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        self.check_failed()?;
-        let value = self.db.get(key).map_err(|e| self.fail("read", e))?;
-        Ok(value.map(|value| value.to_vec()))
+        self.with(|files| {
+            let value = files.db.get(key).map_err(|e| files.fail("read", e))?;
+            Ok(value.map(|value| value.to_vec()))
+        })
     }
 
     fn scan(&self, prefix: &[u8]) -> Result<Vec<Pair>, StateError> {
-        self.check_failed()?;
-        let pairs = self.db.scan_prefix(prefix).map(|pair| match pair {
-            Ok((key, value)) => Ok((key.to_vec(), value.to_vec())),
-            Err(e) => Err(self.fail("read", e)),
-        });
-        pairs.collect()
+        self.with(|files| {
+            let pairs = files.db.scan_prefix(prefix).map(|pair| match pair {
+                Ok((key, value)) => Ok((key.to_vec(), value.to_vec())),
+                Err(e) => Err(files.fail("read", e)),
+            });
+            pairs.collect()
+        })
     }
 
     fn commit(&self, changes: &[Write]) -> Result<(), StateError> {
-        self.check_failed()?;
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let mut batch = sled::Batch::default();
-        for change in changes {
-            match change {
-                Write::Put(key, value) => batch.insert(key.as_slice(), value.as_slice()),
-                Write::Delete(key) => batch.remove(key.as_slice()),
+        self.with(|files| {
+            if changes.is_empty() {
+                return Ok(());
             }
-        }
-        self.commit_batch(batch)
-            .inspect_err(|_| self.failed.store(true, Ordering::Release))
+            let mut batch = sled::Batch::default();
+            for change in changes {
+                match change {
+                    Write::Put(key, value) => batch.insert(key.as_slice(), value.as_slice()),
+                    Write::Delete(key) => batch.remove(key.as_slice()),
+                }
+            }
+            files
+                .commit_batch(batch)
+                .inspect_err(|_| self.failed.store(true, Ordering::Release))
+        })
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) const CHANNEL: &str = "c";
 /// Longest wait until all is well after the last fault.
 pub(crate) const RECOVERS_WITHIN: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(50);
+/// How a command ends that was killed, as a shell says it.
+const KILLED: i32 = 128 + 9;
 
 /// A network under load.
 pub(crate) struct Load<'a> {
@@ -91,10 +93,10 @@ impl<'a> Load<'a> {
         });
     }
 
-    /// Whether a command did what it was asked. It may also say that something is away; nothing else.
-    fn done(&self, ended: &Ended) -> bool {
+    /// Whether a command did what it was asked. It may also say that something is away, or be killed; nothing else.
+    pub(crate) fn done(&self, ended: &Ended) -> bool {
         self.findings
-            .check([0, 69, 74, 75].contains(&ended.code), || {
+            .check([0, 69, 74, 75, KILLED].contains(&ended.code), || {
                 let Ended {
                     code,
                     stdout,

@@ -339,3 +339,26 @@ fn rows_wait_for_their_tree() {
     serving.set(id.clone(), back);
     assert_eq!(live(), Some(1));
 }
+
+/// The first tree takes its time: a build that came meanwhile is live without one, and stays it.
+#[test]
+fn invariant_live_does_not_go_back_to_what_the_first_tree_shows() {
+    let (serving, reader) = ServingWriter::new();
+    let mut world = World::new();
+    let one = Things::from([(b"a".to_vec(), Thing::File(b"one".to_vec(), 0o644, 1))]);
+    let goals = [world.goal(&[("c", &one)]), world.goal(&[("c", &one)])];
+    let id = channel("c");
+    let row = |at: usize| ServedChannel::clone(&goals[at].table.channels[&id]);
+    let live = || reader.current().channels[&id].live.map(Build::get);
+    serving.gate();
+    serving.set(id.clone(), row(0));
+    serving.resumed();
+    let mut next = row(1);
+    next.builds.extend(row(0).builds);
+    serving.set(id.clone(), next);
+    assert_eq!(live(), Some(2));
+    for goal in &goals {
+        serving.exported(&mount(), Some(goal.scope.clone()));
+        assert_eq!(live(), Some(2));
+    }
+}

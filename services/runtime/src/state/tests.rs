@@ -40,6 +40,37 @@ fn what_is_committed_is_there_after_reopening() {
     );
 }
 
+/// As when the disk was full: what was not committed is not there, and the state goes on by itself.
+#[test]
+fn after_a_failed_commit_it_reads_the_disk_again() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("state");
+    let (state, _) = open(&dir);
+    state.commit(&[put("key", "1")]).unwrap();
+    state.failed.store(true, Ordering::Release);
+    // sled cannot open what is not its own.
+    let [conf, aside] = ["conf", "aside"].map(|name| dir.join(name));
+    std::fs::rename(&conf, &aside).unwrap();
+    std::fs::create_dir(&conf).unwrap();
+    for _ in 0..2 {
+        let error = state.commit(&[put("key", "2")]).unwrap_err();
+        assert!(matches!(error, StateError::Failed { .. }), "{error:?}");
+        assert!(state.get(b"key").is_err() && state.scan(b"").is_err());
+    }
+    std::fs::remove_dir(&conf).unwrap();
+    std::fs::rename(&aside, &conf).unwrap();
+    assert_eq!(state.get(b"key").unwrap(), Some(b"1".to_vec()));
+    state.commit(&[put("key", "3")]).unwrap();
+    assert!(matches!(
+        SledState::open(&dir),
+        Err(StateError::Busy { .. })
+    ));
+    drop(state);
+    let (state, opened) = open(&dir);
+    let found = (state.get(b"key").unwrap(), opened);
+    assert_eq!(found, (Some(b"3".to_vec()), Opened::AsLeft));
+}
+
 #[test]
 fn changes_apply_in_order() {
     let tmp = tempfile::tempdir().unwrap();
