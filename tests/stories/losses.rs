@@ -155,20 +155,12 @@ fn a_mirror_without_its_database_goes_through_the_log_and_fetches_nothing_again(
         publish(&network, &tree, number);
     }
     let control = network.mirror_dir("nz1").join("state/control");
-    let damages: [(&str, fn(&Path)); 2] = [
-        ("lost", |control| std::fs::remove_dir_all(control).unwrap()),
-        ("damaged", |control| {
-            for entry in std::fs::read_dir(control).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_file() {
-                    std::fs::write(path, [0x5a; 4096]).unwrap();
-                }
-            }
-        }),
-    ];
-    for (what, damage) in damages {
+    for what in ["lost", "damaged"] {
         network.kill("nz1");
-        damage(&control);
+        match what {
+            "lost" => std::fs::remove_dir_all(&control).unwrap(),
+            _damaged => overwrite(&control),
+        }
         network.restart("nz1");
         until("build 3 is live again", || {
             network.live("nz1", CHANNEL) == Some(3)
@@ -179,6 +171,15 @@ fn a_mirror_without_its_database_goes_through_the_log_and_fetches_nothing_again(
         assert_eq!(network.get("nz1", "/c/number").text(), "3");
     }
     assert_eq!(publish(&network, &tree, 4), 4);
+}
+
+fn overwrite(folder: &Path) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::write(path, [0x5a; 4096]).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -168,6 +168,8 @@ impl SledState {
     pub fn open(dir: &Path) -> Result<(Self, Opened), StateError> {
         std::fs::create_dir_all(dir).map_err(|e| StateError::io("make", dir, e))?;
         let lock = take_lock(dir)?;
+        // Of a copy that was not finished.
+        clear(&beside(dir, "new"))?;
         match Self::open_locked(dir, &lock) {
             Ok(state) => Ok((state, Opened::AsLeft)),
             Err(error) if is_broken(&error) => {
@@ -215,8 +217,7 @@ impl SledState {
         if closed.is_err() {
             tracing::warn!(dir = %self.dir.display(), "the state did not close cleanly");
         }
-        let opened = Files::open(&self.dir).and_then(|opened| opened.sync().map(|()| opened));
-        match opened {
+        match Files::anew(&self.dir) {
             Ok(opened) => {
                 *files = Some(opened);
                 self.failed.store(false, Ordering::Release);
@@ -239,6 +240,40 @@ impl SledState {
 }
 
 impl Files {
+    /// Opens the database after a failed sync: all of it is written anew, to another folder that then takes the place.
+    ///
+    /// What a failed sync did not write, the system keeps in memory as if it had been written: a sync of the same file
+    /// says that all is well, and a power loss leaves a hole in sled's log.
+    fn anew(dir: &Path) -> Result<Self, StateError> {
+        let new = beside(dir, "new");
+        clear(&new)?;
+        let old = Self::open(dir)?;
+        let pairs: Result<Vec<_>, _> = old.db.iter().collect();
+        let pairs = pairs.map_err(|e| old.fail("read", e))?;
+        std::fs::create_dir_all(&new).map_err(|e| StateError::io("make", &new, e))?;
+        let copy = Self::open(&new)?;
+        let mut batch = sled::Batch::default();
+        for (key, value) in pairs {
+            batch.insert(key, value);
+        }
+        copy.commit_batch(batch)?;
+        // sled knows its files by their names: both are closed before these change.
+        drop((old, copy));
+        let exchanged = rustix::fs::renameat_with(
+            rustix::fs::CWD,
+            &new,
+            rustix::fs::CWD,
+            dir,
+            rustix::fs::RenameFlags::EXCHANGE,
+        );
+        exchanged.map_err(|e| StateError::io("exchange", &new, e))?;
+        let parent = parent_of(dir);
+        let synced = File::open(parent).and_then(|folder| folder.sync_all());
+        synced.map_err(|e| StateError::io("sync", parent, e))?;
+        clear(&new)?;
+        Self::open(dir)
+    }
+
     fn open(dir: &Path) -> Result<Self, StateError> {
         let db = patiently(|| open_sled(dir))?;
         let path = dir.join("db");
@@ -338,6 +373,14 @@ impl Control for SledState {
                 .commit_batch(batch)
                 .inspect_err(|_| self.failed.store(true, Ordering::Release))
         })
+    }
+}
+
+/// Removes a folder with all in it; absent is fine.
+fn clear(dir: &Path) -> Result<(), StateError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StateError::io("remove", dir, e)),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -332,7 +332,9 @@ fn hold(dir: &Path) -> Result<File, Failure> {
 
 /// A server that is not there is said at once, not after every service has waited for it.
 async fn answers(url: &str) -> Result<(), Failure> {
-    let connected = tokio::time::timeout(NATS_TIMEOUT, async_nats::connect(url)).await;
+    // One of a cluster is enough.
+    let servers: Vec<&str> = url.split(',').map(str::trim).collect();
+    let connected = tokio::time::timeout(NATS_TIMEOUT, async_nats::connect(servers)).await;
     match connected {
         Ok(Ok(_client)) => Ok(()),
         Ok(Err(error)) => Err(Failure::new(

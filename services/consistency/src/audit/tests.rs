@@ -67,13 +67,17 @@ async fn ask(url: String, scope: Scope, content: &[u8]) -> Found {
         url.into(),
         config.timeout.0,
     );
-    let file = File {
-        path: path("pool/a"),
+    let file = file("pool/a", content);
+    check::file(&http, &audit(scope, Digest::of(b"")), &file).await
+}
+
+fn file(at: &str, content: &[u8]) -> File {
+    File {
+        path: path(at),
         entry: entry(content),
         depth: Depth::Whole,
         sampled: true,
-    };
-    check::file(&http, &audit(scope, Digest::of(b"")), &file).await
+    }
 }
 
 const PINNED: &str = "/@/noble/1/pool/a";
@@ -154,13 +158,13 @@ async fn a_path_that_another_channel_wins_is_not_held_against_this_one() {
 #[test]
 fn one_file_without_an_answer_is_withheld() {
     let mut tally = Tally::default();
-    assert_eq!(tally.count(path("a"), Found::Silent), None);
+    assert_eq!(tally.count(file("a", b""), Found::Silent), None);
     let alone = Tally {
         silent: Some(path("a")),
         ..Tally::default()
     };
     assert_eq!(alone.outcome(1), AuditOutcome::Unreachable);
-    assert_eq!(tally.count(path("b"), Found::Same), None);
+    assert_eq!(tally.count(file("b", b""), Found::Same), None);
     let withheld = AuditOutcome::Withheld { path: path("a") };
     assert_eq!(tally.outcome(2), withheld);
 }
@@ -269,6 +273,10 @@ fn of_a_part_nothing_else_is_asked_for() {
             .find(|file| !file.path.as_bytes().ends_with(b"_riscv64.deb"));
         assert_eq!(foreign, None);
         assert_eq!(plan.new_files, new);
+        // What is new says nothing of what is not.
+        let drawn = plan.files.iter().filter(|file| file.sampled).count();
+        let all = base.is_none();
+        assert!(drawn <= if all { 30 } else { 10 }, "{drawn}");
         let most = usize::try_from(new).unwrap().min(most);
         assert!(plan.files.len() >= most, "{} of {most}", plan.files.len());
         let whole = planner
@@ -293,6 +301,7 @@ fn of_a_part_nothing_else_is_asked_for() {
     };
     let plan = planner.plan(&audit, None).unwrap();
     assert_eq!(plan.files.len(), 20);
+    assert!(plan.files.iter().all(|file| file.sampled));
     assert!((10..100).contains(&plan.new_files), "{}", plan.new_files);
     // One file of three thousand is found all the same: nothing is complete unseen.
     let only = Part {
