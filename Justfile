@@ -108,7 +108,7 @@ docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 # what CI checks
-ci: fmt-check lint doctest test
+ci: fmt-check lint doctest test chaos
 
 # the stories start the binary as its users do
 _binaries:

@@ -125,6 +125,11 @@ fn an_archive_from_an_older_backup_gets_its_content_back_by_publishing_again() {
     network.run(["verify"]).code_is(65);
     // Mirrors hold build 2, and serve it meanwhile.
     assert_eq!(network.get("nz1", "/c/number").text(), "2");
+    // Another tree can be published over what is not here.
+    let other = Tree::new();
+    write(&other, 7);
+    let over = network.publish(CHANNEL, other.path(), &["--dry-run"]).ok();
+    assert_eq!(over.build(), 3);
     let again = network.publish(CHANNEL, tree.path(), &[]).ok();
     assert_eq!(
         (again.build(), again.json["unchanged"].as_bool()),
@@ -263,6 +268,9 @@ fn of_two_archives_one_publishes_and_the_other_says_why_not() {
     let mut published = 0;
     until("the second one publishes", || {
         let ended = publish();
+        if ended.code != 0 {
+            eprintln!("the second one: {}", ended.stderr);
+        }
         published = ended.json["build"].as_u64().unwrap_or(0);
         ended.code == 0
     });

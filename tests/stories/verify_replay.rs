@@ -41,6 +41,29 @@ fn a_rotten_file_is_named_and_healed() {
     network.run(["verify", "--mirror", "nobody"]).code_is(66);
 }
 
+/// Rot in the archive's own store: found, set aside, and there again once the tree is published again.
+#[test]
+fn what_rots_in_the_archive_comes_back_by_publishing_again() {
+    let network = Network::up(1);
+    let tree = Tree::new();
+    let content = noise(3, 50_000);
+    tree.write("d/rots", &content);
+    network.publish_everywhere("c", tree.path());
+    let digest = sha256(&content);
+    let store = network.dir().join("archive/store");
+    let file = store.join(&digest[..2]).join(&digest[2..]);
+    let mut rotten = content.clone();
+    rotten[7] ^= 1;
+    std::fs::write(&file, rotten).unwrap();
+    let found = network.run(["verify"]).code_is(65);
+    let fault = found.json["faults"][0]["name"].as_str().unwrap().to_owned();
+    assert!(fault.contains("d/rots"), "{fault}");
+    let again = network.publish("c", tree.path(), &[]).ok();
+    assert_eq!(again.json["unchanged"], true);
+    network.run(["verify"]).ok();
+    assert_eq!(std::fs::read(&file).unwrap(), content);
+}
+
 /// Lost while nobody heals: the archive is away. The verdict goes, and comes back with the file.
 #[test]
 fn a_lost_file_revokes_the_verdict_until_it_is_back() {

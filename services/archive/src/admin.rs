@@ -21,6 +21,7 @@ use wire::v1::{
 };
 use wire::{rpc, v1};
 
+use crate::collect::{CollectError, Wanted};
 use crate::commit::{Asked, CommitError, Publication, Withdraw};
 use crate::daemon::{Channel, Daemon, DaemonError};
 use crate::fence::{FenceError, run_blocking};
@@ -40,6 +41,76 @@ impl AdminService {
     /// Makes the service.
     pub fn new(daemon: Arc<Daemon>) -> Self {
         Self { daemon }
+    }
+
+    /// What is left when builds are taken back must have its content.
+    async fn check_head_without(
+        &self,
+        channel: &Arc<Channel>,
+        first: Build,
+        last: Build,
+    ) -> Result<(), Status> {
+        let history = channel.journal.history();
+        let Some(head) = history.head_without(first, last).map(|head| head.build) else {
+            return Ok(());
+        };
+        let (daemon, name) = (Arc::clone(&self.daemon), channel.declared.name.clone());
+        let gone = run_blocking(move || daemon.collected(&name)).await;
+        let gone = gone.map_err(|error| Status::internal(with_causes(&error)))?;
+        let is_gone = gone.iter().any(|(from, to)| *from <= head && head <= *to);
+        if !is_gone {
+            return Ok(());
+        }
+        Err(Status::invalid_argument(format!(
+            "build {head} would be the newest, and its content is no longer kept: give --replace-with TREE"
+        )))
+    }
+
+    /// A journal that was restored from an older copy knows less than others do: what it lacks is no garbage.
+    async fn check_nobody_knows_more(&self) -> Result<(), Status> {
+        let away = || {
+            Status::aborted(
+                "nothing is collected: the log is away, and may know more than the journal",
+            )
+        };
+        let link = self.daemon.link().filter(|link| link.log.is_connected());
+        let link = link.ok_or_else(away)?;
+        for channel in self.daemon.channels() {
+            let _turn = channel.turn.lock().await;
+            let history = channel.journal.history();
+            let checked = self
+                .daemon
+                .reserve(&channel, &link, &history, None, false)
+                .await;
+            if let Err(error) = checked {
+                let name = &channel.declared.name;
+                let text = format!(
+                    "nothing is collected: channel {name}: {}",
+                    with_causes(&error)
+                );
+                return Err(Status::aborted(text));
+            }
+        }
+        Ok(())
+    }
+
+    /// The builds that pools want, as the log has them now.
+    async fn wanted(&self) -> Result<Wanted, Status> {
+        let Some(link) = self.daemon.link() else {
+            return Ok(Wanted::new());
+        };
+        let failed = |error: LogError| Status::new(log_code(&error), with_causes(&error));
+        let mut wanted = Wanted::new();
+        for key in link.wanted.keys().await.map_err(failed)? {
+            let value = link.wanted.get(&key).await.map_err(failed)?;
+            let parsed = wire::kv::parse_wanted_key(&key).ok().zip(value);
+            if let Some(((channel, _pool), (_, value))) = parsed
+                && let Ok(build) = wire::kv::decode_wanted(&value)
+            {
+                wanted.entry(channel).or_default().insert(build);
+            }
+        }
+        Ok(wanted)
     }
 
     fn channel(&self, name: &str) -> Result<Arc<Channel>, Status> {
@@ -132,6 +203,9 @@ impl v1::admin_server::Admin for AdminService {
         };
         let replacement = request.replacement.map(publication).transpose()?;
         let (first, last) = (withdraw.first, withdraw.last);
+        if replacement.is_none() {
+            self.check_head_without(&channel, first, last).await?;
+        }
         let span = tracing::info_span!("retract", channel = %channel.declared.name, %first, %last);
         let said = self
             .daemon
@@ -156,11 +230,13 @@ impl v1::admin_server::Admin for AdminService {
         let order = Order {
             id,
             mirror: mirror.clone(),
-            issued: runtime::boot::now(),
+            // Of two the later counts, whatever the clock was when the first was given.
+            issued: runtime::boot::now().max(self.daemon.drained.after(&mirror)),
             kind,
         };
+        let drains = Drains::concerns(&order.kind);
         let signed = self.daemon.sign_order(&order);
-        if Drains::concerns(&order.kind) {
+        if drains {
             // First of all where those look who send clients: the mirror itself may be the one that does not listen.
             let kept = self.daemon.keep_drain(&order, &signed, &link).await;
             kept.map_err(|error| Status::internal(with_causes(&error)))?;
@@ -173,7 +249,13 @@ impl v1::admin_server::Admin for AdminService {
                 signed.encode().into(),
             )
             .await;
-        sent.map_err(|error| Status::new(log_code(&error), with_causes(&error)))?;
+        if let Err(error) = sent {
+            if !drains {
+                return Err(Status::new(log_code(&error), with_causes(&error)));
+            }
+            // Those who send clients have it, and the mirror reads it there as well.
+            tracing::warn!(%mirror, error = with_causes(&error), "the mirror itself is not told yet");
+        }
         tracing::info!(mirror = %mirror, order = id, "order sent");
         Ok(Response::new(OrderReply { id }))
     }
@@ -207,15 +289,29 @@ impl v1::admin_server::Admin for AdminService {
         request: Request<CollectRequest>,
     ) -> Result<Response<CollectReply>, Status> {
         let dry_run = request.into_inner().dry_run;
-        let one = self.daemon.collecting.try_lock();
-        let _one = one.map_err(|_| Status::aborted("another collection is under way"))?;
+        let one = Arc::clone(&self.daemon.collecting).try_lock_owned();
+        let one = one.map_err(|_| Status::aborted("another collection is under way"))?;
+        self.check_nobody_knows_more().await?;
+        let wanted = self.wanted().await?;
         let daemon = Arc::clone(&self.daemon);
-        let work = move || match dry_run {
-            true => daemon.would_collect(),
-            false => daemon.collect(),
+        let work = move || {
+            // As long as it works, whoever asked for it may have gone.
+            let _one = one;
+            match dry_run {
+                true => daemon.would_collect(&wanted),
+                false => daemon.collect(&wanted),
+            }
         };
-        let collected = run_blocking(work).await;
-        let collected = collected.map_err(|error| Status::internal(with_causes(&error)))?;
+        let collected = run_blocking(work).await.map_err(|error| {
+            let code = match &error {
+                CollectError::NotKnown(_) => Code::Aborted,
+                CollectError::Mark(_)
+                | CollectError::Store(_)
+                | CollectError::Codec(_)
+                | CollectError::Io { .. } => Code::Internal,
+            };
+            Status::new(code, with_causes(&error))
+        })?;
         tracing::info!(
             dry_run,
             files = collected.files,

@@ -5,22 +5,25 @@
 //! marks, ends the collection. Manifests stay, so that any build can still be looked into.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mirrorlog_core::archive::History;
 use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::view::Selection;
-use runtime::state::{Control as _, StateError, Write};
 use runtime::store::{Keep, MarkError, StoreError};
 
 use crate::daemon::Daemon;
-use crate::state::{CodecError, Key, decode_ranges, encode_ranges};
+use crate::state::{CodecError, decode_ranges, encode_ranges};
 
 /// Time between the two marks.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Longest that a turn of the sweep keeps publishers waiting.
 const TURN: Duration = Duration::from_millis(50);
+/// Pause between two turns.
+const BETWEEN: Duration = Duration::from_millis(5);
 /// Begun files that nobody has touched for this long go too, in milliseconds.
 const PARTIALS_KEPT_MS: i64 = 3 * 24 * 3600 * 1000;
 
@@ -33,13 +36,27 @@ pub(crate) enum CollectError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The control state failed.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The control state holds nonsense.
+    /// What was let go before is not readable.
     #[error(transparent)]
     Codec(#[from] CodecError),
+    /// A file of the state could not be handled.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried, a verb.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not known whether the journals are whole.
+    #[error("nothing is collected: {0}")]
+    NotKnown(String),
 }
+
+/// Builds that pools want, read from the log a moment ago.
+pub(crate) type Wanted = BTreeMap<ChannelId, BTreeSet<Build>>;
 
 /// What a collection did, or would do.
 #[derive(Clone, Debug, Default)]
@@ -66,8 +83,9 @@ impl Daemon {
     ///
     /// # Errors
     /// [`CollectError`].
-    pub(crate) fn would_collect(&self) -> Result<Collected, CollectError> {
-        let published = self.published()?;
+    pub(crate) fn would_collect(&self, wanted: &Wanted) -> Result<Collected, CollectError> {
+        self.check_known()?;
+        let published = self.published(wanted)?;
         let unused = self.unused(&published.keep)?;
         let mut collected = Collected {
             channels: published.channels,
@@ -84,7 +102,8 @@ impl Daemon {
     ///
     /// # Errors
     /// [`CollectError`]: what is needed is still there.
-    pub(crate) fn collect(&self) -> Result<Collected, CollectError> {
+    pub(crate) fn collect(&self, wanted: &Wanted) -> Result<Collected, CollectError> {
+        self.check_known()?;
         let store = self.pages.store();
         let busy = "a publication is under way";
         if store.try_sweep_lock()?.is_none() {
@@ -93,11 +112,12 @@ impl Daemon {
                 ..Collected::default()
             });
         }
-        let first = self.unused(&self.published()?.keep)?;
+        let first = self.unused(&self.published(wanted)?.keep)?;
         if !first.is_empty() {
             std::thread::sleep(PAUSE);
         }
-        let published = self.published()?;
+        self.check_known()?;
+        let published = self.published(wanted)?;
         let second = self.unused(&published.keep)?;
         let mut rest = first.intersection(&second).peekable();
         // Before anything goes: what is let go must never be taken for whole.
@@ -107,7 +127,7 @@ impl Daemon {
             ..Collected::default()
         };
         while rest.peek().is_some() {
-            let Some(_turn) = store.try_sweep_lock()? else {
+            let Some(turn) = store.try_sweep_lock()? else {
                 collected.stopped = Some(busy);
                 break;
             };
@@ -121,6 +141,13 @@ impl Daemon {
                 store.remove(digest)?;
                 collected.files += 1;
             }
+            drop(turn);
+            if self.ending.load(Ordering::Acquire) {
+                collected.stopped = Some("the archive is ending");
+                break;
+            }
+            // A publisher that waits gets its turn: locks are not given in order.
+            std::thread::sleep(BETWEEN);
         }
         let old = runtime::boot::now().plus_ms(-PARTIALS_KEPT_MS);
         collected.bytes += store.sweep_partials(old)?;
@@ -130,20 +157,65 @@ impl Daemon {
     /// Builds of a channel whose content is no longer kept. Blocks.
     ///
     /// # Errors
-    /// [`CollectError::State`], [`CollectError::Codec`].
+    /// [`CollectError::Io`], [`CollectError::Codec`].
     pub(crate) fn collected(
         &self,
         channel: &ChannelId,
     ) -> Result<Vec<(Build, Build)>, CollectError> {
-        let stored = self.state.get(&Key::Collected(channel.clone()).encode())?;
-        Ok(stored.map_or(Ok(Vec::new()), |bytes| decode_ranges(&bytes))?)
+        let path = self.collected_file(channel);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(decode_ranges(&bytes)?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(io("read", &path, error)),
+        }
+    }
+
+    fn collected_file(&self, channel: &ChannelId) -> PathBuf {
+        self.config.state.join("collected").join(channel.as_str())
+    }
+
+    /// What a journal lacks, nobody may take for garbage: all of them have to be whole and compared with the log.
+    fn check_known(&self) -> Result<(), CollectError> {
+        let unknown = |text: String| Err(CollectError::NotKnown(text));
+        if let Some(reason) = self.fence.lost() {
+            return unknown(format!("another archive has taken over: {reason}"));
+        }
+        if !self.link().is_some_and(|link| link.log.is_connected()) {
+            return unknown("the log is away, and may know more than the journal".to_owned());
+        }
+        for channel in self.channels() {
+            let name = &channel.declared.name;
+            if let Some(reason) = channel.journal.halted() {
+                return unknown(format!("channel {name} is halted: {reason}"));
+            }
+            if !self.is_compared(&channel) {
+                return unknown(format!("channel {name} was not compared with the log yet"));
+            }
+        }
+        let root = self.config.state.join("journal");
+        let listed = std::fs::read_dir(&root).map_err(|error| io("list", &root, error))?;
+        for entry in listed {
+            let entry = entry.map_err(|error| io("list", &root, error))?;
+            let name = entry.file_name();
+            let declared = name.to_str().and_then(|name| ChannelId::new(name).ok());
+            let declared = declared.and_then(|name| self.channel(&name));
+            if declared.is_none() {
+                let path = entry.path();
+                return unknown(format!(
+                    "{} is the journal of a channel that is not declared; declare it again, or move its journal away to let its content go",
+                    path.display()
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn unused(&self, keep: &Keep) -> Result<BTreeSet<Digest>, CollectError> {
-        Ok(keep.unused(&self.pages, &|| false)?.unwrap_or_default())
+        let halted = || self.ending.load(Ordering::Acquire);
+        Ok(keep.unused(&self.pages, &halted)?.unwrap_or_default())
     }
 
-    fn published(&self) -> Result<Published, CollectError> {
+    fn published(&self, wanted: &Wanted) -> Result<Published, CollectError> {
         let mut published = Published {
             histories: Vec::new(),
             keep: Keep::default(),
@@ -154,7 +226,8 @@ impl Daemon {
         for channel in self.channels() {
             let name = channel.declared.name.clone();
             let history = channel.journal.history();
-            let wanted = channel.wanted_builds();
+            let mut wanted = wanted.get(&name).cloned().unwrap_or_default();
+            wanted.extend(channel.wanted_builds());
             let gone = self.collected(&name)?;
             let was_collected = |build: Build| {
                 let mut gone = gone.iter();
@@ -162,13 +235,11 @@ impl Daemon {
             };
             let (mut goes, mut kept, mut good) = (Vec::new(), 0, 0);
             let all: Vec<_> = history.from(Build::FIRST).copied().collect();
-            // A halted channel may lack what came after: nothing of it goes.
-            let halted = channel.journal.halted().is_some();
             for one in all.iter().rev() {
                 let retracted = history.is_retracted(one.build);
                 good += usize::from(!retracted);
                 let lately = good <= self.config.gc_keep_builds || one.created >= since;
-                let needed = (lately && !retracted) || wanted.contains(&one.build) || halted;
+                let needed = (lately && !retracted) || wanted.contains(&one.build);
                 if was_collected(one.build) {
                     published.keep.manifests.insert(one.root);
                 } else if needed {
@@ -197,21 +268,45 @@ impl Daemon {
     }
 
     fn note_collected(&self, published: &Published) -> Result<(), CollectError> {
-        let mut writes = Vec::new();
         for (channel, (goes, _)) in &published.channels {
             if goes.is_empty() {
                 continue;
             }
             let mut ranges = self.collected(channel)?;
             ranges.extend(goes.iter().map(|build| (*build, *build)));
-            let key = Key::Collected(channel.clone()).encode();
-            writes.push(Write::Put(key, encode_ranges(&joined(ranges))));
-        }
-        if !writes.is_empty() {
-            self.state.commit(&writes)?;
+            write(
+                &self.collected_file(channel),
+                &encode_ranges(&joined(ranges)),
+            )?;
         }
         Ok(())
     }
+}
+
+fn io(action: &'static str, path: &Path, source: std::io::Error) -> CollectError {
+    CollectError::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Replaces a file, durably.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), CollectError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(|error| io("make", folder, error))?;
+    let new = path.with_extension("new");
+    let written = std::fs::File::create(&new).and_then(|mut file| {
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.sync_all()
+    });
+    written.map_err(|error| io("write", &new, error))?;
+    std::fs::rename(&new, path).map_err(|error| io("rename", &new, error))?;
+    for folder in [folder, folder.parent().unwrap_or(folder)] {
+        let synced = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| io("sync", folder, error))?;
+    }
+    Ok(())
 }
 
 /// The same builds in as few ranges as there can be.

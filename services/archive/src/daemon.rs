@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use mirrorlog_core::id::{Build, ChannelId, Lane, Mount, PoolId};
@@ -138,10 +139,12 @@ pub struct Daemon {
     pub(crate) gauges: Gauges,
     /// Which mirrors take no clients.
     pub(crate) drained: Drained,
-    /// What is no longer kept.
-    pub(crate) state: Arc<SledState>,
     /// One collection at a time.
-    pub(crate) collecting: Mutex<()>,
+    pub(crate) collecting: Arc<Mutex<()>>,
+    /// True once the daemon is to end: long work does not go on.
+    pub(crate) ending: AtomicBool,
+    /// Since when the log has been the one that it is.
+    log_seen: std::sync::Mutex<tokio::time::Instant>,
     /// Wakes the sender of what the outbox holds.
     pub(crate) wake: Notify,
     channels: RwLock<BTreeMap<ChannelId, Arc<Channel>>>,
@@ -167,9 +170,10 @@ impl Daemon {
         let daemon = Self {
             fence: Fence::new(control, instance),
             outbox: Outbox::open(Arc::clone(&state), gauges.clone())?,
-            drained: Drained::open(Arc::clone(&state))?,
-            state,
-            collecting: Mutex::default(),
+            drained: Drained::open(state)?,
+            collecting: Arc::default(),
+            ending: AtomicBool::new(false),
+            log_seen: std::sync::Mutex::new(tokio::time::Instant::now()),
             channels: RwLock::default(),
             declaring: Mutex::default(),
             link: watch::Sender::new(None),
@@ -186,6 +190,17 @@ impl Daemon {
             daemon.insert(channel);
         }
         Ok(daemon)
+    }
+
+    /// Since when the log has been the one that it is.
+    pub(crate) fn log_seen(&self) -> tokio::time::Instant {
+        *self.log_seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The log is another one than before.
+    pub(crate) fn see_log(&self) {
+        let mut seen = self.log_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        *seen = tokio::time::Instant::now();
     }
 
     /// A channel, if there is one.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mirrorlog_core::drain::Drains;
 use mirrorlog_core::id::MirrorId;
 use mirrorlog_core::statement::{Order, Statement};
+use mirrorlog_core::time::Timestamp;
 use runtime::state::{Control, SledState, Write};
 use wire::Signed;
 
@@ -56,6 +57,17 @@ impl Drained {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A time after that of the last order to a mirror.
+    pub(crate) fn after(&self, mirror: &MirrorId) -> Timestamp {
+        let slots = self.slots();
+        let slot = slots.iter().find(|slot| slot.mirror == *mirror);
+        let order = slot.and_then(|slot| wire::statement::decode(&slot.signed.statement).ok());
+        match order {
+            Some(Statement::Order(order)) => order.issued.plus_ms(1),
+            Some(_) | None => Timestamp::EPOCH,
+        }
+    }
+
     fn replace(&self, mirror: MirrorId, signed: Signed) {
         let mut slots = self.slots();
         slots.retain(|slot| slot.mirror != mirror);
@@ -64,11 +76,6 @@ impl Drained {
             signed,
             put: false,
         });
-    }
-
-    /// Says all of them again: the bucket may have lost them.
-    pub(crate) fn lost(&self) {
-        self.slots().iter_mut().for_each(|slot| slot.put = false);
     }
 }
 
@@ -94,6 +101,32 @@ impl Daemon {
         self.drained.replace(mirror, signed.clone());
         self.put_drains(link).await;
         Ok(())
+    }
+
+    /// Looks what the bucket has, and puts into it what it lacks or has otherwise: a server that was set back says
+    /// nothing of that.
+    pub(crate) async fn compare_drains(&self, link: &Link) {
+        let known: Vec<(MirrorId, Signed)> = {
+            let slots = self.drained.slots();
+            let known = slots.iter();
+            known
+                .map(|slot| (slot.mirror.clone(), slot.signed.clone()))
+                .collect()
+        };
+        for (mirror, signed) in known {
+            let found = link.drains.get(mirror.as_str()).await;
+            let same = |found: Option<(u64, bytes::Bytes)>| {
+                found.is_some_and(|(_, value)| value == signed.encode())
+            };
+            if !found.is_ok_and(same) {
+                let mut slots = self.drained.slots();
+                let slot = slots.iter_mut().find(|slot| slot.mirror == mirror);
+                if let Some(slot) = slot {
+                    slot.put = false;
+                }
+            }
+        }
+        self.put_drains(link).await;
     }
 
     /// Puts into the bucket what it lacks.

@@ -165,18 +165,18 @@ impl Daemon {
         let identity = link.log.identity().await?;
         let same = known == Some(identity);
         if !same {
+            self.see_log();
             if known.is_some() {
                 tracing::warn!("the log's stream was made anew");
             }
             self.fence.forget_all();
             self.heads_lost();
-            self.drained.lost();
         }
         self.fence.check(&link.builds).await?;
         if !same {
             self.claim_all(link).await?;
         }
-        self.put_drains(link).await;
+        self.compare_drains(link).await;
         self.reconcile(link).await;
         Ok(identity)
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mirrorlog_core::archive::Item;
+use mirrorlog_core::archive::{History, Item};
 use mirrorlog_core::id::{ChannelId, Lane};
 use runtime::log::Delivery;
 use wire::Event;
@@ -48,14 +48,26 @@ impl Daemon {
             // What the log knows and the journal does not is merged first.
             self.reconcile(link).await;
         }
-        let (first, last) = link.log.extent().await?;
+        let channels = self.channels();
+        // What is published while the log is read is not missed.
+        let before: Vec<Arc<History>> = channels
+            .iter()
+            .map(|channel| channel.journal.history())
+            .collect();
+        let (first, _) = link.log.extent().await?;
+        let mut last = 0;
+        for channel in &channels {
+            for lane in Lane::ALL {
+                last = last.max(self.last_sequence(channel, lane, link).await?);
+            }
+        }
         let found = self.read_log(link, last).await?;
         let none = Found::default();
         let mut repaired = Vec::new();
-        for channel in self.channels() {
+        for (channel, before) in channels.iter().zip(&before) {
             let found = found.get(&channel.declared.name).unwrap_or(&none);
             repaired.push(
-                self.repair_channel(&channel, link, found, first > 1, deed)
+                self.repair_channel(channel, before, link, found, first > 1, deed)
                     .await?,
             );
         }
@@ -98,6 +110,7 @@ impl Daemon {
     async fn repair_channel(
         self: &Arc<Self>,
         channel: &Arc<Channel>,
+        before: &History,
         link: &Link,
         found: &Found,
         discarded: bool,
@@ -109,10 +122,15 @@ impl Daemon {
         let none = BTreeSet::new();
         for lane in Lane::ALL {
             let present = found.present.get(&lane).unwrap_or(&none);
-            let lost = history.lost(lane, present, self.config.reconcile_keep, discarded);
+            let keep = self.config.reconcile_keep;
+            let missed = before.lost(lane, present, keep, discarded);
+            let lost = match missed.is_empty() {
+                true => Vec::new(),
+                false => history.lost(lane, present, keep, discarded),
+            };
             journaled += history.items(lane).len() as u64;
             logged += present.len() as u64;
-            let missing = lost.iter().filter(|item| !present.contains(item));
+            let missing = missed.iter().filter(|item| !present.contains(item));
             lacking.extend(missing.map(|item| format!("{item} ({lane})")));
             if deed == Deed::Repair && !lost.is_empty() && channel.journal.halted().is_none() {
                 let mut tail = channel.lane(lane).tail.lock().await;

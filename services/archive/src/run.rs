@@ -81,6 +81,10 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     if let Err(error) = std::fs::remove_file(config.admin_socket()) {
         tracing::debug!(error = %error, "socket not removed");
     }
+    // A collection does not hold the process up.
+    daemon
+        .ending
+        .store(true, std::sync::atomic::Ordering::Release);
     tracing::info!("archive is down");
     ended
 }

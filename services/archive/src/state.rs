@@ -24,7 +24,6 @@ pub struct CodecError {
 /// | note | `n`, `b` or `r`, channel | [`Note`]: number and two epochs, u64 each, big-endian |
 /// | outbox | `o`, position (u64, big-endian) | [`Outgoing`] |
 /// | drain | `d`, mirror | the newest signed order to take clients or not |
-/// | collected | `c`, channel | builds whose content was let go: first and last of each range, u64 each, big-endian |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
     /// The epoch under which this archive last published.
@@ -35,8 +34,6 @@ pub enum Key {
     Outbox(u64),
     /// Whether a mirror takes clients.
     Drain(MirrorId),
-    /// Builds of a channel whose content is no longer kept.
-    Collected(ChannelId),
 }
 
 /// All keys of drains start with it.
@@ -57,7 +54,6 @@ impl Key {
                 [b"n", &[series][..], channel.as_str().as_bytes()].concat()
             }
             Self::Outbox(position) => [OUTBOX_PREFIX, &position.to_be_bytes()].concat(),
-            Self::Collected(channel) => [b"c", channel.as_str().as_bytes()].concat(),
             Self::Drain(mirror) => [DRAIN_PREFIX, mirror.as_str().as_bytes()].concat(),
         }
     }
@@ -83,7 +79,6 @@ impl Key {
                 let position = position.try_into().map_err(|_| refused())?;
                 Ok(Self::Outbox(u64::from_be_bytes(position)))
             }
-            [b'c', name @ ..] => Ok(Self::Collected(channel(name)?)),
             [b'd', name @ ..] => {
                 let text = std::str::from_utf8(name).map_err(|_| refused())?;
                 let mirror = MirrorId::new(text).map_err(|_| refused())?;
@@ -134,7 +129,7 @@ pub fn decode_note(bytes: &[u8]) -> Result<Note, CodecError> {
     Ok(Note { number, epochs })
 }
 
-/// Ranges of builds as a value.
+/// Ranges of builds, as they stand in `<state>/collected/<channel>`: first and last, u64 each, big-endian.
 pub fn encode_ranges(ranges: &[(Build, Build)]) -> Vec<u8> {
     let ends = ranges.iter().flat_map(|(first, last)| [first, last]);
     ends.flat_map(|build| build.get().to_be_bytes()).collect()
@@ -234,7 +229,6 @@ mod tests {
                 Key::Note(Series::Builds, channel.clone()),
                 Key::Note(Series::Retractions, channel.clone()),
                 Key::Outbox(position),
-                Key::Collected(channel.clone()),
                 Key::Drain(MirrorId::new(channel.as_str()).unwrap()),
             ];
             for key in keys {

@@ -37,7 +37,8 @@ impl Daemon {
         link: &Link,
     ) -> Result<u64, LogError> {
         let name = &channel.declared.name;
-        let until = Instant::now() + self.config.reconcile_hear;
+        // From when this process first saw the log as it is now, so that one more attempt does not wait anew.
+        let until = self.log_seen() + self.config.reconcile_hear;
         tracing::warn!(channel = %name, "the count of builds is lost: mirrors are asked before one is given");
         let mut newest = 0;
         loop {

@@ -157,6 +157,8 @@ pub(crate) struct Engine {
     pub(super) last_progress_report: tokio::time::Instant,
     /// The newest lease of the consistency service that spoke, and when it last did.
     pub(super) fence: (u64, Timestamp),
+    /// Since when a build has waited for the consistency service's word.
+    pub(super) unconfirmed_since: Option<tokio::time::Instant>,
 }
 
 impl Engine {
@@ -187,6 +189,7 @@ impl Engine {
             last_progress_ack: tokio::time::Instant::now(),
             last_progress_report: tokio::time::Instant::now(),
             fence: (0, Timestamp::EPOCH),
+            unconfirmed_since: None,
             parts,
         };
         for lane in Lane::ALL {

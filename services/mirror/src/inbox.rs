@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use mirrorlog_core::drain::Drains;
 use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::{DeltaSource, Head, Order, ReplayFrom, Verdict};
@@ -191,6 +192,44 @@ impl Inbox {
         }
         let carried = self.channels.is_empty() || self.channels.contains(&head.channel);
         Ok(carried.then_some((signed, head)))
+    }
+
+    /// Follows whether this mirror is to take clients, where those who send them look. An order that comes both ways is
+    /// carried out once.
+    pub(crate) async fn follow_drains(self, stop: CancellationToken) {
+        let work = async {
+            loop {
+                let watch = async { self.log.bucket("drain").await?.watch().await };
+                let mut watch = match watch.await {
+                    Ok(watch) => watch,
+                    Err(error) => {
+                        pause("drains", &error).await;
+                        continue;
+                    }
+                };
+                loop {
+                    let change = watch.next().await;
+                    let Some(value) = change.value.filter(|_| change.key == self.mirror.as_str())
+                    else {
+                        continue;
+                    };
+                    match self.open_order(&value) {
+                        Ok(order) if Drains::concerns(&order.kind) => {
+                            if self.engine.send(Message::Order(order)).await.is_err() {
+                                return;
+                            }
+                        }
+                        Ok(_) => {}
+                        Err(reason) => {
+                            let name = format!("drain-{}", change.revision);
+                            self.parked.keep(&name, &reason, value).await;
+                        }
+                    }
+                }
+            }
+        };
+        stop.run_until_cancelled(work.instrument(tracing::info_span!("drains")))
+            .await;
     }
 
     /// Follows what the consistency service says of this mirror.

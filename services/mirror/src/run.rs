@@ -347,6 +347,7 @@ impl Follow {
         tokio::join!(
             inbox.clone().follow_heads(stop.clone()),
             inbox.clone().follow_orders(stop.clone()),
+            inbox.clone().follow_drains(stop.clone()),
             confirm,
         );
     }

@@ -217,7 +217,14 @@ impl SledState {
         if closed.is_err() {
             tracing::warn!(dir = %self.dir.display(), "the state did not close cleanly");
         }
-        match Files::anew(&self.dir) {
+        let anew = catch_unwind(AssertUnwindSafe(|| Files::anew(&self.dir)));
+        let anew = anew.unwrap_or_else(|panic| {
+            Err(StateError::Panic {
+                dir: self.dir.clone(),
+                message: message_of(&*panic),
+            })
+        });
+        match anew {
             Ok(opened) => {
                 *files = Some(opened);
                 self.failed.store(false, Ordering::Release);
@@ -266,7 +273,14 @@ impl Files {
             dir,
             rustix::fs::RenameFlags::EXCHANGE,
         );
-        exchanged.map_err(|e| StateError::io("exchange", &new, e))?;
+        match exchanged {
+            Ok(()) => {}
+            // A file system that cannot: what is there is taken as it is.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                tracing::warn!(dir = %dir.display(), "this file system cannot exchange folders: the state is read again as it is");
+            }
+            Err(error) => return Err(StateError::io("exchange", &new, error)),
+        }
         let parent = parent_of(dir);
         let synced = File::open(parent).and_then(|folder| folder.sync_all());
         synced.map_err(|e| StateError::io("sync", parent, e))?;

@@ -44,6 +44,8 @@ fn channel(suites: &[&str], catch_all: bool) -> Channel {
         suites: vec![suite.to_owned()],
     };
     Channel {
+        head_collected: false,
+        head_lost: false,
         id: ChannelId::new("c").unwrap(),
         layout: Layout::Debian,
         head: None,

@@ -155,7 +155,7 @@ impl Default for Reconcile {
         Self {
             every: Span(Duration::from_secs(30)),
             keep: 64,
-            hear: Span(Duration::from_secs(60)),
+            hear: Span(Duration::from_secs(45)),
         }
     }
 }

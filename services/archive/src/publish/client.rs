@@ -21,6 +21,8 @@ use super::error::PublishError;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest a single call may take: a commit writes and syncs a few files and asks NATS twice.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Silence after which the daemon is asked whether it lives.
+const KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long a daemon that went away is waited for.
 const RETRY_FOR: Duration = Duration::from_secs(15);
 /// The same before anything was done: somebody forgot to start it.
@@ -34,6 +36,18 @@ type Client = AdminClient<InterceptedService<Transport, TraceCalls>>;
 /// # Errors
 /// [`PublishError::Down`] when nobody listens there.
 pub async fn connect(socket: &Path) -> Result<Transport, PublishError> {
+    connect_within(socket, Some(CALL_TIMEOUT)).await
+}
+
+/// The same for calls that take as long as the archive is large: the daemon is asked now and then whether it lives.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_for_long(socket: &Path) -> Result<Transport, PublishError> {
+    connect_within(socket, None).await
+}
+
+async fn connect_within(socket: &Path, call: Option<Duration>) -> Result<Transport, PublishError> {
     let down = |source| PublishError::Down {
         socket: socket.to_owned(),
         source,
@@ -42,7 +56,12 @@ pub async fn connect(socket: &Path) -> Result<Transport, PublishError> {
     let endpoint = Endpoint::from_shared(url).map_err(|e| down(e.into()))?;
     let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(CALL_TIMEOUT);
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE);
+    let endpoint = match call {
+        Some(limit) => endpoint.timeout(limit),
+        None => endpoint,
+    };
     endpoint.connect().await.map_err(|e| down(e.into()))
 }
 
@@ -53,6 +72,10 @@ pub(crate) struct Channel {
     pub(crate) layout: Layout,
     /// Newest unretracted build and its root.
     pub(crate) head: Option<(Build, Digest)>,
+    /// The archive no longer keeps the content of that build.
+    pub(crate) head_collected: bool,
+    /// That build's manifest is not in the store: it came from the log, after a loss.
+    pub(crate) head_lost: bool,
     /// Newest build, retracted ones included; 0: none.
     pub(crate) newest: u64,
     /// Newest build wanted in any pool, and its root.
@@ -63,6 +86,14 @@ pub(crate) struct Channel {
     pub(crate) suites: Vec<String>,
     pub(crate) catch_all: bool,
     pub(crate) siblings: Vec<Sibling>,
+}
+
+impl Channel {
+    /// The root of the newest unretracted build, as far as it can be compared with.
+    pub(crate) fn head_root(&self) -> Option<Digest> {
+        let head = self.head.filter(|_| !self.head_lost);
+        head.map(|(_, root)| root)
+    }
 }
 
 /// Another channel of the same mount.
@@ -305,6 +336,11 @@ fn channel(
         id: id.clone(),
         layout: rpc::layout("layout", reply.layout)?,
         head: Build::new(reply.head).zip(head),
+        head_collected: reply
+            .collected
+            .iter()
+            .any(|range| (range.first..=range.last).contains(&reply.head)),
+        head_lost: false,
         newest: reply.newest,
         wanted: Build::new(reply.wanted).zip(wanted),
         retracted_roots: roots.collect::<Result<_, _>>()?,

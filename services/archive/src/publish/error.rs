@@ -142,6 +142,18 @@ impl PublishError {
         }
     }
 
+    /// True when a manifest's page is not in the store.
+    pub(crate) fn lacks_page(&self) -> bool {
+        let mut cause: &(dyn std::error::Error + 'static) = self;
+        while let Some(source) = cause.source() {
+            if let Some(StoreError::Absent(_)) = source.downcast_ref() {
+                return true;
+            }
+            cause = source;
+        }
+        false
+    }
+
     /// Every fault of a tree that was refused.
     pub fn faults(&self) -> Option<&Faults> {
         match self {

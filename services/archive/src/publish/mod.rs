@@ -33,7 +33,7 @@ pub use progress::{Moment, Phase, Progress};
 
 pub use crate::layout::detect as detect_layout;
 
-pub use client::connect;
+pub use client::{connect, connect_for_long};
 
 pub(crate) use client::Channel;
 #[cfg(test)]
@@ -366,7 +366,9 @@ fn outcome(
 }
 
 fn is_unchanged(channel: &Channel, prepared: &Prepared) -> bool {
-    let head: Option<Digest> = channel.head.map(|(_, root)| root);
+    // What the archive has let go is published again.
+    let kept = channel.head.filter(|_| !channel.head_collected);
+    let head: Option<Digest> = kept.map(|(_, root)| root);
     prepared
         .steps
         .last()

@@ -69,6 +69,22 @@ struct Candidate {
 /// # Errors
 /// [`PublishError::Refused`] with every fault of the tree; faults of disk and store.
 pub(crate) fn prepare(job: &Job<'_>) -> Result<Prepared, PublishError> {
+    let error = match prepare_against_head(job) {
+        Err(error) if error.lacks_page() && job.channel.head.is_some() => error,
+        done => return done,
+    };
+    tracing::warn!(channel = %job.channel.id, error = crate::journal::with_causes(&error), "the newest build's manifest is not here: the whole tree is looked at, and compared with nothing");
+    let channel = Channel {
+        head_lost: true,
+        ..job.channel.clone()
+    };
+    prepare_against_head(&Job {
+        channel: &channel,
+        ..*job
+    })
+}
+
+fn prepare_against_head(job: &Job<'_>) -> Result<Prepared, PublishError> {
     let begun = Instant::now();
     let Job {
         config,
@@ -92,11 +108,13 @@ pub(crate) fn prepare(job: &Job<'_>) -> Result<Prepared, PublishError> {
         workspace: &workspace,
         select: &select,
         cache: &cache,
-        published: channel.head.map(|(_, root)| root),
+        published: channel.head_root(),
         counters,
     };
     // The changes of a part hang on its indexes, so a part is always scanned.
-    let listed = request.changed.as_ref().filter(|_| part.is_whole());
+    // What the list does not name must be there: where it was let go, the whole tree is looked at.
+    let lists = part.is_whole() && !channel.head_collected && !channel.head_lost;
+    let listed = request.changed.as_ref().filter(|_| lists);
     let made = match listed {
         None => whole(&input, channel, request.lane, &mut faults)?,
         Some(paths) => changes(&input, channel, request.lane, paths, &mut faults)?,
@@ -116,7 +134,7 @@ pub(crate) fn prepare(job: &Job<'_>) -> Result<Prepared, PublishError> {
     job.check_all(&tree, &workspace, &made, faults)?;
     let last = made.candidates.len() - 1;
     let root = made.candidates[last].summary.root;
-    let counts = count(&workspace, channel.head.map(|(_, root)| root), root)?;
+    let counts = count(&workspace, channel.head_root(), root)?;
     let step = |c: Candidate| PreparedStep {
         summary: c.summary,
         base: c.base,
@@ -145,7 +163,7 @@ fn whole(
     faults: &mut Faults,
 ) -> Result<Made, PublishError> {
     let scanned = scan(input, faults)?;
-    let base_root = channel.head.map(|(_, root)| root);
+    let base_root = channel.head_root();
     let candidate = Candidate {
         summary: scanned.summary,
         base_root,

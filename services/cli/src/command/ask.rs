@@ -211,6 +211,18 @@ impl Archive {
         Ok(AdminClient::new(channel))
     }
 
+    /// The same for work that takes as long as the archive is large.
+    pub(crate) async fn patient_admin(&self) -> Result<AdminClient<Channel>, Failure> {
+        let socket = self.config.admin_socket();
+        let channel = archive::publish::connect_for_long(&socket)
+            .await
+            .map_err(|error| {
+                let code = error.exit_code();
+                Failure::new(code, error.into())
+            })?;
+        Ok(AdminClient::new(channel))
+    }
+
     /// The consistency service.
     pub(crate) async fn consistency(&self) -> Result<ConsistencyClient<Channel>, Failure> {
         let Some(address) = &self.config.consistency_grpc else {

@@ -13,7 +13,7 @@ use wire::v1;
 use super::ask::Archive;
 use super::order::{carry_out, known_mirror};
 use crate::args::BackfillArgs;
-use crate::failure::{ABSENT, AGAIN, DATA, Failure, USAGE};
+use crate::failure::{ABSENT, AGAIN, Failure, USAGE};
 use crate::output::{BOLD, GOOD, Output, count, plain};
 
 const POLL: Duration = Duration::from_millis(200);
@@ -56,22 +56,45 @@ pub(crate) async fn run(
     }
     if args.dry_run || plan.fetch.is_empty() {
         tell(args, &plan, begun, output);
-        return Ok(0);
+        let has_none = plan.held.is_empty() && plan.coming.is_empty() && plan.fetch.is_empty();
+        return match has_none {
+            true => Err(Failure::text(
+                ABSENT,
+                "none of these builds can be had: they are retracted, or the archive no longer keeps them",
+            )),
+            false => Ok(0),
+        };
     }
-    let kind = OrderKind::Backfill {
-        channel: args.channel.clone(),
-        first: args.from,
-        last: args.to,
-    };
-    let outcome = carry_out(&archive, &args.mirror, &kind).await?;
-    if !outcome.ok {
+    // What is left out is in no order: the archive has it no more, or it is bad.
+    for (first, last) in runs(&plan.fetch) {
+        let kind = OrderKind::Backfill {
+            channel: args.channel.clone(),
+            first,
+            last,
+        };
+        let patience = Duration::from_secs(args.timeout);
+        let outcome = carry_out(&archive, &args.mirror, &kind, patience, output).await?;
         let text = format!("{}: {}", args.mirror, plain(&outcome.text));
-        return Err(Failure::text(DATA, text));
+        if !outcome.ok {
+            return Err(Failure::text(AGAIN, text));
+        }
+        output.note(&text);
     }
-    output.note(&format!("{}: {}", args.mirror, plain(&outcome.text)));
     await_builds(&archive, args, &plan).await?;
     tell(args, &plan, begun, output);
     Ok(0)
+}
+
+/// Numbers that follow each other, as first and last.
+fn runs(builds: &BTreeSet<u64>) -> Vec<(Build, Build)> {
+    let mut runs: Vec<(Build, Build)> = Vec::new();
+    for build in builds.iter().filter_map(|build| Build::new(*build)) {
+        match runs.last_mut() {
+            Some((_, last)) if last.next() == build => *last = build,
+            Some(_) | None => runs.push((build, build)),
+        }
+    }
+    runs
 }
 
 async fn plan(archive: &mut Archive, args: &BackfillArgs) -> Result<Plan, Failure> {
@@ -91,7 +114,10 @@ async fn plan(archive: &mut Archive, args: &BackfillArgs) -> Result<Plan, Failur
     }
     let retractions = archive.retractions(&args.channel).await?;
     let collected = archive.collected(&args.channel).await?;
-    let (live, retained) = on_mirror(archive, args).await?;
+    let Some((live, retained)) = on_mirror(archive, args).await? else {
+        let text = format!("{} does not carry channel {}", args.mirror, args.channel);
+        return Err(Failure::text(ABSENT, text));
+    };
     let Some(live) = live else {
         let text = format!(
             "nothing of channel {} is live on {} yet: it begins with the newest build",
@@ -121,11 +147,12 @@ async fn plan(archive: &mut Archive, args: &BackfillArgs) -> Result<Plan, Failur
     Ok(plan)
 }
 
-/// What is live on the mirror, and what it holds by the consistency service's word.
+/// What is live on the mirror, and what it holds by the consistency service's word; `None` when it is not meant to carry
+/// the channel.
 async fn on_mirror(
     archive: &Archive,
     args: &BackfillArgs,
-) -> Result<(Option<u64>, BTreeSet<u64>), Failure> {
+) -> Result<Option<(Option<u64>, BTreeSet<u64>)>, Failure> {
     let request = v1::StatusRequest {
         channel: args.channel.to_string(),
     };
@@ -138,7 +165,7 @@ async fn on_mirror(
         .unwrap_or_default()
         .iter()
         .find(|one| one.channel == args.channel.as_str());
-    Ok(channel.map_or((None, BTreeSet::new()), |channel| {
+    Ok(channel.map(|channel| {
         let live = (channel.live > 0).then_some(channel.live);
         (live, channel.whole.iter().copied().collect())
     }))
@@ -148,7 +175,7 @@ async fn on_mirror(
 async fn await_builds(archive: &Archive, args: &BackfillArgs, plan: &Plan) -> Result<(), Failure> {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(args.timeout);
     loop {
-        let (_, held) = on_mirror(archive, args).await?;
+        let (_, held) = on_mirror(archive, args).await?.unwrap_or_default();
         let missing: Vec<String> = plan.fetch.difference(&held).map(u64::to_string).collect();
         if missing.is_empty() {
             return Ok(());

@@ -12,7 +12,7 @@ use wire::v1;
 use super::ask::Archive;
 use super::order::known_mirror;
 use crate::args::{DrainArgs, ResumeArgs};
-use crate::failure::{AGAIN, Failure};
+use crate::failure::{AGAIN, DOWN, Failure};
 use crate::output::{BOLD, Output};
 
 /// How long those who send clients are waited for.
@@ -51,12 +51,18 @@ async fn order(
     output: &Output,
 ) -> Result<u8, Failure> {
     let archive = Archive::open(config).await?;
-    known_mirror(&archive, mirror).await?;
+    match known_mirror(&archive, mirror).await {
+        // An emergency does not wait for the service that may be part of it.
+        Err(failure) if failure.code == DOWN => {
+            output.note(&format!("{failure}; the mirror's name is not checked"));
+        }
+        known => known?,
+    }
     let drained = matches!(kind, OrderKind::Drain { .. });
     let document = json!({ "mirror": mirror.as_str(), "drained": drained, "dry_run": dry_run });
     let (now, then) = match drained {
         true => (
-            "takes no clients; it goes on following and serving",
+            "takes no clients; it may go on following and serving",
             "would take no clients",
         ),
         false => (
@@ -97,8 +103,10 @@ async fn is_known(archive: &Archive, mirror: &MirrorId, drained: bool) -> Result
     let request = v1::StatusRequest {
         channel: String::new(),
     };
-    let status = archive.consistency().await?.status(request).await?;
-    let status = status.into_inner();
+    let Ok(mut consistency) = archive.consistency().await else {
+        return Ok(true);
+    };
+    let status = consistency.status(request).await?.into_inner();
     let channels = status
         .mirrors
         .iter()

@@ -61,12 +61,19 @@ pub(crate) async fn replay(
         }
         return Ok(0);
     }
+    if let ReplayFrom::Build(build) = from {
+        let events = events_from(&mut archive, args.channel.as_ref(), from, args.lane).await?;
+        if events.is_empty() {
+            let text = format!("there is no build {build} or newer; see: mirrorlog log");
+            return Err(Failure::text(ABSENT, text));
+        }
+    }
     let kind = OrderKind::Replay {
         channel: args.channel,
         lane: args.lane,
         from,
     };
-    let outcome = carry_out(&archive, &args.mirror, &kind).await?;
+    let outcome = carry_out(&archive, &args.mirror, &kind, ORDER_TIMEOUT, output).await?;
     finish(&args.mirror, &outcome, output)
 }
 
@@ -118,7 +125,7 @@ pub(crate) async fn verify(
             ));
         }
         let store = Store::open(dir).or_exit(IO)?;
-        let checked = blocking(move || everything(&store)).await?;
+        let checked = blocking(move || everything(&store, false)).await?;
         if checked.files == 0 {
             let text = format!("{} holds no content: is it a store?", dir.display());
             return Err(Failure::text(ABSENT, text));
@@ -135,6 +142,18 @@ pub(crate) async fn verify(
     archive.known(args.channel.as_ref()).await?;
     if let (Some(channel), Some(build)) = (&args.channel, args.build) {
         archive.snapshot(channel, build).await?;
+        let gone = archive.collected(channel).await?;
+        let number = build.get();
+        if args.mirror.is_none()
+            && gone
+                .iter()
+                .any(|(first, last)| (*first..=*last).contains(&number))
+        {
+            let text = format!(
+                "the archive no longer keeps the content of build {build}: gc has let it go"
+            );
+            return Err(Failure::text(ABSENT, text));
+        }
     }
     if let Some(mirror) = &args.mirror {
         known_mirror(&archive, mirror).await?;
@@ -142,13 +161,15 @@ pub(crate) async fn verify(
             channel: args.channel,
             build: args.build,
         };
-        let outcome = carry_out(&archive, mirror, &kind).await?;
+        let outcome = carry_out(&archive, mirror, &kind, ORDER_TIMEOUT, output).await?;
         return finish(mirror, &outcome, output);
     }
     let pages = archive.pages()?;
     if args.full && args.channel.is_none() {
         let store = pages.store().clone();
-        return blocking(move || everything(&store)).await?.finish(output);
+        return blocking(move || everything(&store, true))
+            .await?
+            .finish(output);
     }
     let channels = match &args.channel {
         Some(channel) => vec![channel.clone()],
@@ -174,6 +195,8 @@ pub(crate) async fn verify(
 struct Checked {
     files: u64,
     faults: Vec<(String, &'static str)>,
+    /// The archive's own store: what is corrupt must not be taken for there by the next publication.
+    sets_aside: bool,
 }
 
 impl Checked {
@@ -186,9 +209,13 @@ impl Checked {
         self.files += 1;
         match store.check(digest).or_exit(IO)? {
             Some(true) => {}
-            Some(false) => self
-                .faults
-                .push((name(), "content differs from its digest")),
+            Some(false) => {
+                if self.sets_aside {
+                    store.quarantine(digest).or_exit(IO)?;
+                }
+                self.faults
+                    .push((name(), "content differs from its digest"));
+            }
             None => self.faults.push((name(), "content is not there")),
         }
         Ok(())
@@ -226,8 +253,11 @@ impl Checked {
     }
 }
 
-fn everything(store: &Store) -> Result<Checked, Failure> {
-    let mut checked = Checked::default();
+fn everything(store: &Store, sets_aside: bool) -> Result<Checked, Failure> {
+    let mut checked = Checked {
+        sets_aside,
+        ..Checked::default()
+    };
     for digest in store.digests().or_exit(IO)? {
         let digest = digest.or_exit(IO)?;
         checked.take(store, &digest, || digest.to_hex())?;
@@ -236,7 +266,10 @@ fn everything(store: &Store) -> Result<Checked, Failure> {
 }
 
 fn builds(pages: &Pages, roots: &[(String, Digest)]) -> Result<Checked, Failure> {
-    let mut checked = Checked::default();
+    let mut checked = Checked {
+        sets_aside: true,
+        ..Checked::default()
+    };
     let mut seen = BTreeSet::new();
     for (name, root) in roots {
         for entry in manifest::iter(pages, root, b"", None) {
@@ -298,11 +331,14 @@ pub(super) async fn carry_out(
     archive: &Archive,
     mirror: &MirrorId,
     kind: &OrderKind,
+    patience: Duration,
+    output: &Output,
 ) -> Result<OrderOutcome, Failure> {
     let request = wire::rpc::order_request(mirror, kind);
     let id = archive.admin().await?.order(request).await?.into_inner().id;
     let mut consistency = archive.consistency().await?;
-    let deadline = tokio::time::Instant::now() + ORDER_TIMEOUT;
+    let deadline = tokio::time::Instant::now() + patience;
+    let mut said_silent = false;
     while tokio::time::Instant::now() < deadline {
         let request = v1::StatusRequest {
             channel: String::new(),
@@ -312,6 +348,16 @@ pub(super) async fn carry_out(
             .mirrors
             .iter()
             .filter(|one| one.id == mirror.as_str());
+        let silent = of_mirror
+            .clone()
+            .flat_map(|one| &one.channels)
+            .any(|one| one.reason.starts_with("unreachable") || one.reason.starts_with("stale"));
+        if silent && !said_silent {
+            said_silent = true;
+            output.note(&format!(
+                "{mirror} does not answer now: the order is given, and waits for it"
+            ));
+        }
         let outcomes =
             of_mirror.flat_map(|one| one.channels.iter().flat_map(|channel| &channel.orders));
         if let Some(outcome) = outcomes.into_iter().find(|outcome| outcome.id == id) {
@@ -325,7 +371,7 @@ pub(super) async fn carry_out(
     }
     let text = format!(
         "{mirror} has not carried out the order within {} s; it will when it is back",
-        ORDER_TIMEOUT.as_secs()
+        patience.as_secs()
     );
     Err(Failure::text(AGAIN, text))
 }

@@ -355,6 +355,8 @@ async fn watch(
             if let mirrorlog_core::statement::Statement::Verdict(verdict) = statement
                 && verdict.build == build
                 && verdict.channel == *channel
+                // One that takes no clients is not waited for, and does not stand for another.
+                && mirrors.contains(&verdict.mirror)
             {
                 if verdict.state == VerdictState::Complete {
                     let seconds = begun.elapsed().as_secs_f64();

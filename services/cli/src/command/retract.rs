@@ -26,6 +26,13 @@ pub(crate) async fn run(config: &Path, args: RetractArgs, output: &Output) -> Re
              give --replace-with TREE|BUILD, or --no-replacement if clients may stay where they are";
         return Err(Failure::text(USAGE, text));
     }
+    let itself = args
+        .replace_with
+        .as_ref()
+        .and_then(|text| text.parse::<Build>().ok());
+    if itself.is_some_and(|build| (first..=last).contains(&build)) {
+        return Err(Failure::text(USAGE, "a build cannot replace itself"));
+    }
     let (mut guard, mut pin) = (None, None);
     let replacement = match &args.replace_with {
         None => None,

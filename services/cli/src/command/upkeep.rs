@@ -22,7 +22,7 @@ pub(crate) async fn log_repair(
     let request = v1::RepairLogRequest {
         dry_run: args.dry_run,
     };
-    let reply = archive.admin().await?.repair_log(request).await?;
+    let reply = archive.patient_admin().await?.repair_log(request).await?;
     let channels = reply.into_inner().channels;
     if output.json {
         let channels: Vec<Value> = channels.iter().map(document).collect();
@@ -128,7 +128,12 @@ pub(crate) async fn gc(config: &Path, args: &GcArgs, output: &Output) -> Result<
     let request = v1::CollectRequest {
         dry_run: args.dry_run,
     };
-    let reply = archive.admin().await?.collect(request).await?.into_inner();
+    let reply = archive
+        .patient_admin()
+        .await?
+        .collect(request)
+        .await?
+        .into_inner();
     if output.json {
         let channels = reply.channels.iter();
         let builds: Map<String, Value> = channels

@@ -95,6 +95,12 @@ impl Channel {
     }
 
     pub(super) fn on_shed(&mut self, leased: &BTreeSet<Build>, effects: &mut Vec<Effect>) {
+        // What an operator asked for goes before anything that is whole here.
+        if !self.backfills.is_empty() {
+            self.backfills.clear();
+            effects.push(Effect::Report);
+            return;
+        }
         if let Some(build) = self.sheddable(leased) {
             self.let_go(build, effects);
             effects.push(Effect::Report);

@@ -49,6 +49,7 @@ impl Engine {
         let found = match found {
             Ok(found) => found,
             Err(error) => {
+                self.note_order(order).await;
                 let text = format!("the archive was not to be asked: {error}; order it again");
                 return self.on_order_done(Some(id), outcome(false, text)).await;
             }
@@ -66,6 +67,7 @@ impl Engine {
             }
         }
         self.forget_old(&id).await;
+        self.note_order(order).await;
         let text = if coming.is_empty() {
             "none of these builds is to be fetched: they are here, newer than what is live, or taken back".to_owned()
         } else {
@@ -109,11 +111,35 @@ impl Engine {
 
     /// The next one that waits, if none is under way.
     pub(super) fn next_backfill(&mut self, id: &ChannelId) {
-        let asked = &self.slot(id).channel.backfills;
-        // The newest first: it shares most with what is here.
-        if let Some(asked) = asked.values().next_back().copied() {
-            self.backfill(id, asked.target);
+        let slot = self.slot(id);
+        let asked = &slot.channel.backfills;
+        if let Some((build, task)) = &slot.backfill
+            && !asked.contains_key(build)
+        {
+            task.stop.cancel();
         }
+        // The newest first: it shares most with what is here. One that failed lets the others go before.
+        let failed = slot.backfill_failed;
+        let older = failed.and_then(|failed| asked.range(..failed).next_back());
+        let next = older.or_else(|| asked.last_key_value());
+        if let Some(target) = next.map(|(_, asked)| asked.target) {
+            self.backfill(id, target);
+        }
+    }
+
+    /// What an operator asked for makes room for what is published. True when there was something to give up.
+    pub(super) async fn give_up_backfills(&mut self, id: &ChannelId) -> bool {
+        if self.slot(id).channel.backfills.is_empty() {
+            return false;
+        }
+        tracing::warn!(channel = %id, "the disk is full: builds that were asked for are given up");
+        let leased = self.leased(id);
+        self.step(id, Input::Shed { leased }, Vec::new()).await;
+        if let Some((_, task)) = &self.slot(id).backfill {
+            task.stop.cancel();
+        }
+        self.parts.collections.ask();
+        true
     }
 
     pub(super) async fn on_backfilled(
@@ -128,7 +154,7 @@ impl Engine {
             // The pin goes at the end, when the build counts as held: no collection comes between.
             Ok(Whole { pin: _pin, .. }) => {
                 slot.missing.remove(&build);
-                slot.trouble = None;
+                (slot.trouble, slot.backfill_failed) = (None, None);
                 tracing::info!(channel = %id, %build, "a build that was asked for is here");
                 self.step(id, Input::Backfilled { build }, Vec::new()).await;
                 self.next_backfill(id);
@@ -136,9 +162,13 @@ impl Engine {
             Err(SyncError::Stopped) => {}
             Err(error) => {
                 slot.backfill_after = Some(Instant::now() + AGAIN);
+                slot.backfill_failed = Some(build);
                 let text = format!("build {build} was asked for: {}", chain(&error));
                 tracing::warn!(channel = %id, error = text, "not fetched; trying again");
                 slot.trouble = Some(text);
+                if error.is_full() {
+                    self.give_up_backfills(id).await;
+                }
                 self.report(id);
             }
         }

@@ -24,8 +24,12 @@ impl Engine {
                 return;
             }
         }
-        self.commit(vec![Write::Put(key, Vec::new())]).await;
         tracing::info!(order = order.id, kind = ?order.kind, "carrying out an order");
+        // A backfill counts as carried out when its builds are remembered.
+        let later = matches!(&order.kind, OrderKind::Backfill { .. });
+        if !later {
+            self.note_order(order.id).await;
+        }
         match order.kind {
             OrderKind::Replay {
                 channel,
@@ -54,6 +58,7 @@ impl Engine {
             } => match self.why_no_backfill(&channel) {
                 Some(text) => {
                     let (id, ok) = (order.id, false);
+                    self.note_order(id).await;
                     self.on_order_done(Some(channel), OrderOutcome { id, ok, text })
                         .await;
                 }
@@ -61,6 +66,12 @@ impl Engine {
             },
             OrderKind::Drain { .. } | OrderKind::Resume => self.on_drain(order).await,
         }
+    }
+
+    /// Remembers that an order was carried out.
+    pub(super) async fn note_order(&mut self, id: u64) {
+        let key = Key::Order(id).encode();
+        self.commit(vec![Write::Put(key, Vec::new())]).await;
     }
 
     fn why_no_backfill(&self, channel: &ChannelId) -> Option<String> {

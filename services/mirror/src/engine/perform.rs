@@ -26,6 +26,8 @@ const PLAN_PAUSE: Duration = Duration::from_secs(5);
 const HEAL_PAUSE: Duration = Duration::from_secs(15);
 /// Progress of a sync is told this often; what changes is told at once.
 const PROGRESS_REPORT: Duration = Duration::from_secs(2);
+/// A build that waits for a word longer than this is said at `/readyz`.
+const UNCONFIRMED_SAID: Duration = Duration::from_secs(20);
 /// Open events are kept alive this often: well within the consumer's ack wait.
 const PROGRESS_ACK: Duration = Duration::from_secs(5);
 
@@ -355,6 +357,11 @@ impl Engine {
         }
         let others = self.slots.keys().filter(|other| *other != id).cloned();
         let ids: Vec<ChannelId> = std::iter::once(id.clone()).chain(others).collect();
+        for id in &ids {
+            if self.give_up_backfills(id).await {
+                return;
+            }
+        }
         for id in ids {
             let leased = self.leased(&id);
             let sheds = self.slot(&id).channel.sheddable(&leased);
@@ -382,7 +389,7 @@ impl Engine {
     }
 
     /// Builds that somebody reads by number, or on the disk.
-    fn leased(&self, id: &ChannelId) -> std::collections::BTreeSet<Build> {
+    pub(super) fn leased(&self, id: &ChannelId) -> std::collections::BTreeSet<Build> {
         let mut leased = self.parts.leases.of(id);
         leased.extend(self.parts.serving.exported_build(id));
         leased
@@ -429,6 +436,7 @@ impl Engine {
     }
 
     pub(super) async fn on_tick(&mut self) {
+        self.show_unconfirmed();
         if self.last_progress_ack.elapsed() >= PROGRESS_ACK {
             self.last_progress_ack = tokio::time::Instant::now();
             for ack in self.acks.values() {
@@ -476,6 +484,31 @@ impl Engine {
             self.next_backfill(&id);
             if tell_progress && !self.slot(&id).syncs.is_empty() {
                 self.report(&id);
+            }
+        }
+    }
+
+    /// A build that waits for the consistency service's word for long is said where operators look without it.
+    fn show_unconfirmed(&mut self) {
+        let waiting = self.slots.iter().find_map(|(id, slot)| {
+            let build = slot.channel.unconfirmed()?;
+            Some(format!(
+                "build {build} of {id} is whole here and waits for the consistency service to verify it"
+            ))
+        });
+        let health = &self.parts.health;
+        match waiting {
+            None => {
+                self.unconfirmed_since = None;
+                health.recover("unconfirmed");
+            }
+            Some(text) => {
+                let since = self
+                    .unconfirmed_since
+                    .get_or_insert_with(tokio::time::Instant::now);
+                if since.elapsed() >= UNCONFIRMED_SAID {
+                    health.degrade("unconfirmed", text);
+                }
             }
         }
     }

@@ -84,6 +84,8 @@ pub(crate) struct Slot {
     pub(crate) backfill: Option<(Build, Task)>,
     /// None is begun before: the last one failed.
     pub(crate) backfill_after: Option<Instant>,
+    /// The one that failed last: the next older one goes before it.
+    pub(crate) backfill_failed: Option<Build>,
     /// A question to the journal under way.
     pub(crate) asking: Option<CancellationToken>,
     /// When the journal answered last.
@@ -119,6 +121,7 @@ impl Slot {
             heal_after: BTreeMap::new(),
             backfill: None,
             backfill_after: None,
+            backfill_failed: None,
             asking: None,
             asked: None,
             ask_again: false,

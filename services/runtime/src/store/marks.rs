@@ -104,7 +104,7 @@ impl Keep {
         let here = |root: &Digest| self.coming.contains(root);
         let roots = self.coming.iter().chain(&self.manifests);
         for root in roots {
-            let marked = mark_what_is_here(pages, *root, here(root), &mut walked, halted);
+            let marked = mark_what_is_here(pages, *root, here(root), &mut walked, halted)?;
             let Some(files) = marked else {
                 return Ok(None);
             };
@@ -123,14 +123,17 @@ fn mark_what_is_here(
     files_too: bool,
     walked: &mut HashSet<Digest>,
     halted: &dyn Fn() -> bool,
-) -> Option<Vec<Digest>> {
+) -> Result<Option<Vec<Digest>>, StoreError> {
     let (mut below, mut files) = (vec![root], Vec::new());
     while let Some(digest) = below.pop() {
         if halted() {
-            return None;
+            return Ok(None);
         }
-        let Ok(page) = pages.page(&digest) else {
-            continue;
+        let page = match pages.page(&digest) {
+            Ok(page) => page,
+            // Not here yet, or on its way again; what is damaged must not be taken for that where it is kept for ever.
+            Err(error) if files_too || matches!(error, StoreError::Absent(_)) => continue,
+            Err(error) => return Err(error),
         };
         if !walked.insert(digest) {
             continue;
@@ -143,7 +146,7 @@ fn mark_what_is_here(
             files.extend(named);
         }
     }
-    Some(files)
+    Ok(Some(files))
 }
 
 fn mark(
