@@ -344,12 +344,17 @@ fn an_auditor_that_reaches_nobody_revokes_nobody() {
     for mirror in ["nz1", "nz2"] {
         network.pause(mirror);
     }
-    until("it knows that it reaches nobody", || {
-        network
-            .ask_service("consistency", "/readyz")
-            .text()
-            .contains("cut-off")
-    });
+    // A round of each mirror, and the time-out of what was asked then.
+    until_within(
+        Duration::from_secs(60),
+        "it knows that it reaches nobody",
+        || {
+            network
+                .ask_service("consistency", "/readyz")
+                .text()
+                .contains("cut-off")
+        },
+    );
     assert!(!revoked(), "nobody is revoked");
     let before = log::ask(&url, "$JS.API.STREAM.INFO.MIRRORLOG_VERDICT", &json!({}));
     for mirror in ["nz1", "nz2"] {

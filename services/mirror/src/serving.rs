@@ -241,9 +241,10 @@ impl Exported {
         if wanted.live == Some(build) || wanted.is_retracted(build) {
             return Arc::clone(wanted);
         }
-        // Live has gone on while there was no tree: readers do not go back to what the first one shows.
+        // Live has gone on while there was no tree, or one of a build that was taken back: readers do not go back to what
+        // a late one shows.
         let ahead = |row: &Arc<ServedChannel>| row.live > Some(build);
-        if served && ahead(wanted) && before.is_some_and(ahead) {
+        if ahead(wanted) && before.is_some_and(ahead) {
             return Arc::clone(wanted);
         }
         let kept = before.and_then(|before| before.builds.get(&build));

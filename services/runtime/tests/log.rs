@@ -140,6 +140,7 @@ async fn what_is_declared_is_made_once_and_found_again() {
     };
     let expected = [
         "KV_mirrorlog_build",
+        "KV_mirrorlog_drain",
         "KV_mirrorlog_head",
         "KV_mirrorlog_lease",
         "KV_mirrorlog_salt",

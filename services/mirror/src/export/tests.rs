@@ -362,3 +362,30 @@ fn invariant_live_does_not_go_back_to_what_the_first_tree_shows() {
         assert_eq!(live(), Some(2));
     }
 }
+
+/// What the tree shows is taken back, so live goes on without it; a tree that was begun before that is late.
+#[test]
+fn invariant_live_does_not_go_back_to_what_a_late_tree_shows() {
+    let (serving, reader) = ServingWriter::new();
+    let mut world = World::new();
+    let one = Things::from([(b"a".to_vec(), Thing::File(b"one".to_vec(), 0o644, 1))]);
+    let goals: [_; 3] = std::array::from_fn(|_| world.goal(&[("c", &one)]));
+    let id = channel("c");
+    let row = |at: usize| ServedChannel::clone(&goals[at].table.channels[&id]);
+    let live = || reader.current().channels[&id].live.map(Build::get);
+    serving.gate();
+    serving.resumed();
+    serving.set(id.clone(), row(0));
+    assert_eq!(live(), None, "there is no tree yet");
+    serving.exported(&mount(), Some(goals[0].scope.clone()));
+    assert_eq!(live(), Some(1));
+    let mut next = row(2);
+    next.builds.extend(row(1).builds);
+    next.retracted.push((Build::FIRST, Build::FIRST));
+    serving.set(id.clone(), next);
+    assert_eq!(live(), Some(3), "what was taken back keeps nobody waiting");
+    for goal in &goals[1..] {
+        serving.exported(&mount(), Some(goal.scope.clone()));
+        assert_eq!(live(), Some(3));
+    }
+}
