@@ -32,7 +32,7 @@ model *args:
 e2e *args: _binaries
     {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --tests" } }} -p e2e --locked "$@"
 
-# faults on real processes: `just chaos` plays a little of each, `just chaos kill --seeds 1..251 --kills 40` a lot of one; see --help
+# faults on real processes: `just chaos` plays a little of some, `just chaos kill --seeds 1..251 --kills 40` a lot of one; see --help
 chaos *args: _binaries
     deploy/setup --with-chaos
     cargo run --quiet --locked -p e2e --bin chaos -- "$@"
