@@ -69,6 +69,8 @@ pub(super) struct Held {
     pub(super) new_files: u64,
     /// Files drawn at random and found good since this replica began to look, or since the last fault.
     pub(super) sampled_files: u64,
+    /// When entries were reported lost last, until a pinned audit has passed since.
+    pub(super) lost_at: Option<Timestamp>,
     /// Entries once reported lost, until an audit has seen them again.
     pub(super) lost: Vec<Ordinal>,
     pub(super) tries: u32,
@@ -91,6 +93,7 @@ impl Held {
             audited_files: 0,
             new_files: 0,
             sampled_files: 0,
+            lost_at: None,
             lost: Vec::new(),
             tries: 0,
             retry_at: Timestamp::EPOCH,
@@ -139,6 +142,7 @@ impl Held {
         match scope {
             Scope::Pinned => {
                 self.once_passed = true;
+                self.lost_at = None;
                 self.lost.clear();
             }
             Scope::Live => self.moved = None,
@@ -230,6 +234,7 @@ impl Held {
         self.claim = claim(&reported.presence, reported.missing_files, entries);
         match self.claim {
             Claim::Partial { missing } => {
+                self.lost_at = Some(now);
                 if let (Presence::Some(present), true) = (&reported.presence, self.once_passed) {
                     self.lost = lost(present, entries);
                 }
@@ -248,8 +253,10 @@ impl Held {
     }
 
     pub(super) fn adopt(&mut self, state: VerdictState, issued: Timestamp) {
+        // A word of before a loss, that comes after it, says nothing of what was brought again since.
+        let outdated = self.lost_at.is_some_and(|lost| issued < lost);
         let trusted = match self.claim {
-            Claim::Whole | Claim::Unheard => true,
+            Claim::Whole | Claim::Unheard => !outdated,
             Claim::Partial { .. } | Claim::Gone => false,
         };
         self.pinned.passed = false;
@@ -263,7 +270,8 @@ impl Held {
             VerdictState::Revoked(reason) => self.distrust(reason.clone(), Scope::Live),
         }
         self.once_passed |= self.pinned.passed;
-        if !trusted && matches!(state, VerdictState::Verified | VerdictState::Complete) {
+        let lacks = matches!(self.claim, Claim::Partial { .. } | Claim::Gone);
+        if lacks && matches!(state, VerdictState::Verified | VerdictState::Complete) {
             let files = if let Claim::Partial { missing } = self.claim {
                 missing
             } else {

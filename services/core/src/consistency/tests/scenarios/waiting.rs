@@ -137,3 +137,41 @@ fn random_files_add_up_to_a_confidence_and_a_fault_begins_anew() {
         (0, 1.0)
     );
 }
+
+/// The other replica hears of a loss, and then of a word that was said before it.
+#[test]
+fn a_word_of_before_a_loss_is_not_taken_over() {
+    let mut next = fresh();
+    let now = Timestamp::from_seconds(2_000);
+    next.step(snapshot(1), now);
+    let report = |sequence, has| Input::Report(report("nz1", 1, sequence, 1, &[(1, has)]));
+    let word = |issued| Verdict {
+        mirror: mirror("nz1"),
+        pool: PoolId::new("nz").unwrap(),
+        channel: channel(),
+        build: build(1),
+        root: root(1),
+        view: View::All,
+        state: VerdictState::Complete,
+        issued,
+        lease_revision: 3,
+        audited_files: 1,
+        new_files: 1,
+    };
+    next.step(report(1, Has::All), now);
+    next.step(report(2, Has::Loss), now.plus_ms(1_000));
+    next.step(report(3, Has::All), now.plus_ms(2_000));
+    let mut late = next.clone();
+    late.step(Input::Verdict(word(now)), now.plus_ms(3_000));
+    let lead = Input::Lease(Leadership::Leader { revision: 4 });
+    let effects = late.step(lead.clone(), now.plus_ms(4_000));
+    assert_eq!(audits(&effects).len(), 2, "pinned and live, first of all");
+    let said = late.verdict(&mirror("nz1"), &channel(), build(1));
+    assert_eq!(said, Some(&VerdictState::Pending));
+    // One that was said after it counts.
+    next.step(Input::Verdict(word(now.plus_ms(2_500))), now.plus_ms(3_000));
+    let effects = next.step(lead, now.plus_ms(4_000));
+    assert!(audits(&effects).is_empty());
+    let said = next.verdict(&mirror("nz1"), &channel(), build(1));
+    assert_eq!(said, Some(&VerdictState::Complete));
+}
