@@ -29,6 +29,7 @@ pub(crate) async fn run(config: &Path, args: RetractArgs, output: &Output) -> Re
     let itself = args
         .replace_with
         .as_ref()
+        .filter(|text| !Path::new(text.as_str()).exists())
         .and_then(|text| text.parse::<Build>().ok());
     if itself.is_some_and(|build| (first..=last).contains(&build)) {
         return Err(Failure::text(USAGE, "a build cannot replace itself"));

@@ -12,7 +12,7 @@ use super::receive::target_of;
 use super::slot::Task;
 use super::{Engine, Message};
 use crate::inbox::chain;
-use crate::sync::{Lacks, SyncError, Whole};
+use crate::sync::{SyncError, Whole};
 
 /// Pause after one that failed.
 const AGAIN: Duration = Duration::from_secs(15);
@@ -86,26 +86,14 @@ impl Engine {
         let mut job = self.job(id, Lane::Bulk, &target);
         job.delta = None;
         self.slot(id).backfill = Some((target.build, Task::of(&job)));
-        let (syncer, sender, channel) =
-            (self.parts.syncer.clone(), self.sender.clone(), id.clone());
-        let fetched = self.parts.metrics.fetched(Lane::Bulk);
         let build = target.build;
-        tracing::info!(%channel, %build, "fetching a build that was asked for");
-        tokio::spawn(async move {
-            let lacks = Lacks {
-                engine: sender.clone(),
-                channel: channel.clone(),
-                build,
-            };
-            let ran = job.stop.run_until_cancelled(syncer.run(&job, &lacks)).await;
-            fetched.count(&job.progress);
-            let outcome = ran.unwrap_or(Err(SyncError::Stopped));
-            let message = Message::Backfilled {
+        tracing::info!(channel = %id, %build, "fetching a build that was asked for");
+        self.run_apart(id, build, job, |channel, build, outcome| {
+            Message::Backfilled {
                 channel,
                 build,
                 outcome,
-            };
-            sender.send(message).await.ok();
+            }
         });
     }
 

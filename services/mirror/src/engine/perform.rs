@@ -246,6 +246,21 @@ impl Engine {
         (job.whole, job.delta, job.trusts_pages) = (None, None, false);
         let task = Task::of(&job);
         self.slot(id).heals.insert(build, task);
+        self.run_apart(id, build, job, |channel, build, outcome| Message::Healed {
+            channel,
+            build,
+            outcome,
+        });
+    }
+
+    /// Runs a job apart from the lanes; how it ended comes back as a message.
+    pub(super) fn run_apart(
+        &self,
+        id: &ChannelId,
+        build: Build,
+        job: Job,
+        ended: fn(ChannelId, Build, Result<Whole, SyncError>) -> Message,
+    ) {
         let (syncer, sender, channel) =
             (self.parts.syncer.clone(), self.sender.clone(), id.clone());
         let fetched = self.parts.metrics.fetched(Lane::Bulk);
@@ -258,14 +273,8 @@ impl Engine {
             let ran = job.stop.run_until_cancelled(syncer.run(&job, &lacks)).await;
             fetched.count(&job.progress);
             let outcome = ran.unwrap_or(Err(SyncError::Stopped));
-            sender
-                .send(Message::Healed {
-                    channel,
-                    build,
-                    outcome,
-                })
-                .await
-                .ok();
+            // The engine is gone only when the process ends.
+            sender.send(ended(channel, build, outcome)).await.ok();
         });
     }
 
