@@ -1,6 +1,6 @@
 //! What is lost comes back by itself, or with one command; what cannot be known is refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use e2e::{Network, Tree, noise, run, until};
@@ -26,12 +26,8 @@ fn root(network: &Network, build: u64) -> String {
     shown["root"].as_str().unwrap().to_owned()
 }
 
-/// Journal and control state of the archive as they were two builds ago; the store is as it is.
-#[test]
-fn a_journal_from_an_older_backup_learns_the_newer_builds() {
-    let network = Network::up(2);
-    let tree = Tree::new();
-    publish(&network, &tree, 1);
+/// Journal and control state of the archive, and a copy of them as they are now.
+fn backed_up(network: &Network) -> (PathBuf, PathBuf) {
     let (state, backup) = (
         network.dir().join("archive/state"),
         network.scratch().join("backup"),
@@ -39,6 +35,16 @@ fn a_journal_from_an_older_backup_learns_the_newer_builds() {
     network.kill("archive");
     copy(&state, &backup);
     network.restart("archive");
+    (state, backup)
+}
+
+/// Journal and control state of the archive as they were two builds ago; the store is as it is.
+#[test]
+fn a_journal_from_an_older_backup_learns_the_newer_builds() {
+    let network = Network::up(2);
+    let tree = Tree::new();
+    publish(&network, &tree, 1);
+    let (state, backup) = backed_up(&network);
     for number in 2..=3 {
         publish(&network, &tree, number);
     }
@@ -61,13 +67,7 @@ fn a_journal_that_cannot_learn_the_newer_builds_refuses() {
     let network = Network::up(1);
     let tree = Tree::new();
     publish(&network, &tree, 1);
-    let (state, backup) = (
-        network.dir().join("archive/state"),
-        network.scratch().join("backup"),
-    );
-    network.kill("archive");
-    copy(&state, &backup);
-    network.restart("archive");
+    let (state, backup) = backed_up(&network);
     publish(&network, &tree, 2);
     let newer = network.scratch().join("newer");
     network.kill("archive");
