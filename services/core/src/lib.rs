@@ -8,7 +8,8 @@
 //! | --- | --- |
 //! | [`id`], [`path`], [`time`], [`limits`] | the vocabulary, and how large anything may get |
 //! | [`sign`] | who said it |
-//! | [`statement`] | what is said: snapshot, head, retraction, report, verdict, order |
+//! | [`trust`] | who may say what: the root document, and which one follows it |
+//! | [`statement`] | what is said: snapshot, head, retraction, report, verdict, order, root |
 //! | [`view`] | which part of a channel a mirror carries |
 //! | [`layout`] | what a layout promises about its paths |
 //! | [`manifest`] | which files a build is made of |
@@ -43,5 +44,6 @@ pub mod sign;
 pub mod statement;
 pub mod time;
 pub mod tree;
+pub mod trust;
 pub mod url;
 pub mod view;

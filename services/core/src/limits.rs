@@ -63,5 +63,19 @@ pub const VIEW_NAMES_MAX: usize = 64;
 /// Most bytes of all of them.
 pub const VIEW_MAX_BYTES: usize = 4 * 1024;
 
+/// Most signatures looked at under one statement; stops a file of a million wrong ones from costing a million checks.
+pub const SIGNATURES_MAX: usize = 64;
+/// Highest threshold: half of [`SIGNATURES_MAX`], so that the signatures of an old set of keys and of a new one, which
+/// a change of keys needs, always fit under one root document.
+pub const THRESHOLD_MAX: u32 = 32;
+/// Most keys of a role.
+pub const ROLE_KEYS_MAX: usize = 64;
+/// Most mirrors in a roster.
+pub const ROSTER_MAX: usize = 10_000;
+/// Most keys of a mirror: its old one and its new one. With this, a full roster still fits [`ROOT_MAX_BYTES`].
+pub const MIRROR_KEYS_MAX: usize = 2;
+/// Largest root document without its signatures, in bytes.
+pub const ROOT_MAX_BYTES: usize = 2 * 1024 * 1024;
+
 /// Clock skew tolerated between two honest machines, in milliseconds.
 pub const CLOCK_SKEW_MS: i64 = 10 * 60 * 1000;

@@ -1,5 +1,5 @@
 //! What is said and signed: snapshots, heads, retractions by the archive, reports by mirrors,
-//! verdicts by the consistency service, orders by operators.
+//! verdicts by the consistency service, orders by operators, and who is trusted for what.
 
 use std::fmt;
 
@@ -10,6 +10,7 @@ use crate::layout::Layout;
 use crate::manifest::Entry;
 use crate::path::EntryPath;
 use crate::time::Timestamp;
+use crate::trust::Root;
 use crate::view::View;
 
 /// A sentence about a package that clients show, for example "needs a maintainer".
@@ -352,4 +353,6 @@ pub enum Statement {
     Verdict(Verdict),
     /// By the archive.
     Order(Order),
+    /// By the holders of the root keys.
+    Root(Root),
 }

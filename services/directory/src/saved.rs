@@ -65,7 +65,8 @@ pub(crate) fn resume(directory: &mut Directory, state: DirectoryState, now: Time
             Statement::Retraction(retraction) => Input::Retraction(retraction),
             Statement::Verdict(verdict) => Input::Verdict(verdict),
             Statement::Order(order) => Input::Order(order),
-            Statement::Report(_) => continue,
+            // Reports are not kept here, and a root document is pinned in a file.
+            Statement::Report(_) | Statement::Root(_) => continue,
         };
         directory.step(input, now);
     }
