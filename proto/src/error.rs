@@ -1,7 +1,9 @@
 //! Why bytes were refused.
 
 use mirrorlog_core::id::IdError;
+use mirrorlog_core::limits::THRESHOLD_MAX;
 use mirrorlog_core::path::{PathError, TargetError};
+use mirrorlog_core::trust::RootFault;
 use mirrorlog_core::view::ViewError;
 
 use crate::signify::SignifyError;
@@ -124,9 +126,18 @@ pub enum FieldError {
     /// A symlink's target.
     #[error(transparent)]
     Target(#[from] TargetError),
-    /// A signature.
+    /// A signature, or a public key.
     #[error(transparent)]
     Signature(#[from] SignifyError),
+    /// Bytes beside those that the value is written as: fields that are not known here, or a second spelling.
+    #[error("it has bytes that are not known here: a newer mirrorlog may be needed")]
+    Spelling,
+    /// How many keys must sign.
+    #[error("a threshold is between 1 and {THRESHOLD_MAX}")]
+    Threshold,
+    /// Who is trusted for what.
+    #[error(transparent)]
+    Root(#[from] RootFault),
 }
 
 impl DecodeError {

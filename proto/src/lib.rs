@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`statement`] | what is signed |
 //! | [`signed`] | a statement with its signature |
+//! | [`root`] | a root document with its signatures |
 //! | [`signify`] | keys, signatures and signed messages as signify's files |
 //! | [`event`], [`delta`] | what travels on the log |
 //! | [`peer`] | what mirrors of one pool tell each other |
@@ -25,6 +26,7 @@ pub mod event;
 mod field;
 pub mod kv;
 pub mod peer;
+pub mod root;
 pub mod rpc;
 pub mod signed;
 pub mod signify;
@@ -33,6 +35,7 @@ pub mod statement;
 
 pub use error::{DecodeError, FieldError, causes};
 pub use event::{Event, EventBody};
+pub use root::{SignedRoot, SignedRootError};
 pub use signed::{OpenError, Signed};
 
 /// Generated from `mirrorlog/v1/*.proto`.

@@ -21,6 +21,8 @@ use crate::field::clean_text;
 
 /// Size of a signature's binary form.
 pub const SIGNATURE_BYTES: usize = 74;
+/// Size of a public key's binary form.
+pub const PUBLIC_BYTES: usize = 42;
 /// Longest comment: signify's buffer of 1024 bytes, less the end of the string.
 pub const COMMENT_MAX_BYTES: usize = 1023;
 
@@ -28,7 +30,6 @@ const HEADER: &str = "untrusted comment: ";
 const DEFAULT_COMMENT: &str = "mirrorlog";
 const ALGORITHM: &[u8; 2] = b"Ed";
 const KDF: &[u8; 2] = b"BK";
-const PUBLIC_BYTES: usize = 42;
 const SECRET_BYTES: usize = 104;
 
 /// Why bytes are no file of signify's. Park.
@@ -90,11 +91,33 @@ pub enum SignifyError {
 
 /// Writes a public key's file.
 pub fn print_public(key: &PublicKey, comment: &str) -> String {
+    print(comment, &public_to_bytes(key))
+}
+
+/// A public key's binary form.
+pub fn public_to_bytes(key: &PublicKey) -> [u8; PUBLIC_BYTES] {
     let mut binary = [0; PUBLIC_BYTES];
     binary[..2].copy_from_slice(ALGORITHM);
     binary[2..10].copy_from_slice(&key.number().0);
     binary[10..].copy_from_slice(key.as_bytes());
-    print(comment, &binary)
+    binary
+}
+
+/// Reads a public key's binary form.
+///
+/// # Errors
+/// [`SignifyError::Size`], [`SignifyError::Algorithm`] or [`SignifyError::Key`].
+pub fn public_from_bytes(bytes: &[u8]) -> Result<PublicKey, SignifyError> {
+    let size = |_| SignifyError::Size {
+        expected: PUBLIC_BYTES,
+        found: bytes.len(),
+    };
+    let binary: [u8; PUBLIC_BYTES] = bytes.try_into().map_err(size)?;
+    check_algorithm(&binary)?;
+    Ok(PublicKey::new(
+        KeyNumber(slice(&binary, 2)),
+        &slice(&binary, 10),
+    )?)
 }
 
 /// Reads a public key's file.
@@ -102,12 +125,7 @@ pub fn print_public(key: &PublicKey, comment: &str) -> String {
 /// # Errors
 /// [`SignifyError`] for any byte that is not as it must be.
 pub fn parse_public(file: &[u8]) -> Result<PublicKey, SignifyError> {
-    let binary: [u8; PUBLIC_BYTES] = parse_alone(file)?;
-    check_algorithm(&binary)?;
-    Ok(PublicKey::new(
-        KeyNumber(slice(&binary, 2)),
-        &slice(&binary, 10),
-    )?)
+    public_from_bytes(&parse_alone::<PUBLIC_BYTES>(file)?)
 }
 
 /// Writes a secret key's file, unencrypted: the caller sees to its mode.

@@ -11,10 +11,10 @@ use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::Statement;
 use support::directory::{golden_feedback, golden_states};
 use support::said::{channel, delta, events, head, statements};
-use support::{build, key, trusted};
+use support::{build, key, roots, trusted};
 use wire::directory::{DirectoryState, Feedback};
 use wire::kv::{Numbering, encode_wanted, wanted_key};
-use wire::{Event, Signed, delta, signify, statement};
+use wire::{Event, Signed, SignedRoot, delta, signify, statement};
 
 const CHANGED: &str = "
 Bytes on the wire or on disk are no longer what they were. Logs, journals and mirrors in the field
@@ -72,6 +72,17 @@ fn signed_statements_are_what_they_were() {
     );
     assert_eq!(Signed::from_signify(&file).unwrap(), signed);
     assert_eq!(signed.open_head(&trusted(&[&key(7)])).unwrap(), head());
+}
+
+#[test]
+fn signed_roots_are_what_they_were() {
+    let (first, second) = (roots::signed(&roots::root()), roots::signed(&roots::next()));
+    let bytes = golden("signed_root", &first.encode());
+    assert_eq!(SignedRoot::decode(&bytes).unwrap(), first);
+    let bytes = golden("signed_root_next", &second.encode());
+    let next = SignedRoot::decode(&bytes).unwrap();
+    let trusted = first.pin().unwrap();
+    assert_eq!(next.open_next(&trusted).unwrap().root(), &roots::next());
 }
 
 #[test]
@@ -184,7 +195,13 @@ fn bucket_values_are_what_they_were() {
 /// A file that no test reads any more would be no proof of anything.
 #[test]
 fn every_golden_file_is_read() {
-    let others = ["signed", "signed_signify", "delta"];
+    let others = [
+        "signed",
+        "signed_signify",
+        "signed_root",
+        "signed_root_next",
+        "delta",
+    ];
     let keys = ["signify_secret", "signify_public", "signify_signature"];
     let elsewhere = ["mirror_state"]; // src/state.rs
     let names = others.into_iter().chain(keys).chain(elsewhere);

@@ -13,7 +13,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use prost::Message as _;
 use support::messages::{head, order, read, report, retraction, snapshot, verdict};
-use support::{deltas, key, snapshots, statements, trusted};
+use support::{deltas, key, roots, snapshots, statements, trusted};
 use wire::kv::{Numbering, decode_wanted, parse_wanted_key};
 use wire::statement::Kind;
 use wire::v1::{self, change, statement::Kind as Proto};
@@ -270,6 +270,7 @@ fn no_kind_passes_for_another() {
         Proto::Report(report()),
         Proto::Verdict(verdict()),
         Proto::Order(order()),
+        Proto::Root(roots::proto()),
     ];
     for (at, kind) in kinds.into_iter().enumerate() {
         let signed = Signed::sign(&key(1), &read(kind).unwrap());

@@ -2,15 +2,18 @@
 //!
 //! [`encode`] writes canonical bytes; they are signed and carried as they are, and nobody encodes
 //! them again. Fields that a reader does not know are skipped; whatever changes the meaning of a
-//! statement needs a new [`SCHEMA`].
+//! statement needs a new [`SCHEMA`]. In a root document, which decides whom to believe, nothing is
+//! skipped: whoever does not understand all of it must not act on it.
 
 mod archive;
 mod order;
 mod report;
+mod root;
 mod verdict;
 
-use mirrorlog_core::limits::{REPORT_MAX_BYTES, STATEMENT_MAX_BYTES};
+use mirrorlog_core::limits::{REPORT_MAX_BYTES, ROOT_MAX_BYTES, STATEMENT_MAX_BYTES};
 use mirrorlog_core::statement::Statement;
+use mirrorlog_core::trust::Root;
 use prost::Message as _;
 
 use crate::error::{DecodeError, FieldError};
@@ -37,6 +40,8 @@ pub enum Kind {
     Verdict,
     /// [`Statement::Order`]
     Order,
+    /// [`Statement::Root`]
+    Root,
 }
 
 impl Kind {
@@ -49,6 +54,7 @@ impl Kind {
             Statement::Report(_) => Self::Report,
             Statement::Verdict(_) => Self::Verdict,
             Statement::Order(_) => Self::Order,
+            Statement::Root(_) => Self::Root,
         }
     }
 
@@ -61,6 +67,7 @@ impl Kind {
             Self::Report => "report",
             Self::Verdict => "verdict",
             Self::Order => "order",
+            Self::Root => "root",
         }
     }
 
@@ -68,6 +75,7 @@ impl Kind {
     pub const fn max_bytes(self) -> usize {
         match self {
             Self::Report => REPORT_MAX_BYTES,
+            Self::Root => ROOT_MAX_BYTES,
             Self::Snapshot | Self::Head | Self::Retraction | Self::Verdict | Self::Order => {
                 STATEMENT_MAX_BYTES
             }
@@ -93,6 +101,7 @@ pub fn encode(statement: &Statement) -> Vec<u8> {
         Statement::Report(report) => Proto::Report(report::to_proto(report)),
         Statement::Verdict(verdict) => Proto::Verdict(verdict::to_proto(verdict)),
         Statement::Order(order) => Proto::Order(order::to_proto(order)),
+        Statement::Root(root) => Proto::Root(root::to_proto(root)),
     };
     v1::Statement {
         schema: SCHEMA,
@@ -106,7 +115,27 @@ pub fn encode(statement: &Statement) -> Vec<u8> {
 /// # Errors
 /// A [`DecodeError`] for the first thing that is wrong.
 pub fn decode(bytes: &[u8]) -> Result<Statement, DecodeError> {
-    DecodeError::check_size("statement", bytes.len(), REPORT_MAX_BYTES)?;
+    decode_within(bytes, REPORT_MAX_BYTES)
+}
+
+/// Decodes a root document, which may be larger than any other statement.
+///
+/// # Errors
+/// As [`decode`], and [`DecodeError::Field`] for a statement of another kind.
+pub fn decode_root(bytes: &[u8]) -> Result<Root, DecodeError> {
+    match decode_within(bytes, ROOT_MAX_BYTES)? {
+        Statement::Root(root) => Ok(root),
+        Statement::Snapshot(_)
+        | Statement::Head(_)
+        | Statement::Retraction(_)
+        | Statement::Report(_)
+        | Statement::Verdict(_)
+        | Statement::Order(_) => Err(DecodeError::field("statement.kind", FieldError::Unexpected)),
+    }
+}
+
+fn decode_within(bytes: &[u8], max_bytes: usize) -> Result<Statement, DecodeError> {
+    DecodeError::check_size("statement", bytes.len(), max_bytes)?;
     let decoded = v1::Statement::decode(bytes);
     let proto = decoded.map_err(|source| DecodeError::Malformed {
         what: "statement",
@@ -125,16 +154,21 @@ pub fn decode(bytes: &[u8]) -> Result<Statement, DecodeError> {
         Proto::Report(report) => Statement::Report(report::from_proto(report)?),
         Proto::Verdict(verdict) => Statement::Verdict(verdict::from_proto(verdict)?),
         Proto::Order(order) => Statement::Order(order::from_proto(order)?),
+        Proto::Root(root) => Statement::Root(root::from_proto(root)?),
     };
     let kind = Kind::of(&statement);
     DecodeError::check_size(kind.as_str(), bytes.len(), kind.max_bytes())?;
+    if kind == Kind::Root && encode(&statement) != bytes {
+        return Err(DecodeError::field("statement", FieldError::Spelling));
+    }
     Ok(statement)
 }
 
 /// Checks that readers will accept the statement: limits, order of numbers, size.
 ///
 /// # Errors
-/// What [`decode`] would say to its bytes.
+/// What [`decode`] or [`decode_root`] would say to its bytes.
 pub fn check(statement: &Statement) -> Result<(), DecodeError> {
-    decode(&encode(statement)).map(|_accepted| ())
+    let max_bytes = Kind::of(statement).max_bytes();
+    decode_within(&encode(statement), max_bytes).map(|_accepted| ())
 }

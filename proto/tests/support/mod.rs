@@ -5,6 +5,7 @@
 
 pub(crate) mod directory;
 pub(crate) mod messages;
+pub(crate) mod roots;
 pub(crate) mod said;
 
 use mirrorlog_core::id::{Build, ChannelId, Digest, Lane, MirrorId, Mount, PoolId};
@@ -51,6 +52,7 @@ pub(crate) fn statements() -> impl Strategy<Value = Statement> {
         reports().prop_map(Statement::Report),
         verdicts().prop_map(Statement::Verdict),
         orders().prop_map(Statement::Order),
+        roots::roots().prop_map(Statement::Root),
     ]
 }
 
@@ -368,7 +370,7 @@ fn digests() -> impl Strategy<Value = Digest> {
     any::<[u8; 32]>().prop_map(Digest::from_bytes)
 }
 
-fn times() -> impl Strategy<Value = Timestamp> {
+pub(crate) fn times() -> impl Strategy<Value = Timestamp> {
     (0..=253_402_300_799_999_i64).prop_map(Timestamp::from_ms)
 }
 

@@ -12,7 +12,7 @@ use mirrorlog_core::view::{Part, View};
 use roaring::RoaringBitmap;
 use wire::{Event, EventBody, Signed};
 
-use super::{build, digest, key, path};
+use super::{build, digest, key, path, roots};
 
 fn time(ms: i64) -> Timestamp {
     Timestamp::from_ms(ms)
@@ -278,6 +278,8 @@ pub(crate) fn statements() -> Vec<(&'static str, Statement)> {
             }),
         ),
         ("order_resume", order(OrderKind::Resume)),
+        ("root", Statement::Root(roots::root())),
+        ("root_without_mirrors", Statement::Root(roots::small())),
         (
             "order_verify_everything",
             order(OrderKind::Verify {
