@@ -1,5 +1,6 @@
 //! The command line.
 
+mod key;
 mod mirror;
 mod select;
 
@@ -9,6 +10,9 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use mirrorlog_core::id::{Build, ChannelId, Lane, MirrorId};
 use mirrorlog_core::layout::Layout;
 
+pub(crate) use key::{
+    KeyCommand, RevokeArgs, RoleKey, RootArgs, RotateArgs, ShowKeyArgs, SignArgs,
+};
 pub(crate) use mirror::{AdoptArgs, DrainArgs, MirrorCommand, ResumeArgs};
 pub(crate) use select::SelectArgs;
 
@@ -569,21 +573,4 @@ pub(crate) struct VerifyArgs {
     /// Everything in the store, whether a build names it or not
     #[arg(long)]
     pub(crate) full: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeyCommand {
-    /// Make a key pair: BASE.sec and BASE.pub
-    Generate {
-        /// Path of the pair, without .sec or .pub
-        base: PathBuf,
-        /// Comment in the files
-        #[arg(long, default_value = "mirrorlog key")]
-        comment: String,
-    },
-    /// Show a public or secret key's number and public half
-    Show {
-        /// The file
-        file: PathBuf,
-    },
 }
