@@ -52,10 +52,10 @@ impl Table {
             .map(str::to_owned)
             .into_iter()
             .chain(words);
-        match Args::try_parse_from(line).unwrap().command {
-            Command::Key(command) => run(&command, &QUIET),
-            other => panic!("{other:?}"),
-        }
+        let Command::Key(command) = Args::try_parse_from(line).unwrap().command else {
+            panic!("another command");
+        };
+        run(&command, &QUIET)
     }
 
     fn run(&self, words: &str) -> u8 {
