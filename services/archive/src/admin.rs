@@ -28,6 +28,7 @@ use crate::fence::{FenceError, run_blocking};
 use crate::journal::{JournalError, with_causes};
 use crate::reconcile::ReconcileError;
 use crate::repair::Deed;
+use crate::signer::SignError;
 
 /// Most retracted builds that a publisher is told of: the newest ones.
 const RETRACTED_MAX: usize = 1024;
@@ -235,7 +236,13 @@ impl v1::admin_server::Admin for AdminService {
             kind,
         };
         let drains = Drains::concerns(&order.kind);
-        let signed = self.daemon.sign_order(&order);
+        let signed = self.daemon.sign_order(&order).await;
+        let signed = signed.map_err(|error| {
+            Status::new(
+                sign_code(&error),
+                format!("the order was not sent: {}", with_causes(&error)),
+            )
+        })?;
         if drains {
             // First of all where those look who send clients: the mirror itself may be the one that does not listen.
             let kept = self.daemon.keep_drain(&order, &signed, &link).await;
@@ -409,6 +416,15 @@ fn publication(request: CommitRequest) -> Result<Publication, Status> {
     })
 }
 
+/// Codes that publishers do not try again by themselves: a device that locks itself after some wrong tries, or a person,
+/// is asked once for each command that somebody gives.
+fn sign_code(error: &SignError) -> Code {
+    match error.reaction() {
+        Reaction::Retry => Code::ResourceExhausted,
+        Reaction::Park | Reaction::Halt => Code::Internal,
+    }
+}
+
 /// What a caller is told: `FAILED_PRECONDITION` only when another build came in between.
 fn status(error: CommitError) -> Status {
     let code = match &error {
@@ -426,6 +442,7 @@ fn status(error: CommitError) -> Status {
         | CommitError::Manifest { .. }
         | CommitError::Journal(JournalError::Open(_)) => Code::InvalidArgument,
         CommitError::NotConnected { .. } => Code::Unavailable,
+        CommitError::Sign { source, .. } => sign_code(source),
         CommitError::Halted { .. } => Code::DataLoss,
         CommitError::Fence { source, .. } => match source {
             FenceError::TakenOver(_) => Code::PermissionDenied,

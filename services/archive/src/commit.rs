@@ -18,6 +18,7 @@ use crate::daemon::{Channel, Daemon, Link};
 use crate::fence::{FenceError, run_blocking};
 use crate::journal::{JournalError, Known, with_causes};
 use crate::reconcile::ReconcileError;
+use crate::signer::SignError;
 
 /// Why nothing was published.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,15 @@ pub enum CommitError {
         /// Why.
         #[source]
         source: ReconcileError,
+    },
+    /// What signs did not sign.
+    #[error("channel {channel}: nothing was signed, so nothing was published")]
+    Sign {
+        /// The channel.
+        channel: ChannelId,
+        /// Why.
+        #[source]
+        source: SignError,
     },
     /// The journal failed.
     #[error(transparent)]
@@ -161,7 +171,8 @@ impl Daemon {
             &reserved,
             publication.as_ref(),
             withdraw.as_ref(),
-        )?;
+        );
+        let entries = entries.await?;
         let (journal_of, written) = (Arc::clone(channel), entries.clone());
         run_blocking(move || journal_of.journal.append(&written)).await?;
         self.announce(

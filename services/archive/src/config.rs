@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use mirrorlog_core::id::{ChannelId, IdError, Mount};
 use mirrorlog_core::layout::{Layout, LayoutError};
+use mirrorlog_core::sign::PublicKey;
 use runtime::boot::TelemetryConfig;
+use runtime::key::KeyError;
 use runtime::log::NatsConfig;
 
+use crate::signer::{SignCommand, Signer};
 use written::Written;
 pub(crate) use written::WrittenChannel;
 
@@ -85,6 +88,58 @@ pub struct Declared {
     pub signify_keys: Vec<PathBuf>,
 }
 
+/// What signs for an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signing {
+    /// The secret key in this file.
+    Key(PathBuf),
+    /// A program that reads a statement and answers signify's signature.
+    Command {
+        /// The program; without a slash it is looked up in PATH.
+        program: PathBuf,
+        /// Its arguments.
+        arguments: Vec<String>,
+        /// The key under which its signatures must hold.
+        public_key: PathBuf,
+        /// How long it may take.
+        timeout: Duration,
+    },
+}
+
+impl Signing {
+    /// Reads the public key of what signs; the secret key is read only where it is configured.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn public_key(&self) -> Result<PublicKey, KeyError> {
+        match self {
+            Self::Key(file) => Ok(runtime::key::read_secret(file)?.public()),
+            Self::Command { public_key, .. } => runtime::key::read_public(public_key),
+        }
+    }
+
+    /// Reads what is needed to sign.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn signer(&self) -> Result<Signer, KeyError> {
+        match self {
+            Self::Key(file) => Ok(Signer::Key(runtime::key::read_secret(file)?)),
+            Self::Command {
+                program,
+                arguments,
+                public_key,
+                timeout,
+            } => {
+                let public = runtime::key::read_public(public_key)?;
+                let command =
+                    SignCommand::new(program.clone(), arguments.clone(), public, *timeout);
+                Ok(Signer::Command(command))
+            }
+        }
+    }
+}
+
 /// What an archive runs on.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -92,8 +147,8 @@ pub struct Config {
     pub state: PathBuf,
     /// Folder of pages and blobs.
     pub store: PathBuf,
-    /// The secret key's file.
-    pub key: PathBuf,
+    /// What signs.
+    pub signing: Signing,
     /// Public keys that signed parts of the journal before.
     pub previous_keys: Vec<PathBuf>,
     /// Makes a channel at its first publication.
@@ -250,6 +305,47 @@ mod tests {
     fn the_sample_is_valid() {
         let sample: Written = toml::from_str(include_str!("../../../deploy/archive.toml")).unwrap();
         sample.check(Path::new("/etc/mirrorlog")).unwrap();
+    }
+
+    #[test]
+    fn a_key_or_a_program_signs() {
+        let with = |lines: &str| {
+            let text = format!(
+                "[archive]\nstate = 'state'\nstore = '/store'\n{lines}\n\
+                 [nats]\nurl = 'nats://127.0.0.1:1'\n[grpc]\nlisten = '127.0.0.1:0'\n[http]\nlisten = '127.0.0.1:0'\n"
+            );
+            let written: Written = toml::from_str(&text).unwrap();
+            written
+                .check(Path::new("/etc/mirrorlog"))
+                .map(|config| config.signing)
+        };
+        let key = PathBuf::from("/etc/mirrorlog/archive.sec");
+        assert_eq!(with("key = 'archive.sec'").unwrap(), Signing::Key(key));
+        let program = "sign_command = ['sign-with', '--slot', '1']\npublic_key = 'archive.pub'";
+        let expected = |timeout| Signing::Command {
+            program: "sign-with".into(),
+            arguments: vec!["--slot".into(), "1".into()],
+            public_key: "/etc/mirrorlog/archive.pub".into(),
+            timeout: Duration::from_secs(timeout),
+        };
+        assert_eq!(with(program).unwrap(), expected(10));
+        let patient = format!("{program}\nsign_timeout = '25s'");
+        assert_eq!(with(&patient).unwrap(), expected(25));
+        for wrong in [
+            "",
+            "public_key = 'archive.pub'",
+            "sign_command = ['x']",
+            "sign_command = ['x']\npublic_key = 'archive.pub'\nsign_timeout = '26s'",
+            "sign_command = []\npublic_key = 'archive.pub'",
+            "key = 'archive.sec'\nsign_timeout = '1m'",
+            &format!("key = 'archive.sec'\n{program}"),
+        ] {
+            let refused = with(wrong);
+            assert!(
+                matches!(refused, Err(ConfigError::Conflict(_))),
+                "{wrong}: {refused:?}"
+            );
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use mirrorlog_core::id::{Build, ChannelId, Lane, Mount, PoolId};
 use mirrorlog_core::layout::Layout;
-use mirrorlog_core::sign::{SecretKey, TrustedKeys};
+use mirrorlog_core::sign::TrustedKeys;
 use runtime::log::{Bucket, Log, LogError};
 use runtime::state::{Control, SledState};
 use runtime::store::Pages;
@@ -21,6 +21,7 @@ use crate::gauges::Gauges;
 use crate::heads::HeadSlot;
 use crate::journal::{Journal, JournalError, sync_dir};
 use crate::outbox::{LaneQueue, Outbox, OutboxError};
+use crate::signer::Signer;
 
 /// The log and the buckets that the archive writes.
 #[derive(Clone)]
@@ -131,7 +132,7 @@ pub enum DaemonError {
 /// The archive.
 pub struct Daemon {
     pub(crate) config: Config,
-    pub(crate) key: SecretKey,
+    pub(crate) signer: Signer,
     pub(crate) keys: TrustedKeys,
     pub(crate) pages: Pages,
     pub(crate) fence: Fence,
@@ -159,7 +160,7 @@ impl Daemon {
     /// [`DaemonError`]; a journal with a fault is none: its channel is halted.
     pub fn open(
         config: Config,
-        key: SecretKey,
+        signer: Signer,
         keys: TrustedKeys,
         state: Arc<SledState>,
         pages: Pages,
@@ -179,7 +180,7 @@ impl Daemon {
             link: watch::Sender::new(None),
             wake: Notify::new(),
             config,
-            key,
+            signer,
             keys,
             pages,
             gauges,
@@ -273,6 +274,7 @@ impl Daemon {
             daemon.open_channel(declared)
         });
         let channel = channel.await?;
+        self.renew_head(&channel).await;
         self.insert(Arc::clone(&channel));
         tracing::info!(channel = %name, %layout, "channel made");
         let turn = channel.turn.lock().await;
@@ -324,7 +326,6 @@ impl Daemon {
             bulk: LaneQueue::default(),
             wanted: RwLock::default(),
         };
-        self.renew_head(&channel);
         Ok(Arc::new(channel))
     }
 

@@ -15,6 +15,7 @@ use wire::Signed;
 use crate::daemon::{Daemon, Link};
 use crate::fence::run_blocking;
 use crate::outbox::OutboxError;
+use crate::signer::SignError;
 use crate::state::{DRAIN_PREFIX, Key};
 
 /// The orders, and which of them the bucket has.
@@ -157,7 +158,10 @@ impl Daemon {
     }
 
     /// An order, signed.
-    pub(crate) fn sign_order(&self, order: &Order) -> Signed {
-        Signed::sign(&self.key, &Statement::Order(order.clone()))
+    ///
+    /// # Errors
+    /// [`SignError`].
+    pub(crate) async fn sign_order(&self, order: &Order) -> Result<Signed, SignError> {
+        self.signer.sign(&Statement::Order(order.clone())).await
     }
 }

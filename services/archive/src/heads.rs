@@ -16,7 +16,10 @@ pub(crate) struct HeadSlot(Mutex<Slot>);
 #[derive(Default)]
 struct Slot {
     signed: Option<Signed>,
+    /// When the newest head was issued that is being signed or was.
     issued: Timestamp,
+    /// When `signed` was issued.
+    said: Timestamp,
     /// False until the bucket has it.
     put: bool,
 }
@@ -30,22 +33,41 @@ impl HeadSlot {
             .signed
             .clone()
     }
+
+    /// A time of issue after all before it.
+    fn issue(&self, newest: Timestamp) -> Timestamp {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = runtime::boot::now().max(newest);
+        slot.issued = now.max(slot.issued.plus_ms(1));
+        slot.issued
+    }
+
+    /// True when the newest head was not signed.
+    fn is_owed(&self) -> bool {
+        let slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.issued > slot.said
+    }
+
+    /// Keeps a signed head; false when a later one was signed meanwhile.
+    fn keep(&self, signed: &Signed, issued: Timestamp) -> bool {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let newer = slot.signed.is_none() || slot.said < issued;
+        if newer {
+            slot.signed = Some(signed.clone());
+            (slot.said, slot.put) = (issued, false);
+        }
+        newer
+    }
 }
 
 impl Daemon {
     /// Signs the head that `history` gives; `None` when it has no good build.
     ///
     /// Times of issue rise strictly: of two heads the later one counts.
-    pub(crate) fn sign_head(&self, channel: &Channel, history: &History) -> Option<Signed> {
+    /// What signs may take its time; the head before stays until then, and when it fails.
+    pub(crate) async fn sign_head(&self, channel: &Channel, history: &History) -> Option<Signed> {
         let newest = history.head()?;
-        let mut slot = channel
-            .head
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let issued = runtime::boot::now()
-            .max(history.newest_time())
-            .max(slot.issued.plus_ms(1));
+        let issued = channel.head.issue(history.newest_time());
         let expire_ms = i64::try_from(self.config.heads_expire.as_millis()).unwrap_or(i64::MAX);
         let head = Head {
             channel: channel.declared.name.clone(),
@@ -57,24 +79,50 @@ impl Daemon {
             issued,
             expires: issued.plus_ms(expire_ms),
         };
-        self.gauges
-            .head(&head.channel, head.expires, head.build.get());
-        let signed = Signed::sign(&self.key, &Statement::Head(head));
-        *slot = Slot {
-            signed: Some(signed.clone()),
-            issued,
-            put: false,
-        };
-        Some(signed)
+        let (expires, build) = (head.expires, head.build.get());
+        match self.signer.sign(&Statement::Head(head)).await {
+            Ok(signed) => {
+                if channel.head.keep(&signed, issued) {
+                    self.gauges.head(&channel.declared.name, expires, build);
+                }
+                Some(signed)
+            }
+            Err(error) => {
+                let channel = &channel.declared.name;
+                let error = runtime::chain(&error);
+                tracing::error!(%channel, error, "the head is not signed, tried again later; it runs out when nobody sees to it");
+                None
+            }
+        }
     }
 
     /// Signs the channel's head anew, as the journal stands.
-    pub(crate) fn renew_head(&self, channel: &Channel) {
+    pub(crate) async fn renew_head(&self, channel: &Channel) {
         self.gauges
             .halted(&channel.declared.name, channel.journal.halted().is_some());
         // What a halted journal holds may not be all: its old head runs out, so that somebody looks.
         if channel.journal.halted().is_none() && self.fence.lost().is_none() {
-            self.sign_head(channel, &channel.journal.history());
+            let history = channel.journal.history();
+            self.sign_head(channel, &history).await;
+        }
+    }
+
+    /// Signs all heads, before anybody asks for them.
+    pub(crate) async fn sign_heads(&self) {
+        for channel in self.channels() {
+            self.renew_head(&channel).await;
+        }
+    }
+
+    /// Signs the heads again that what signs did not sign when it was asked.
+    pub(crate) async fn renew_owed_heads(self: &Arc<Self>) {
+        for channel in self.channels() {
+            if channel.head.is_owed() {
+                self.renew_head(&channel).await;
+                if let Some(link) = self.link() {
+                    self.put_head(&channel, &link).await;
+                }
+            }
         }
     }
 
@@ -89,7 +137,7 @@ impl Daemon {
             let Some(signed) = slot.signed.clone().filter(|_| !slot.put) else {
                 return;
             };
-            (signed, slot.issued)
+            (signed, slot.said)
         };
         if self.fence.lost().is_some() || channel.journal.halted().is_some() {
             return;
@@ -102,7 +150,7 @@ impl Daemon {
                     .0
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner);
-                slot.put |= slot.issued == issued;
+                slot.put |= slot.said == issued;
             }
             Err(error) => {
                 tracing::debug!(channel = name, error = %error, "head not put, tried again later")
@@ -125,7 +173,7 @@ impl Daemon {
     /// Renews all heads and puts them into the bucket.
     pub(crate) async fn renew_heads(self: &Arc<Self>) {
         for channel in self.channels() {
-            self.renew_head(&channel);
+            self.renew_head(&channel).await;
             if let Some(link) = self.link() {
                 self.put_head(&channel, &link).await;
             }

@@ -5,6 +5,7 @@
 //! | [`publish`] | makes a build of a tree, in the publisher's own process |
 //! | [`run`], [`config`] | the daemon: start, stop, settings |
 //! | [`commit`] | numbers, signs, journals and announces a build or a retraction |
+//! | [`signer`] | a key, or a program that has one |
 //! | [`journal`] | one fsynced, signed file for each of them: the truth |
 //! | [`fence`] | lets one archive give out numbers |
 //! | [`outbox`], [`reconcile`] | bring the log to what the journal says |
@@ -36,6 +37,7 @@ mod repair;
 pub mod run;
 mod scan;
 mod sign;
+pub mod signer;
 mod stat_cache;
 pub mod state;
 mod witness;

@@ -242,9 +242,10 @@ impl Daemon {
         for entry in entries {
             let item = entry.known.item();
             let admitted = entry.known.admit(&mut after);
-            let head = admitted
-                .ok()
-                .and_then(|_admitted| self.sign_head(channel, &after));
+            let head = match admitted {
+                Ok(_admitted) => self.sign_head(channel, &after).await,
+                Err(_refused) => None,
+            };
             let position = reserved
                 .positions
                 .iter()

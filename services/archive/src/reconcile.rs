@@ -249,7 +249,7 @@ impl Daemon {
             )),
             Err(error) => return Err(error.into()),
         }
-        self.renew_head(channel);
+        self.renew_head(channel).await;
         Ok(())
     }
 

@@ -23,11 +23,14 @@ use crate::fence::{FenceError, run_blocking};
 use crate::gauges::Gauges;
 use crate::journal::with_causes;
 use crate::journal_service::JournalService;
+use crate::signer::Signer;
 
 /// Decoded manifest pages kept in memory.
 const PAGES_CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// How soon what could not be sent or opened is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often heads are tried again that what signs did not sign.
+const OWED_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs the archive until `shutdown`.
 ///
@@ -41,6 +44,11 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let opened = config.clone();
     let daemon = Arc::new(run_blocking(move || open(opened, gauges)).await?);
 
+    match &daemon.signer {
+        Signer::Key(_) => daemon.sign_heads().await,
+        // It may take its time, and the archive serves meanwhile.
+        Signer::Command(_) => {}
+    }
     let store = daemon.pages.store().clone();
     let public = Routes::new(fetcher::server::service(
         store,
@@ -106,8 +114,9 @@ async fn finish(
 }
 
 fn open(config: Config, gauges: Gauges) -> anyhow::Result<Daemon> {
-    let key = runtime::key::read_secret(&config.key).context("cannot read archive.key")?;
-    let mut trusted = vec![key.public()];
+    let signer = config.signing.signer();
+    let signer = signer.context("cannot read archive.key or archive.public_key")?;
+    let mut trusted = vec![signer.public()];
     for file in &config.previous_keys {
         trusted.push(runtime::key::read_public(file).context("cannot read archive.previous_keys")?);
     }
@@ -127,7 +136,7 @@ fn open(config: Config, gauges: Gauges) -> anyhow::Result<Daemon> {
     let keys = TrustedKeys::new(trusted);
     Ok(Daemon::open(
         config,
-        key,
+        signer,
         keys,
         Arc::new(state),
         pages,
@@ -287,12 +296,19 @@ async fn follow_wanted(daemon: Arc<Daemon>, link: Link) {
 async fn renew_heads(daemon: Arc<Daemon>, shutdown: CancellationToken) -> anyhow::Result<()> {
     let mut timer = tokio::time::interval(daemon.config.heads_renew);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // The first tick comes at once, and heads were signed when the journals were opened.
+    // The first tick comes at once, and heads were signed at the start, unless a program signs.
     timer.tick().await;
+    match &daemon.signer {
+        Signer::Key(_) => {}
+        Signer::Command(_) => daemon.renew_heads().await,
+    }
+    let mut owed = tokio::time::interval(OWED_EVERY);
+    owed.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             _now = timer.tick() => daemon.renew_heads().await,
+            _now = owed.tick() => daemon.renew_owed_heads().await,
         }
     }
 }

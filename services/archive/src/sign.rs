@@ -131,7 +131,7 @@ impl Daemon {
     }
 
     /// Signs the snapshots, then the retraction, which names the last of them as its replacement.
-    pub(crate) fn sign(
+    pub(crate) async fn sign(
         &self,
         channel: &Channel,
         history: &History,
@@ -153,8 +153,8 @@ impl Daemon {
                     created,
                     &publication.notices,
                 );
-                let entry =
-                    self.signed(channel, &Statement::Snapshot(snapshot), EventBody::Snapshot)?;
+                let said = Statement::Snapshot(snapshot);
+                let entry = self.signed(channel, &said, EventBody::Snapshot).await?;
                 previous = Some(entry.known.statement());
                 created = created.plus_ms(1);
                 entries.push(entry);
@@ -171,22 +171,23 @@ impl Daemon {
                 replacement,
                 created,
             };
-            entries.push(self.signed(
-                channel,
-                &Statement::Retraction(retraction),
-                EventBody::Retraction,
-            )?);
+            let said = Statement::Retraction(retraction);
+            entries.push(self.signed(channel, &said, EventBody::Retraction).await?);
         }
         Ok(entries)
     }
 
-    fn signed(
+    async fn signed(
         &self,
         channel: &Channel,
         statement: &Statement,
         body: fn(Signed) -> EventBody,
     ) -> Result<Entry, CommitError> {
-        let signed = Signed::sign(&self.key, statement);
+        let signed = self.signer.sign(statement).await;
+        let signed = signed.map_err(|source| CommitError::Sign {
+            channel: channel.declared.name.clone(),
+            source,
+        })?;
         Ok(Entry::open(
             body(signed),
             &channel.declared.name,

@@ -9,7 +9,12 @@ use runtime::boot::{Span, TelemetryConfig};
 use runtime::log::NatsConfig;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, ConfigError, Declared, check_together};
+use super::{Config, ConfigError, Declared, Signing, check_together};
+
+/// How long a program that signs may take, unless `archive.sign_timeout` says otherwise.
+const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that may be set: a publication signs a build and a head, and publishers wait a minute for the answer.
+const SIGN_TIMEOUT_MAX: Duration = Duration::from_secs(25);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,11 +46,58 @@ pub(super) struct Written {
 struct WrittenArchive {
     state: PathBuf,
     store: PathBuf,
-    key: PathBuf,
+    key: Option<PathBuf>,
+    sign_command: Option<Vec<String>>,
+    public_key: Option<PathBuf>,
+    sign_timeout: Option<Span>,
     #[serde(default)]
     previous_keys: Vec<PathBuf>,
     #[serde(default)]
     allow_undeclared: bool,
+}
+
+impl WrittenArchive {
+    fn signing(&mut self, base: &Path) -> Result<Signing, ConfigError> {
+        let conflict = |text: &str| Err(ConfigError::Conflict(text.to_owned()));
+        let key = self.key.take();
+        let (command, public_key) = (self.sign_command.take(), self.public_key.take());
+        let timeout = self.sign_timeout.map_or(SIGN_TIMEOUT, |span| span.0);
+        if timeout.is_zero() || timeout > SIGN_TIMEOUT_MAX {
+            return conflict(
+                "archive.sign_timeout must be more than 0 and at most 25s: publishers wait a minute",
+            );
+        }
+        match (key, command, public_key) {
+            (Some(_), None, None) if self.sign_timeout.is_some() => conflict(
+                "archive.sign_timeout is for archive.sign_command; leave it out with archive.key",
+            ),
+            (Some(key), None, None) => Ok(Signing::Key(base.join(key))),
+            (None, Some(command), Some(public_key)) => {
+                let mut words = command.into_iter();
+                let Some(program) = words.next().filter(|program| !program.is_empty()) else {
+                    return conflict(
+                        "archive.sign_command is empty; write it as [\"program\", \"argument\"]",
+                    );
+                };
+                let found = program.contains('/').then(|| base.join(&program));
+                Ok(Signing::Command {
+                    program: found.unwrap_or_else(|| program.into()),
+                    arguments: words.collect(),
+                    public_key: base.join(public_key),
+                    timeout,
+                })
+            }
+            (None, Some(_), None) => conflict(
+                "archive.sign_command needs archive.public_key: what it signs is checked with it",
+            ),
+            (Some(_), _, _) => conflict(
+                "archive.key stands for itself: leave out archive.sign_command and archive.public_key",
+            ),
+            (None, None, _) => {
+                conflict("archive.key is missing, or archive.sign_command with archive.public_key")
+            }
+        }
+    }
 }
 
 /// A channel as it stands in a file.
@@ -173,7 +225,7 @@ struct Directory {
 }
 
 impl Written {
-    pub(super) fn check(self, base: &Path) -> Result<Config, ConfigError> {
+    pub(super) fn check(mut self, base: &Path) -> Result<Config, ConfigError> {
         let mut channels = Vec::with_capacity(self.channels.len());
         for (position, channel) in self.channels.into_iter().enumerate() {
             let position = u32::try_from(position).unwrap_or(u32::MAX);
@@ -189,10 +241,11 @@ impl Written {
             let text = "reconcile.every and reconcile.keep must be more than 0";
             return Err(ConfigError::Conflict(text.to_owned()));
         }
+        let signing = self.archive.signing(base)?;
         Ok(Config {
             state: base.join(self.archive.state),
             store: base.join(self.archive.store),
-            key: base.join(self.archive.key),
+            signing,
             previous_keys: self
                 .archive
                 .previous_keys

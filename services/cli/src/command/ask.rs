@@ -32,13 +32,13 @@ impl Archive {
     /// Reads the configuration and reaches the daemon.
     pub(crate) async fn open(file: &Path) -> Result<Self, Failure> {
         let config = Config::load(file).or_exit(CONFIG)?;
-        let secret = runtime::key::read_secret(&config.key).or_exit(CONFIG)?;
+        let own = config.signing.public_key().or_exit(CONFIG)?;
         let previous = config
             .previous_keys
             .iter()
             .map(|file| runtime::key::read_public(file));
         let mut keys = previous.collect::<Result<Vec<_>, _>>().or_exit(CONFIG)?;
-        keys.push(secret.public());
+        keys.push(own);
         let address = reachable(config.grpc_listen);
         let channel = connect(&address.to_string(), "archive").await?;
         let journal = JournalClient::new(channel);
