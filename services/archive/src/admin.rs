@@ -10,6 +10,7 @@ use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::statement::Order;
 use runtime::Reaction;
 use runtime::log::LogError;
+use runtime::trust::Taken;
 use tokio::net::{UnixListener, UnixStream};
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument as _;
@@ -19,6 +20,7 @@ use wire::v1::{
     DescribeReply, DescribeRequest, OrderReply, OrderRequest, RepairLogReply, RepairLogRequest,
     RetractReply, RetractRequest,
 };
+use wire::v1::{InstallRootReply, InstallRootRequest};
 use wire::{rpc, v1};
 
 use crate::collect::{CollectError, Wanted};
@@ -291,6 +293,25 @@ impl v1::admin_server::Admin for AdminService {
         Ok(Response::new(RepairLogReply { channels }))
     }
 
+    async fn install_root(
+        &self,
+        request: Request<InstallRootRequest>,
+    ) -> Result<Response<InstallRootReply>, Status> {
+        let document = request.into_inner().document.to_vec();
+        let installed = self.daemon.install_root(document).await;
+        let installed =
+            installed.map_err(|error| Status::new(error.code(), with_causes(&error)))?;
+        let (version, known) = match installed.taken {
+            Taken::New(version) => (version, false),
+            Taken::Known(version) => (version, true),
+        };
+        Ok(Response::new(InstallRootReply {
+            version: version.get(),
+            known,
+            resigned: installed.resigned as u64,
+        }))
+    }
+
     async fn collect(
         &self,
         request: Request<CollectRequest>,
@@ -429,6 +450,7 @@ fn sign_code(error: &SignError) -> Code {
 fn status(error: CommitError) -> Status {
     let code = match &error {
         CommitError::Refused(Refusal::NewestMoved { .. }) => Code::FailedPrecondition,
+        CommitError::Unnamed { .. } => Code::PermissionDenied,
         CommitError::Refused(
             Refusal::Retracted { .. }
             | Refusal::Shape

@@ -12,7 +12,9 @@ use mirrorlog_core::archive::{self, History, Planned, Refusal, Step};
 use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::limits::{NOTICES_MAX, TEXT_MAX_BYTES};
 use mirrorlog_core::manifest::PageRead as _;
+use mirrorlog_core::sign::KeyNumber;
 use mirrorlog_core::statement::Notice;
+use wire::OpenError;
 
 use crate::daemon::{Channel, Daemon, Link};
 use crate::fence::{FenceError, run_blocking};
@@ -76,6 +78,18 @@ pub enum CommitError {
         /// Why.
         #[source]
         source: SignError,
+    },
+    /// Nobody would believe it.
+    #[error(
+        "key {key}, with which this archive signs, is not one of the root document's, or that has expired: nothing was \
+         published; install one that names it (mirrorlog key install), or give the archive a key that is named"
+    )]
+    Unnamed {
+        /// The archive's key.
+        key: KeyNumber,
+        /// How it was refused.
+        #[source]
+        source: OpenError,
     },
     /// The journal failed.
     #[error(transparent)]

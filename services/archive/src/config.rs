@@ -13,6 +13,8 @@ use mirrorlog_core::sign::PublicKey;
 use runtime::boot::TelemetryConfig;
 use runtime::key::KeyError;
 use runtime::log::NatsConfig;
+use runtime::tls::TlsConfig;
+use runtime::trust::TrustConfig;
 
 use crate::signer::{SignCommand, Signer};
 use written::Written;
@@ -157,6 +159,10 @@ pub struct Config {
     pub channels: Vec<Declared>,
     /// Where the log is.
     pub nats: NatsConfig,
+    /// The root document that others believe; none: they believe keys.
+    pub trust: Option<TrustConfig>,
+    /// TLS on gRPC; none: for networks where nobody listens in.
+    pub tls: Option<TlsConfig>,
     /// Fetcher, Journal, health and reflection.
     pub grpc_listen: SocketAddr,
     /// Liveness, readiness, metrics.

@@ -12,6 +12,7 @@ use mirrorlog_core::sign::TrustedKeys;
 use runtime::log::{Bucket, Log, LogError};
 use runtime::state::{Control, SledState};
 use runtime::store::Pages;
+use runtime::trust::{BUCKET, Trust};
 use tokio::sync::{Mutex, Notify, watch};
 
 use crate::config::{Config, ConfigError, Declared, WrittenChannel, check_together};
@@ -36,6 +37,8 @@ pub struct Link {
     pub wanted: Bucket,
     /// Which mirrors take no clients.
     pub drains: Bucket,
+    /// Root documents.
+    pub roots: Bucket,
 }
 
 impl Link {
@@ -49,12 +52,14 @@ impl Link {
         let heads = log.bucket("head").await?;
         let wanted = log.bucket("wanted").await?;
         let drains = log.bucket("drain").await?;
+        let roots = log.bucket(BUCKET).await?;
         Ok(Self {
             log,
             builds,
             heads,
             wanted,
             drains,
+            roots,
         })
     }
 }
@@ -134,6 +139,8 @@ pub struct Daemon {
     pub(crate) config: Config,
     pub(crate) signer: Signer,
     pub(crate) keys: TrustedKeys,
+    /// What others believe.
+    pub(crate) trust: Trust,
     pub(crate) pages: Pages,
     pub(crate) fence: Fence,
     pub(crate) outbox: Outbox,
@@ -162,6 +169,7 @@ impl Daemon {
         config: Config,
         signer: Signer,
         keys: TrustedKeys,
+        trust: Trust,
         state: Arc<SledState>,
         pages: Pages,
         gauges: Gauges,
@@ -182,6 +190,7 @@ impl Daemon {
             config,
             signer,
             keys,
+            trust,
             pages,
             gauges,
         };

@@ -285,6 +285,40 @@ impl Journal {
         Ok(())
     }
 
+    /// The statements that are signed by none of `counts`, but by an earlier key of this archive.
+    ///
+    /// # Errors
+    /// [`JournalError`]: also for one that nobody signed who was ever believed here.
+    pub fn of_earlier_keys(&self, counts: &TrustedKeys) -> Result<Vec<Entry>, JournalError> {
+        let mut earlier = Vec::new();
+        for item in self.list()? {
+            let body = self.read(item)?;
+            if body.open(counts).is_err() {
+                earlier.push(Entry::open(body, &self.channel, &self.keys)?);
+            }
+        }
+        Ok(earlier)
+    }
+
+    /// Puts statements in the place of the same ones with other signatures; returns when they are durable.
+    ///
+    /// The caller of [`Journal::append`] only.
+    ///
+    /// # Errors
+    /// [`JournalError`]: each is as it was, or as it is to be.
+    pub fn replace_signatures(&self, entries: &[Entry]) -> Result<(), JournalError> {
+        for entry in entries {
+            let there = self.read(entry.known.item())?;
+            if there.signed().digest() != entry.known.statement() {
+                return Err(JournalError::Bad {
+                    path: self.path_of(entry.known.item()),
+                    reason: "it is another statement than the one that was signed again".to_owned(),
+                });
+            }
+        }
+        self.write(&entries.iter().collect::<Vec<_>>())
+    }
+
     /// Reads one statement back.
     ///
     /// # Errors

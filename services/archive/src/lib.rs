@@ -12,6 +12,7 @@
 //! | `witness` | who is asked when the count of builds is lost |
 //! | `repair` | the whole log against the journal, on request |
 //! | `collect` | lets content of old builds go |
+//! | `roots` | root documents, and what a change of keys means for what was signed |
 //! | `drains` | which mirrors take no clients |
 //! | [`heads`] | signed heads, renewed on a timer |
 //! | [`admin`], [`journal_service`] | gRPC for local commands, and for those who missed the log |
@@ -34,6 +35,7 @@ pub mod outbox;
 pub mod publish;
 pub mod reconcile;
 mod repair;
+mod roots;
 pub mod run;
 mod scan;
 mod sign;

@@ -177,6 +177,7 @@ impl Daemon {
             self.claim_all(link).await?;
         }
         self.compare_drains(link).await;
+        self.put_roots(link).await;
         self.reconcile(link).await;
         Ok(identity)
     }

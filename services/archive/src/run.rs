@@ -1,5 +1,6 @@
 //! `archive serve`: starts everything, keeps it going, stops it cleanly.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use runtime::boot::{GrpcLimits, Health, metrics, serve_grpc, serve_grpc_unix, se
 use runtime::log::{Log, StreamIdentity};
 use runtime::state::{Opened, SledState};
 use runtime::store::{Pages, Store};
+use runtime::trust::Trust;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -44,18 +46,27 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let opened = config.clone();
     let daemon = Arc::new(run_blocking(move || open(opened, gauges)).await?);
 
+    // Before anybody asks: what was signed by keys that count no more.
+    if let Err(error) = daemon.sign_again().await {
+        tracing::error!(
+            error = with_causes(&error),
+            "not everything of earlier keys could be signed again"
+        );
+    }
     match &daemon.signer {
         Signer::Key(_) => daemon.sign_heads().await,
         // It may take its time, and the archive serves meanwhile.
         Signer::Command(_) => {}
     }
+    let tls = runtime::tls::load(config.tls.as_ref())?;
     let store = daemon.pages.store().clone();
     let public = Routes::new(fetcher::server::service(
         store,
         fetcher::server::Limits::default(),
     ))
     .add_service(JournalServer::new(JournalService::new(Arc::clone(&daemon))));
-    let local = Routes::new(AdminServer::new(AdminService::new(Arc::clone(&daemon))));
+    let local = Routes::new(AdminServer::new(AdminService::new(Arc::clone(&daemon))))
+        .add_service(JournalServer::new(JournalService::new(Arc::clone(&daemon))));
     let grpc = runtime::boot::listen(config.grpc_listen)
         .await
         .context("grpc.listen")?;
@@ -67,7 +78,9 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let limits = GrpcLimits::default();
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let (health_of, stop) = (health.clone(), shutdown.clone());
-    tasks.spawn(async move { Ok(serve_grpc(grpc, public, &health_of, &limits, stop).await?) });
+    tasks.spawn(async move {
+        Ok(serve_grpc(grpc, public, &health_of, &limits, tls.as_ref(), stop).await?)
+    });
     let (health_of, stop) = (health.clone(), shutdown.clone());
     tasks
         .spawn(async move { Ok(serve_grpc_unix(socket, local, &health_of, &limits, stop).await?) });
@@ -134,10 +147,15 @@ fn open(config: Config, gauges: Gauges) -> anyhow::Result<Daemon> {
     let pages = Pages::new(store, PAGES_CACHE_BYTES);
     let instance = format!("{:016x}", getrandom::u64().context("no random number")?);
     let keys = TrustedKeys::new(trusted);
+    let trust = match &config.trust {
+        Some(root) => Trust::open(root, Some(&config.state))?,
+        None => Trust::fixed(keys.clone(), TrustedKeys::default(), BTreeMap::new()),
+    };
     Ok(Daemon::open(
         config,
         signer,
         keys,
+        trust,
         Arc::new(state),
         pages,
         gauges,

@@ -188,6 +188,15 @@ impl Daemon {
             channel: channel.declared.name.clone(),
             source,
         })?;
+        // A key that the root document does not name speaks to nobody.
+        if self.trust.version().is_some()
+            && let Err(source) = signed.open(&self.trust.archive().now())
+        {
+            return Err(CommitError::Unnamed {
+                key: signed.signature.key,
+                source,
+            });
+        }
         Ok(Entry::open(
             body(signed),
             &channel.declared.name,

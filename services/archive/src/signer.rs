@@ -230,15 +230,26 @@ impl Signer {
     pub async fn sign(&self, statement: &Statement) -> Result<Signed, SignError> {
         match self {
             Self::Key(key) => Ok(Signed::sign(key, statement)),
-            Self::Command(command) => {
-                let statement = Bytes::from(wire::statement::encode(statement));
-                let signature = command.sign(&statement).await?;
-                Ok(Signed {
-                    statement,
-                    signature,
-                })
+            Self::Command(_) => {
+                self.sign_bytes(wire::statement::encode(statement).into())
+                    .await
             }
         }
+    }
+
+    /// Has a statement's bytes signed as they are.
+    ///
+    /// # Errors
+    /// As [`Signer::sign`].
+    pub async fn sign_bytes(&self, statement: Bytes) -> Result<Signed, SignError> {
+        let signature = match self {
+            Self::Key(key) => key.sign(&statement),
+            Self::Command(command) => command.sign(&statement).await?,
+        };
+        Ok(Signed {
+            statement,
+            signature,
+        })
     }
 }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use runtime::log::LogError;
 use tokio::time::Instant;
-use tonic::transport::Endpoint;
 use wire::v1;
 use wire::v1::consistency_client::ConsistencyClient;
 
@@ -65,7 +64,8 @@ impl Daemon {
     /// `None` when there is no such service, or it does not answer.
     async fn ask_consistency(&self, channel: &Channel) -> Option<Known> {
         let address = self.config.consistency_grpc.as_ref()?;
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
+        let tls = runtime::tls::load(self.config.tls.as_ref()).ok()?;
+        let endpoint = runtime::tls::endpoint(address, tls.as_ref()).ok()?;
         let endpoint = endpoint.connect_timeout(ANSWER).timeout(ANSWER);
         let mut client = ConsistencyClient::new(endpoint.connect().await.ok()?);
         let request = v1::StatusRequest {

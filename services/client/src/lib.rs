@@ -45,6 +45,7 @@ mod part;
 mod pin;
 mod probe;
 mod replace;
+mod roots;
 mod session;
 mod source;
 mod state;

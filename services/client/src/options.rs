@@ -1,13 +1,14 @@
 //! What a client is told.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mirrorlog_core::directory::place::Country;
 use mirrorlog_core::sign::{PublicKey, TrustedKeys};
 use reqwest::Url;
+use runtime::trust::{TrustConfig, TrustError};
 
 /// Longest time without progress before the next source is asked.
 const STALL: Duration = Duration::from_secs(10);
@@ -19,6 +20,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 pub enum Trust {
     /// A signature by one of these keys.
     Keys(TrustedKeys),
+    /// A signature by a key that the root document in force names.
+    Root(runtime::trust::Trust),
     /// Nothing: whoever uses the files verifies them by other means, as apt does.
     Unverified,
 }
@@ -27,6 +30,36 @@ impl Trust {
     /// Trusts these keys.
     pub fn keys(keys: impl IntoIterator<Item = PublicKey>) -> Self {
         Self::Keys(TrustedKeys::new(keys))
+    }
+
+    /// Trusts what these files hold: public keys, or one root document. Of the latter newer versions are kept in `state`.
+    /// Without a file nothing is verified.
+    ///
+    /// # Errors
+    /// [`TrustError`], naming the file.
+    pub fn of_files(files: &[PathBuf], state: Option<&Path>) -> Result<Self, TrustError> {
+        if let [file] = files
+            && runtime::trust::is_root(file)?
+        {
+            let root = file.clone();
+            let trust = runtime::trust::Trust::open(&TrustConfig { root }, state)?;
+            return Ok(Self::Root(trust));
+        }
+        let keys = files.iter().map(|file| runtime::key::read_public(file));
+        let keys: Vec<PublicKey> = keys.collect::<Result<_, _>>()?;
+        match keys.is_empty() {
+            true => Ok(Self::Unverified),
+            false => Ok(Self::keys(keys)),
+        }
+    }
+
+    /// The keys of the archive, as they are now; `None` where nothing is verified.
+    pub(crate) fn archive(&self) -> Option<std::sync::Arc<TrustedKeys>> {
+        match self {
+            Self::Keys(keys) => Some(std::sync::Arc::new(keys.clone())),
+            Self::Root(trust) => Some(trust.archive().now()),
+            Self::Unverified => None,
+        }
     }
 }
 

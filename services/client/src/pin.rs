@@ -11,6 +11,7 @@ use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::sign::SignatureError;
 use mirrorlog_core::statement::{Head, Snapshot, Statement};
 use mirrorlog_core::tree::{Place, Scope, Tree};
+use mirrorlog_core::trust::RootVersion;
 use runtime::boot::now;
 use wire::{OpenError, Signed};
 
@@ -49,6 +50,15 @@ pub enum PinError {
     Expired {
         /// Of which channel.
         channel: ChannelId,
+    },
+    /// The root document is too old.
+    #[error(
+        "root document {version} has expired and no newer one is to be had: get the present one from the archive's \
+         operators, by a way that you trust"
+    )]
+    Root {
+        /// Its number.
+        version: RootVersion,
     },
     /// Whoever signs is not trusted.
     #[error(
@@ -201,6 +211,12 @@ pub(crate) async fn pin(
         what,
         watch,
     };
+    crate::roots::bring(&session).await;
+    if let Trust::Root(trust) = &inner.options.trust
+        && let Some(version) = trust.expired()
+    {
+        return Err(PinError::Root { version });
+    }
     // Both at once, unless another build may be the one.
     let floor = inner.state.newest_build(inner.directory.url(), channel);
     let likely = known.filter(|known| {
@@ -392,16 +408,14 @@ fn head_of(signed: &[u8], trust: &Trust, session: &Session) -> Result<Head, Answ
 /// Verifies a statement, then reads it. What does not verify is as bad as a damaged file.
 fn open(signed: &[u8], trust: &Trust, session: &Session) -> Result<Statement, Answer> {
     let signed = Signed::from_signify(signed).map_err(|_| Answer::Corrupt)?;
-    match trust {
-        Trust::Keys(keys) => signed.open(keys).map_err(|error| {
+    match trust.archive() {
+        Some(keys) => signed.open(&keys).map_err(|error| {
             if let OpenError::Signature(SignatureError::UnknownKey(stranger)) = error {
                 session.signed_by(stranger);
             }
             Answer::Corrupt
         }),
-        Trust::Unverified => {
-            wire::statement::decode(&signed.statement).map_err(|_| Answer::Corrupt)
-        }
+        None => wire::statement::decode(&signed.statement).map_err(|_| Answer::Corrupt),
     }
 }
 

@@ -194,6 +194,11 @@ impl Session {
         self.order().into_iter().filter(usable).collect()
     }
 
+    /// Who is asked, in this order.
+    pub(crate) fn near(&self) -> Vec<SourceIndex> {
+        self.order()
+    }
+
     fn order(&self) -> Vec<SourceIndex> {
         let failed = self.failed();
         let levels = self.sources.iter().zip(failed.iter());

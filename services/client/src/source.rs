@@ -6,6 +6,7 @@ use std::time::Duration;
 use mirrorlog_core::client::climb::{Answer, Level};
 use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::limits::{PAGE_MAX_BYTES, STATEMENT_MAX_BYTES};
+use mirrorlog_core::trust::RootVersion;
 use reqwest::header::{ETAG, RANGE};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::Value;
@@ -187,6 +188,23 @@ impl Source {
                 mirror.small(web, &path, SIGNED_MAX_BYTES, channel).await
             }
             Self::Universe(universe) => universe.head(channel).await,
+        }
+    }
+
+    /// A root document, as it was signed. The archive itself is not asked: mirrors have what it has.
+    pub(crate) async fn root(
+        &self,
+        web: &Web,
+        channel: &ChannelId,
+        version: RootVersion,
+    ) -> Result<Vec<u8>, Answer> {
+        match self {
+            Self::Mirror(mirror) => {
+                let path = format!("/@/root/{version}");
+                let most = wire::root::SIGNED_ROOT_MAX_BYTES;
+                mirror.small(web, &path, most, channel).await
+            }
+            Self::Universe(_) => Err(Answer::Missing),
         }
     }
 

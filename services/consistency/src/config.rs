@@ -7,6 +7,8 @@ use std::time::Duration;
 use mirrorlog_core::id::{ChannelId, MirrorId, PoolId};
 use runtime::boot::{ByteSize, ConfigError, Span, TelemetryConfig, text, texts};
 use runtime::log::NatsConfig;
+use runtime::tls::TlsConfig;
+use runtime::trust::TrustConfig;
 use serde::Deserialize;
 
 /// A consistency service's configuration file.
@@ -19,6 +21,12 @@ pub struct Config {
     pub archive: ArchiveSection,
     /// The log.
     pub nats: NatsConfig,
+    /// The root document that says whose statements and reports count.
+    #[serde(default)]
+    pub trust: Option<TrustConfig>,
+    /// TLS on gRPC.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
     /// `Consistency.Status` and `Consistency.Watch`.
     pub grpc: Listen,
     /// Health and metrics.
@@ -50,7 +58,8 @@ pub struct ConsistencySection {
 pub struct ArchiveSection {
     /// `host:port` of its fetcher and journal.
     pub fetch: String,
-    /// Its public keys; a statement signed by any of them counts.
+    /// Its public keys; a statement signed by any of them counts. None where `trust.root` says whose do.
+    #[serde(default)]
     pub keys: Vec<PathBuf>,
 }
 
@@ -116,8 +125,9 @@ pub struct MirrorSection {
     /// Its public URL, without a slash at the end; absent for a private mirror, which is never offered.
     #[serde(default)]
     pub url: Option<String>,
-    /// Public key that its reports are signed with.
-    pub key: PathBuf,
+    /// Public key that its reports are signed with; none where `trust.root` has the roster.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
     /// Channels that it carries; empty: all.
     #[serde(default, deserialize_with = "texts")]
     pub channels: Vec<ChannelId>,
@@ -160,13 +170,20 @@ impl Config {
     }
 
     fn resolve(&mut self, base: &Path) {
+        self.nats.resolve(base);
+        if let Some(tls) = &mut self.tls {
+            tls.resolve(base);
+        }
+        if let Some(trust) = &mut self.trust {
+            trust.resolve(base);
+        }
         let section = &mut self.consistency;
         let own = [&mut section.state, &mut section.key].into_iter();
-        let keys = self
-            .archive
-            .keys
-            .iter_mut()
-            .chain(self.mirrors.iter_mut().map(|mirror| &mut mirror.key));
+        let keys = self.archive.keys.iter_mut().chain(
+            self.mirrors
+                .iter_mut()
+                .filter_map(|mirror| mirror.key.as_mut()),
+        );
         for path in own.chain(keys) {
             *path = base.join(&*path);
         }

@@ -12,6 +12,7 @@ use mirrorlog_core::statement::Report;
 use runtime::feed::{Feed, Heard, Listener, Park, UntilQuiet, Unusable, check_subject};
 use runtime::log::{LogError, Message, Messages};
 use runtime::trace::with_parent;
+use runtime::trust::Trust;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::Span;
@@ -50,7 +51,26 @@ impl Listener for Desk {
 pub(crate) struct Inbox {
     pub(crate) desk: Desk,
     pub(crate) park: Park,
-    pub(crate) mirrors: Arc<BTreeMap<MirrorId, TrustedKeys>>,
+    pub(crate) mirrors: Roster,
+}
+
+/// Whose reports count: those of the configuration's mirrors, by its keys or by the root document's.
+#[derive(Clone)]
+pub(crate) struct Roster {
+    /// `None`: the root document says.
+    pub(crate) mirrors: Arc<BTreeMap<MirrorId, Option<TrustedKeys>>>,
+    pub(crate) trust: Trust,
+}
+
+impl Roster {
+    /// `None` for a stranger.
+    fn keys(&self, mirror: &str) -> Option<TrustedKeys> {
+        let mirror = MirrorId::new(mirror).ok()?;
+        match self.mirrors.get(&mirror)? {
+            Some(keys) => Some(keys.clone()),
+            None => self.trust.mirror(&mirror),
+        }
+    }
 }
 
 impl Inbox {
@@ -80,8 +100,7 @@ impl Inbox {
             tokio::select! {
                 message = reports.next() => {
                     let mirror = mirror_of(&message.subject);
-                    let known = MirrorId::new(mirror).is_ok_and(|id| self.mirrors.contains_key(&id));
-                    if !known {
+                    if self.mirrors.keys(mirror).is_none() {
                         self.desk.stranger(mirror.to_owned()).await;
                     } else if let Some(message) = limits.admit(message, Instant::now()) {
                         self.take_report(message).await;
@@ -98,13 +117,10 @@ impl Inbox {
 
     async fn take_report(&self, message: Message) {
         let name = mirror_of(&message.subject);
-        let keys = MirrorId::new(name)
-            .ok()
-            .and_then(|mirror| self.mirrors.get(&mirror));
-        let Some(keys) = keys else {
+        let Some(keys) = self.mirrors.keys(name) else {
             return self.desk.stranger(name.to_owned()).await;
         };
-        match self.report(&message, keys) {
+        match self.report(&message, &keys) {
             Ok(report) => {
                 let span = tracing::info_span!("report", mirror = %report.mirror, channel = %report.channel);
                 with_parent(&span, &message.trace);

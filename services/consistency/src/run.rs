@@ -2,20 +2,23 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use fetcher::client::Source;
 use mirrorlog_core::consistency::{Audience, Consistency, Member, Rules};
-use mirrorlog_core::sign::{PublicKey, TrustedKeys};
+use mirrorlog_core::sign::{SecretKey, TrustedKeys};
+use runtime::Reaction;
 use runtime::boot::{GrpcLimits, Health, Span, metrics, serve_grpc, serve_http};
 use runtime::feed::{Feed, Park};
 use runtime::key::{read_public, read_secret};
 use runtime::log::Log;
 use runtime::store::Store;
+use runtime::tls::Tls;
+use runtime::trust::Trust;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::Endpoint;
 use wire::v1::consistency_server::ConsistencyServer;
 
 use crate::audit::{Auditor, raise_open_files};
@@ -23,7 +26,7 @@ use crate::config::{AuditSection, Config, MirrorSection};
 use crate::desk::{Desk, Orders};
 use crate::gauges::Gauges;
 use crate::grpc::Service;
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, Roster};
 use crate::lease;
 use crate::post::Post;
 use crate::work::{Shelf, Work};
@@ -31,6 +34,8 @@ use fetcher::manifests::Manifests;
 
 /// Memory for decoded manifest pages, in bytes.
 const PAGE_CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// Pause before the log is asked again for streams that it has not.
+const RETRY: Duration = Duration::from_secs(1);
 /// Failures in a row that make a mirror unreachable.
 const UNREACHABLE_FAILURES: u32 = 3;
 
@@ -43,6 +48,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     std::fs::create_dir_all(state).with_context(|| format!("cannot make {}", state.display()))?;
     let _lock = lock(state)?;
     let keys = Keys::read(&config)?;
+    let tls = runtime::tls::load(config.tls.as_ref())?;
     let grpc = runtime::boot::listen(config.grpc.listen)
         .await
         .context("grpc.listen")?;
@@ -64,12 +70,16 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         log = Log::connect(&config.nats, "mirrorlog-consistency", true) => log?,
         () = shutdown.cancelled() => return Ok(()),
     };
-    log.ensure().await?;
+    tokio::select! {
+        ready = streams(&log, &health) => ready?,
+        () = shutdown.cancelled() => return Ok(()),
+    }
 
     let mut tasks = JoinSet::new();
     let (desk, orders) = Desk::new();
     let parts = Parts {
         config: &config,
+        tls: tls.as_ref(),
         keys: &keys,
         log: &log,
         desk: &desk,
@@ -90,7 +100,10 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     };
     let routes = Routes::new(ConsistencyServer::new(service));
     let (limits, serving, stop) = (GrpcLimits::default(), health.clone(), shutdown.clone());
-    servers.spawn(async move { serve_grpc(grpc, routes, &serving, &limits, stop).await });
+    let shown = tls.clone();
+    servers.spawn(async move {
+        serve_grpc(grpc, routes, &serving, &limits, shown.as_ref(), stop).await
+    });
 
     let caught_up = parts.start_readers(park, &mut tasks);
     tokio::select! {
@@ -121,6 +134,22 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     ended
 }
 
+/// Waits until the log has all its streams. Where it knows roles, only the archive may make them.
+async fn streams(log: &Log, health: &Health) -> anyhow::Result<()> {
+    loop {
+        match log.ensure().await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.reaction() == Reaction::Retry => {
+                let text = format!("the log has not all streams yet: {}", wire::causes(&error));
+                tracing::warn!("{text}");
+                health.degrade("log", text);
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Two services in one folder would take the lease under one name.
 fn lock(state: &Path) -> anyhow::Result<std::fs::File> {
     let path = state.join("lock");
@@ -137,39 +166,71 @@ fn lock(state: &Path) -> anyhow::Result<std::fs::File> {
 }
 
 struct Keys {
-    own: mirrorlog_core::sign::SecretKey,
-    archive: TrustedKeys,
-    mirrors: Vec<(mirrorlog_core::id::MirrorId, PublicKey)>,
+    own: SecretKey,
+    trust: Trust,
+    mirrors: Roster,
 }
 
 impl Keys {
     fn read(config: &Config) -> anyhow::Result<Self> {
-        let archive: Vec<PublicKey> = config
-            .archive
-            .keys
-            .iter()
-            .map(|file| read_public(file))
-            .collect::<Result<_, _>>()?;
-        anyhow::ensure!(
-            !archive.is_empty(),
-            "archive.keys is empty: name the archive's public key"
-        );
-        let mirror = |mirror: &MirrorSection| Ok((mirror.id.clone(), read_public(&mirror.key)?));
-        Ok(Self {
-            own: read_secret(&config.consistency.key)?,
-            archive: TrustedKeys::new(archive),
-            mirrors: config
-                .mirrors
+        let own = read_secret(&config.consistency.key)?;
+        let trust = Trust::of_config(
+            config.trust.as_ref(),
+            &config.consistency.state,
+            &config.archive.keys,
+            &[],
+        )?;
+        let by_root = trust.version().is_some();
+        if by_root
+            && !trust
+                .consistency()
+                .now()
                 .iter()
-                .map(mirror)
-                .collect::<anyhow::Result<_>>()?,
+                .any(|key| *key == own.public())
+        {
+            let key = own.public().number();
+            tracing::error!(%key, "the root document does not name this service's key: nobody believes its verdicts");
+        }
+        let key = |mirror: &MirrorSection| {
+            let key = match (&mirror.key, by_root) {
+                (Some(file), false) => Some(TrustedKeys::new([read_public(file)?])),
+                (None, true) => None,
+                (Some(_), true) => anyhow::bail!(
+                    "mirror {} has a key, and trust.root is given: its keys are the root document's, leave key out",
+                    mirror.id
+                ),
+                (None, false) => anyhow::bail!(
+                    "mirror {} has no key, and there is no trust.root",
+                    mirror.id
+                ),
+            };
+            Ok((mirror.id.clone(), key))
+        };
+        let mirrors = config.mirrors.iter().map(key);
+        let mirrors = Roster {
+            mirrors: Arc::new(mirrors.collect::<anyhow::Result<_>>()?),
+            trust: trust.clone(),
+        };
+        Ok(Self {
+            own,
+            trust,
+            mirrors,
         })
+    }
+
+    /// Whose verdicts count.
+    fn verdicts(&self) -> runtime::trust::Keys {
+        match self.trust.version() {
+            Some(_) => self.trust.consistency().clone(),
+            None => TrustedKeys::new([self.own.public()]).into(),
+        }
     }
 }
 
 /// What starting the parts needs.
 struct Parts<'a> {
     config: &'a Config,
+    tls: Option<&'a Tls>,
     keys: &'a Keys,
     log: &'a Log,
     desk: &'a Desk,
@@ -186,7 +247,7 @@ impl Parts<'_> {
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<()> {
         let config = self.config;
-        let source = Source::new(&config.archive.fetch)?;
+        let source = Source::of(&config.archive.fetch, self.tls)?;
         let store = Store::open(&config.consistency.state.join("pages"))?;
         let manifests = Manifests::new(store, PAGE_CACHE_BYTES, source);
         let public = config
@@ -211,27 +272,21 @@ impl Parts<'_> {
     }
 
     async fn start_readers(&self, park: Park, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
-        let address = &self.config.archive.fetch;
-        let url = if address.contains("://") {
-            address.clone()
-        } else {
-            format!("http://{address}")
-        };
-        let mirrors = self.keys.mirrors.iter();
-        let mirrors = mirrors.map(|(mirror, key)| (mirror.clone(), TrustedKeys::new([*key])));
         let inbox = Inbox {
             desk: self.desk.clone(),
             park: park.clone(),
-            mirrors: Arc::new(mirrors.collect()),
+            mirrors: self.keys.mirrors.clone(),
         };
         let feed = Feed::new(
             self.log.clone(),
             self.desk.clone(),
             park,
-            self.keys.archive.clone(),
-            TrustedKeys::new([self.keys.own.public()]),
+            self.keys.trust.archive().clone(),
+            self.keys.verdicts(),
         );
-        feed.follow_journal(Endpoint::from_shared(url)?, tasks);
+        feed.follow_trust(&self.keys.trust, tasks);
+        let archive = runtime::tls::endpoint(&self.config.archive.fetch, self.tls)?;
+        feed.follow_journal(archive, tasks);
         Ok(inbox.start(feed, tasks).await?)
     }
 }

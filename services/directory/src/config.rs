@@ -14,6 +14,8 @@ use mirrorlog_core::directory::pool::{PoolName, Region};
 use mirrorlog_core::id::{ChannelId, MirrorId, PoolId};
 use runtime::boot::{ByteSize, ConfigError, Span, TelemetryConfig, text, texts};
 use runtime::log::NatsConfig;
+use runtime::tls::TlsConfig;
+use runtime::trust::TrustConfig;
 use serde::{Deserialize, Deserializer};
 
 /// A directory's configuration file.
@@ -25,9 +27,16 @@ pub struct Config {
     /// Where builds and manifests come from.
     pub archive: ArchiveSection,
     /// Whose verdicts count.
+    #[serde(default)]
     pub consistency: ConsistencySection,
     /// The log.
     pub nats: NatsConfig,
+    /// The root document that says whose statements and verdicts count.
+    #[serde(default)]
+    pub trust: Option<TrustConfig>,
+    /// TLS on gRPC.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
     /// The web server.
     pub http: HttpSection,
     /// The DNS server; absent: none.
@@ -76,15 +85,17 @@ pub struct ArchiveSection {
     /// `host:port` of the same for clients, who ask there for what no mirror has; absent: they do not.
     #[serde(default)]
     pub universe: Option<String>,
-    /// Its public keys; a statement signed by any of them counts.
+    /// Its public keys; a statement signed by any of them counts. None where `trust.root` says whose do.
+    #[serde(default)]
     pub keys: Vec<PathBuf>,
 }
 
 /// `[consistency]`
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConsistencySection {
-    /// Its public keys; a verdict signed by any of them counts.
+    /// Its public keys; a verdict signed by any of them counts. None where `trust.root` says whose do.
+    #[serde(default)]
     pub keys: Vec<PathBuf>,
 }
 
@@ -284,6 +295,13 @@ impl Config {
     }
 
     fn resolve(&mut self, base: &Path) {
+        self.nats.resolve(base);
+        if let Some(tls) = &mut self.tls {
+            tls.resolve(base);
+        }
+        if let Some(trust) = &mut self.trust {
+            trust.resolve(base);
+        }
         let keys = self.archive.keys.iter_mut();
         let keys = keys.chain(&mut self.consistency.keys);
         let databases = [&mut self.geo.country, &mut self.geo.asn];
@@ -334,10 +352,10 @@ impl Config {
         if let Some(absent) = databases.into_iter().flatten().find(|file| !file.is_file()) {
             return Err(CheckError::Geo(absent.clone()));
         }
-        if self.archive.keys.is_empty() {
+        if self.trust.is_none() && self.archive.keys.is_empty() {
             return Err(CheckError::NoKeys("archive.keys"));
         }
-        if self.consistency.keys.is_empty() {
+        if self.trust.is_none() && self.consistency.keys.is_empty() {
             return Err(CheckError::NoKeys("consistency.keys"));
         }
         Ok(())

@@ -11,6 +11,7 @@ use mirrorlog_core::directory::Directory;
 use mirrorlog_core::time::Timestamp;
 use runtime::boot::now;
 use runtime::store::{Store, StoreError};
+use runtime::tls::TlsError;
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -81,6 +82,12 @@ impl From<StoreError> for ExportError {
     }
 }
 
+impl From<TlsError> for ExportError {
+    fn from(error: TlsError) -> Self {
+        Self::State(Box::new(error))
+    }
+}
+
 impl From<SourceError> for ExportError {
     fn from(error: SourceError) -> Self {
         Self::State(Box::new(error))
@@ -103,7 +110,8 @@ pub fn export(config: &Config, dir: &Path) -> Result<Exported, ExportError> {
     let addresses = Addresses::declared(&numbered(config, &fold));
     let (_views, seen) = watch::channel(Arc::new(fold.view().clone()));
     let store = Store::open(&state_dir.join("pages"))?;
-    let source = Source::new(&config.archive.fetch)?;
+    let tls = runtime::tls::load(config.tls.as_ref())?;
+    let source = Source::of(&config.archive.fetch, tls.as_ref())?;
     let trees = Trees::new(Manifests::new(store, 0, source));
     let mut site = Site::new(config, Views(seen), geo, addresses, trees);
     site.links = Links::Files;

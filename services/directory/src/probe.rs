@@ -9,8 +9,8 @@ use mirrorlog_core::directory::{Input, Look};
 use mirrorlog_core::id::{Build, ChannelId};
 use mirrorlog_core::limits::STATEMENT_MAX_BYTES;
 use mirrorlog_core::probe::Probe;
-use mirrorlog_core::sign::TrustedKeys;
 use reqwest::Client;
+use runtime::trust::Keys;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use wire::Signed;
@@ -31,14 +31,14 @@ type Looked = (ChannelId, Build, bool);
 #[derive(Clone)]
 pub(crate) struct Prober {
     client: Client,
-    keys: TrustedKeys,
+    keys: Keys,
     patience: Duration,
     running: Arc<Semaphore>,
 }
 
 impl Prober {
     /// `patience`: longest that a whole probe may take.
-    pub(crate) fn new(keys: TrustedKeys, patience: Duration) -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(keys: Keys, patience: Duration) -> Result<Self, reqwest::Error> {
         Ok(Self {
             client: fetcher::web::client(patience, 1)?,
             keys,
@@ -105,7 +105,7 @@ impl Prober {
         let max_bytes = STATEMENT_MAX_BYTES + SIGNATURE_ROOM;
         let (_status, body) = self.get(url, &path, max_bytes).await?;
         let snapshot = Signed::from_signify(&body).ok();
-        let snapshot = snapshot.and_then(|signed| signed.open_snapshot(&self.keys).ok());
+        let snapshot = snapshot.and_then(|signed| signed.open_snapshot(&self.keys.now()).ok());
         Some(snapshot.is_some_and(|snapshot| {
             snapshot.root == look.root
                 && snapshot.channel == look.channel

@@ -9,16 +9,14 @@ use fetcher::client::Source;
 use fetcher::manifests::Manifests;
 use mirrorlog_core::directory::Directory;
 use mirrorlog_core::directory::member::{MirrorIndex, Profile};
-use mirrorlog_core::sign::TrustedKeys;
 use runtime::boot::{Health, metrics, now, serve_http};
 use runtime::feed::{Feed, Park};
-use runtime::key::read_public;
 use runtime::log::Log;
 use runtime::store::Store;
+use runtime::trust::Trust;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 use wire::causes;
 
 use crate::config::{Config, MirrorSection};
@@ -50,7 +48,12 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let state = &config.directory.state;
     std::fs::create_dir_all(state).with_context(|| format!("cannot make {}", state.display()))?;
     let _lock = lock(state)?;
-    let keys = Keys::read(&config)?;
+    let trust = Trust::of_config(
+        config.trust.as_ref(),
+        state,
+        &config.archive.keys,
+        &config.consistency.keys,
+    )?;
     let geo = Geo::open(&config.geo)?;
     let http = runtime::boot::listen(config.http.listen)
         .await
@@ -65,7 +68,8 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let gauges = Gauges::new(&mut registry);
     let mut tasks = JoinSet::new();
     let (desk, orders) = Desk::new();
-    let source = Source::new(&config.archive.fetch)?;
+    let tls = runtime::tls::load(config.tls.as_ref())?;
+    let source = Source::of(&config.archive.fetch, tls.as_ref())?;
     let store = Store::open(&state.join("pages"))?;
     let trees = Trees::new(Manifests::new(store, PAGE_CACHE_BYTES, source)).asking_mirrors()?;
 
@@ -82,7 +86,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         fold,
         desk: desk.clone(),
         mirrors: numbered.into_iter().map(|(_, section)| section).collect(),
-        prober: Prober::new(keys.archive.clone(), Duration::from_millis(patience))?,
+        prober: Prober::new(trust.archive().clone(), Duration::from_millis(patience))?,
         trees: trees.clone(),
         views,
         gauges: gauges.clone(),
@@ -101,7 +105,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let views_read = Views(seen);
     let follower = Follower {
         config: config.clone(),
-        keys,
+        trust,
         desk,
         views: views_read.clone(),
         health: health.clone(),
@@ -189,7 +193,7 @@ pub(crate) fn numbered(config: &Config, fold: &Directory) -> Vec<(MirrorIndex, M
 /// Follows the log.
 struct Follower {
     config: Config,
-    keys: Keys,
+    trust: Trust,
     desk: Desk,
     views: Views,
     health: Health,
@@ -227,16 +231,13 @@ impl Follower {
             log.clone(),
             self.desk.clone(),
             park.clone(),
-            self.keys.archive.clone(),
-            self.keys.consistency.clone(),
+            self.trust.archive().clone(),
+            self.trust.consistency().clone(),
         );
-        let address = &self.config.archive.fetch;
-        let url = if address.contains("://") {
-            address.clone()
-        } else {
-            format!("http://{address}")
-        };
-        feed.follow_journal(Endpoint::from_shared(url)?, tasks);
+        feed.follow_trust(&self.trust, tasks);
+        let tls = runtime::tls::load(self.config.tls.as_ref())?;
+        let archive = runtime::tls::endpoint(&self.config.archive.fetch, tls.as_ref())?;
+        feed.follow_journal(archive, tasks);
         feed.start(tasks).await?;
         let messages = log.feedback().await?;
         let (views, desk) = (self.views.clone(), self.desk.clone());
@@ -253,23 +254,4 @@ fn lock(state: &Path) -> anyhow::Result<std::fs::File> {
     let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
     locked.with_context(|| format!("{} is in use by another directory", state.display()))?;
     Ok(file)
-}
-
-#[derive(Clone)]
-struct Keys {
-    archive: TrustedKeys,
-    consistency: TrustedKeys,
-}
-
-impl Keys {
-    fn read(config: &Config) -> anyhow::Result<Self> {
-        let read = |files: &[std::path::PathBuf]| {
-            let keys = files.iter().map(|file| read_public(file));
-            Ok::<_, anyhow::Error>(TrustedKeys::new(keys.collect::<Result<Vec<_>, _>>()?))
-        };
-        Ok(Self {
-            archive: read(&config.archive.keys)?,
-            consistency: read(&config.consistency.keys)?,
-        })
-    }
 }

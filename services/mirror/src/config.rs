@@ -8,6 +8,8 @@ use mirrorlog_core::id::{ChannelId, MirrorId, PoolId};
 use mirrorlog_core::view::{Part, View, ViewError};
 use runtime::boot::{ByteRate, ByteSize, Span, TelemetryConfig, text, texts};
 use runtime::log::NatsConfig;
+use runtime::tls::TlsConfig;
+use runtime::trust::TrustConfig;
 use serde::Deserialize;
 
 /// A mirror's configuration file.
@@ -23,6 +25,12 @@ pub struct Config {
     pub consistency: ConsistencySection,
     /// The log.
     pub nats: NatsConfig,
+    /// The root document that says whose statements count.
+    #[serde(default)]
+    pub trust: Option<TrustConfig>,
+    /// TLS on gRPC: with the archive, and with peers.
+    #[serde(default)]
+    pub tls: Option<TlsConfig>,
     /// The public web server.
     pub http: Listen,
     /// The fetcher for neighbours.
@@ -101,7 +109,8 @@ pub struct MirrorSection {
 pub struct ArchiveSection {
     /// `host:port` of its fetcher and journal.
     pub fetch: String,
-    /// Its public keys; a statement signed by any of them counts.
+    /// Its public keys; a statement signed by any of them counts. None where `trust.root` says whose do.
+    #[serde(default)]
     pub keys: Vec<PathBuf>,
 }
 
@@ -296,6 +305,13 @@ impl Config {
     pub fn load(file: &Path) -> Result<Self, runtime::boot::ConfigError> {
         let mut config: Self = runtime::boot::load_config(file)?;
         let base = file.parent().unwrap_or(Path::new("."));
+        config.nats.resolve(base);
+        if let Some(tls) = &mut config.tls {
+            tls.resolve(base);
+        }
+        if let Some(trust) = &mut config.trust {
+            trust.resolve(base);
+        }
         let mirror = &mut config.mirror;
         for path in [&mut mirror.state, &mut mirror.store, &mut mirror.key] {
             *path = base.join(&*path);

@@ -109,6 +109,8 @@ pub(crate) enum Message {
         channel: Option<ChannelId>,
         outcome: OrderOutcome,
     },
+    /// Another root document is in force, or it has expired.
+    Trusted,
     /// Export trees show other builds of these channels.
     Shown { channels: Vec<ChannelId> },
     /// Time has passed.
@@ -137,6 +139,7 @@ impl Message {
             | Self::Backfilled { .. }
             | Self::Word(_)
             | Self::OrderDone { .. }
+            | Self::Trusted
             | Self::Shown { .. }
             | Self::Tick => None,
         }
@@ -291,6 +294,7 @@ impl Engine {
                 }
             }
             Message::StreamChanged { lane, stream } => self.on_stream_changed(lane, stream).await,
+            Message::Trusted => self.on_trusted(),
             Message::Head { signed, head } => self.on_head(signed, &head, Vec::new()).await,
             Message::Journal { channel, answer } => self.on_journal(&channel, answer).await,
             Message::Planned {

@@ -11,6 +11,7 @@ use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::{DeltaSource, Head, Order, ReplayFrom, Verdict};
 use runtime::log::{self, AckHandle, Delivery, Log, LogError, Position};
+use runtime::trust::Keys;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use wire::Signed;
@@ -40,7 +41,7 @@ pub(crate) struct Inbox {
     pub(crate) log: Log,
     pub(crate) mirror: MirrorId,
     pub(crate) channels: Vec<ChannelId>,
-    pub(crate) keys: Arc<TrustedKeys>,
+    pub(crate) keys: Keys,
     pub(crate) parked: Parked,
     pub(crate) engine: Mailbox,
 }
@@ -121,7 +122,7 @@ impl Inbox {
 
     fn open(&self, lane: Lane, event: &log::Event) -> Result<Arrived, String> {
         let decoded = wire::Event::decode(&event.payload).map_err(|e| chain(&e))?;
-        let (opened, head) = decoded.open(&self.keys).map_err(|e| chain(&e))?;
+        let (opened, head) = decoded.open(&self.keys.now()).map_err(|e| chain(&e))?;
         let channel = match &opened {
             Opened::Snapshot(snapshot) => &snapshot.channel,
             Opened::Retraction(retraction) => &retraction.channel,
@@ -186,7 +187,7 @@ impl Inbox {
 
     fn open_head(&self, key: &str, value: &Bytes) -> Result<Option<(Signed, Head)>, String> {
         let signed = Signed::decode(value).map_err(|e| chain(&e))?;
-        let head = signed.open_head(&self.keys).map_err(|e| chain(&e))?;
+        let head = signed.open_head(&self.keys.now()).map_err(|e| chain(&e))?;
         if head.channel.as_str() != key {
             return Err(format!("head of {} under the key {key}", head.channel));
         }
@@ -233,7 +234,7 @@ impl Inbox {
     }
 
     /// Follows what the consistency service says of this mirror.
-    pub(crate) async fn follow_words(self, keys: Arc<TrustedKeys>, stop: CancellationToken) {
+    pub(crate) async fn follow_words(self, keys: Keys, stop: CancellationToken) {
         let work = async {
             loop {
                 let mut messages = match self.log.verdicts_on(&self.mirror).await {
@@ -245,7 +246,7 @@ impl Inbox {
                 };
                 loop {
                     let message = messages.next().await;
-                    match self.open_word(&message.payload, &keys) {
+                    match self.open_word(&message.payload, &keys.now()) {
                         Ok(verdict) => {
                             let message = Message::Word(Box::new(verdict));
                             if self.engine.send(message).await.is_err() {
@@ -310,7 +311,7 @@ impl Inbox {
 
     fn open_order(&self, payload: &Bytes) -> Result<Order, String> {
         let signed = Signed::decode(payload).map_err(|e| chain(&e))?;
-        let order = signed.open_order(&self.keys).map_err(|e| chain(&e))?;
+        let order = signed.open_order(&self.keys.now()).map_err(|e| chain(&e))?;
         if order.mirror == self.mirror {
             Ok(order)
         } else {

@@ -1,15 +1,15 @@
 //! What the log did not bring, asked of the archive.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use mirrorlog_core::id::{Build, ChannelId};
 use mirrorlog_core::limits::{BACKFILL_BUILDS_MAX, RETRACTIONS_MAX};
-use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::{Head, Retraction, Snapshot};
+use runtime::tls::Tls;
 use runtime::trace::TraceCalls;
+use runtime::trust::Keys;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use wire::v1::journal_client::JournalClient;
 use wire::{DecodeError, OpenError, Signed, v1};
 
@@ -24,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub(crate) struct Journal {
     client: JournalClient<InterceptedService<Channel, TraceCalls>>,
-    keys: Arc<TrustedKeys>,
+    keys: Keys,
 }
 
 /// Why the journal gave no answer that counts.
@@ -62,8 +62,8 @@ pub(crate) struct Answer {
 
 impl Journal {
     /// Connects when first asked.
-    pub(crate) fn new(address: &str, keys: Arc<TrustedKeys>) -> Result<Self, JournalError> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+    pub(crate) fn new(address: &str, tls: Option<&Tls>, keys: Keys) -> Result<Self, JournalError> {
+        let endpoint = runtime::tls::endpoint(address, tls)
             .map_err(|error| JournalError::Address(address.to_owned(), error))?
             .connect_timeout(Duration::from_secs(5))
             .http2_keep_alive_interval(KEEPALIVE)
@@ -100,7 +100,7 @@ impl Journal {
         let mut snapshots = Vec::new();
         while let Some(proto) = stream.message().await? {
             let signed = Signed::from_proto(proto)?;
-            let snapshot = signed.open_snapshot(&self.keys)?;
+            let snapshot = signed.open_snapshot(&self.keys.now())?;
             if snapshot.channel != *channel || snapshots.len() >= BACKFILL_BUILDS_MAX {
                 return Err(JournalError::Other);
             }
@@ -127,7 +127,7 @@ impl Journal {
         {
             Ok(reply) => {
                 let signed = Signed::from_proto(reply.into_inner())?;
-                let head = signed.open_head(&self.keys)?;
+                let head = signed.open_head(&self.keys.now())?;
                 if head.channel != *channel {
                     return Err(JournalError::Other);
                 }
@@ -145,7 +145,7 @@ impl Journal {
         let mut retractions = Vec::new();
         while let Some(proto) = stream.message().await? {
             let signed = Signed::from_proto(proto)?;
-            let retraction = signed.open_retraction(&self.keys)?;
+            let retraction = signed.open_retraction(&self.keys.now())?;
             if retraction.channel != *channel || retractions.len() >= RETRACTIONS_MAX {
                 return Err(JournalError::Other);
             }
@@ -166,7 +166,7 @@ impl Journal {
         let mut snapshots = Vec::new();
         while let Some(proto) = stream.message().await? {
             let signed = Signed::from_proto(proto)?;
-            let snapshot = signed.open_snapshot(&self.keys)?;
+            let snapshot = signed.open_snapshot(&self.keys.now())?;
             if snapshot.channel != *channel || snapshots.len() >= 2 * SNAPSHOTS_MAX as usize {
                 return Err(JournalError::Other);
             }

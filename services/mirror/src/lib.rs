@@ -7,6 +7,7 @@
 //! | `engine` | the shell around `mirrorlog_core::mirror`: step, persist, perform, ack |
 //! | `inbox` | events, heads and orders from the log, verified before the engine sees them |
 //! | `journal` | what the log did not bring, asked of the archive |
+//! | `roots` | root documents: who speaks for the archive |
 //! | `peers` | the mirrors of its pool, which bring shares of a build for each other |
 //! | `views` | the part of each channel that is carried |
 //! | `sync` | pages and blobs of one build, until every byte is durable |
@@ -33,6 +34,7 @@ mod metrics;
 mod peers;
 mod report;
 mod room;
+mod roots;
 mod scrub;
 mod serving;
 mod state;

@@ -14,6 +14,7 @@ use mirrorlog_core::id::{ChannelId, Digest, MirrorId, PoolId};
 use mirrorlog_core::mirror::peers::Place;
 use mirrorlog_core::view::View;
 use runtime::log::{Log, LogError};
+use runtime::tls::Tls;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -61,6 +62,8 @@ struct Inner {
     /// Where peers fetch from this mirror; `None` when they cannot.
     address: Option<String>,
     enabled: bool,
+    /// Mirrors of a network with TLS are called with it.
+    tls: Option<Tls>,
     started: Instant,
     rate: Arc<RateLimiter>,
     shunned: Shunned,
@@ -92,7 +95,7 @@ struct Heard {
 
 impl Pool {
     /// The pool of a mirror's configuration; `rate` is that of all its fetches.
-    pub(crate) fn new(config: &Config, rate: &Arc<RateLimiter>) -> Self {
+    pub(crate) fn new(config: &Config, tls: Option<Tls>, rate: &Arc<RateLimiter>) -> Self {
         let own_rate = config.peers.rate.map(|rate| RateLimiter::new(Some(rate)));
         Self(Arc::new(Inner {
             mirror: config.mirror.id.clone(),
@@ -103,6 +106,7 @@ impl Pool {
                 .clone()
                 .filter(|_| config.peers.enabled),
             enabled: config.peers.enabled,
+            tls,
             started: Instant::now(),
             rate: own_rate.unwrap_or_else(|| Arc::clone(rate)),
             shunned: Shunned::default(),
@@ -289,7 +293,10 @@ impl Pool {
         let before = state.heard.remove(from).and_then(|heard| heard.peer);
         let source = notice.fetch_address.as_deref().and_then(|address| {
             let same = before.filter(|before| before.source.address() == address);
-            match same.map_or_else(|| Source::new(address), |same| Ok(same.source)) {
+            match same.map_or_else(
+                || Source::of(address, self.0.tls.as_ref()),
+                |same| Ok(same.source),
+            ) {
                 Ok(source) => Some(source),
                 Err(error) => {
                     tracing::debug!(%from, error = chain(&error), "a peer without an address");
@@ -373,7 +380,7 @@ mod tests {
 
     fn pool(more: &str) -> Pool {
         let config: Config = toml::from_str(&format!("{CONFIG}{more}")).unwrap();
-        let pool = Pool::new(&config, &RateLimiter::new(None));
+        let pool = Pool::new(&config, None, &RateLimiter::new(None));
         pool.lock().listening_since = Some(Instant::now());
         pool
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use fetcher::limit::RateLimiter;
 use mirrorlog_core::id::Lane;
-use mirrorlog_core::sign::TrustedKeys;
 use runtime::boot::{GrpcLimits, Health};
 use runtime::log::{Log, Position};
 use runtime::state::{Control, Opened, SledState};
 use runtime::store::{Pages, Store};
+use runtime::trust::{Keys, Trust, TrustError};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -54,6 +54,8 @@ pub(crate) struct Parts {
     pub(crate) coming: collect::Coming,
     pub(crate) suspects: Suspects,
     pub(crate) metrics: Metrics,
+    /// Whom this mirror believes.
+    pub(crate) trust: Trust,
     pub(crate) parked: Parked,
     pub(crate) health: Health,
     pub(crate) stored_cursors: Mutex<BTreeMap<Lane, Cursor>>,
@@ -93,13 +95,10 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let grpc = runtime::boot::listen(config.grpc.listen).await?;
     let mirror = config.mirror.clone();
     let key = runtime::key::read_secret(&mirror.key)?;
-    let keys = config
-        .archive
-        .keys
-        .iter()
-        .map(|file| runtime::key::read_public(file));
-    let keys = Arc::new(TrustedKeys::new(keys.collect::<Result<Vec<_>, _>>()?));
-    let words = words(&config)?;
+    let trust = trust(&config)?;
+    let keys = trust.archive().clone();
+    let words = words(&config, &trust)?;
+    let tls = runtime::tls::load(config.tls.as_ref())?;
     let store = Store::open(&mirror.store)?;
     let (control, opened) = SledState::open(&mirror.state.join("control"))?;
     if let Opened::Rebuilt(aside) = opened {
@@ -124,11 +123,11 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let rate = RateLimiter::new(config.fetch.rate_now());
     let parts = Arc::new(Parts {
         control: Arc::new(control),
-        journal: Journal::new(&config.archive.fetch, Arc::clone(&keys))?,
+        journal: Journal::new(&config.archive.fetch, tls.as_ref(), keys.clone())?,
         syncer: Syncer {
             pages,
-            sources: Syncer::sources(&[&config.archive.fetch])?,
-            pool: Pool::new(&config, &rate),
+            sources: Syncer::sources(&[&config.archive.fetch], tls.as_ref())?,
+            pool: Pool::new(&config, tls.clone(), &rate),
             rate,
             room: Room::new(store.clone(), mirror.free_floor, mirror.budget),
             sweeps: collect::Sweeps::default(),
@@ -143,6 +142,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         coming: collect::Coming::default(),
         suspects,
         metrics,
+        trust: trust.clone(),
         parked: Parked::open(mirror.state.join("parked")).context("cannot use the state folder")?,
         health: health.clone(),
         stored_cursors: Mutex::default(),
@@ -174,7 +174,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     for ((lane, begins), floor) in begins.into_iter().zip(floors) {
         let follow = Follow {
             parts: Arc::clone(&parts),
-            keys: Arc::clone(&keys),
+            keys: keys.clone(),
             engine: sender.clone(),
             log: log_receiver.clone(),
         };
@@ -191,6 +191,13 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let (id, every) = (mirror.id.clone(), config.report.every.0);
     let pool = parts.syncer.pool.clone();
     tasks.spawn(pool.run(log_receiver.clone(), shutdown.clone()));
+    tasks.spawn(crate::roots::follow(
+        trust,
+        log_receiver.clone(),
+        sender.clone(),
+        health.clone(),
+        shutdown.clone(),
+    ));
     let control = Arc::clone(&parts.control);
     tasks.spawn(reports.publish(id, key, control, log_receiver, every, shutdown.clone()));
     let suspecting = suspects::run(
@@ -223,7 +230,14 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     tracing::info!(mirror = %mirror.id, http = %http.local_addr()?, "mirror serves");
     let served = tokio::try_join!(
         runtime::boot::serve_http(http, router, shutdown.clone()),
-        runtime::boot::serve_grpc(grpc, routes, &health, &limits, shutdown.clone()),
+        runtime::boot::serve_grpc(
+            grpc,
+            routes,
+            &health,
+            &limits,
+            tls.as_ref(),
+            shutdown.clone()
+        ),
     );
     shutdown.cancel();
     tasks.close();
@@ -233,19 +247,30 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     Ok(())
 }
 
+/// Whom this mirror believes.
+///
+/// # Errors
+/// [`TrustError`].
+pub(crate) fn trust(config: &Config) -> Result<Trust, TrustError> {
+    Trust::of_config(
+        config.trust.as_ref(),
+        &config.mirror.state,
+        &config.archive.keys,
+        &config.consistency.keys,
+    )
+}
+
 /// Whose verdicts are waited for; `None` where builds go live without one.
-fn words(config: &Config) -> anyhow::Result<Option<Arc<TrustedKeys>>> {
+fn words(config: &Config, trust: &Trust) -> anyhow::Result<Option<Keys>> {
     if config.mirror.flip == FlipSetting::Local {
         return Ok(None);
     }
-    let files = &config.consistency.keys;
+    let keys = trust.consistency();
     anyhow::ensure!(
-        !files.is_empty(),
-        "mirror.flip is \"confirmed\" and consistency.keys is empty: name the consistency service's public key"
+        !keys.now().is_empty(),
+        "mirror.flip is confirmed: name the keys of the service that confirms, as consistency.keys or in trust.root"
     );
-    let keys = files.iter().map(|file| runtime::key::read_public(file));
-    let keys = keys.collect::<Result<Vec<_>, _>>()?;
-    Ok(Some(Arc::new(TrustedKeys::new(keys))))
+    Ok(Some(keys.clone()))
 }
 
 /// Connects to the log as long as it takes; everything else runs meanwhile.
@@ -274,7 +299,7 @@ async fn connect(config: Config, connected: watch::Sender<Option<Log>>, stop: Ca
 /// Readers of the log, started again whenever they are told to begin elsewhere.
 struct Follow {
     parts: Arc<Parts>,
-    keys: Arc<TrustedKeys>,
+    keys: Keys,
     engine: Mailbox,
     log: watch::Receiver<Option<Log>>,
 }
@@ -287,7 +312,7 @@ impl Follow {
             log,
             mirror: mirror.id.clone(),
             channels: mirror.channels.clone(),
-            keys: Arc::clone(&self.keys),
+            keys: self.keys.clone(),
             parked: self.parts.parked.clone(),
             engine: self.engine.clone(),
         })
@@ -335,7 +360,7 @@ impl Follow {
         }
     }
 
-    async fn heads_and_orders(mut self, words: Option<Arc<TrustedKeys>>, stop: CancellationToken) {
+    async fn heads_and_orders(mut self, words: Option<Keys>, stop: CancellationToken) {
         let Some(Some(inbox)) = stop.run_until_cancelled(self.inbox()).await else {
             return;
         };

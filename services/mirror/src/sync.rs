@@ -13,6 +13,7 @@ use mirrorlog_core::statement::DeltaSource;
 use mirrorlog_core::view::Selection;
 use roaring::RoaringBitmap;
 use runtime::store::{Batch, Draft, Pages, Recalled, Store, StoreError};
+use runtime::tls::Tls;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -180,11 +181,12 @@ impl Job {
 
 impl Syncer {
     /// Sources from an address each.
-    pub(crate) fn sources(addresses: &[&str]) -> Result<Vec<Source>, SourceError> {
-        addresses
-            .iter()
-            .map(|address| Source::new(address))
-            .collect()
+    pub(crate) fn sources(
+        addresses: &[&str],
+        tls: Option<&Tls>,
+    ) -> Result<Vec<Source>, SourceError> {
+        let sources = addresses.iter();
+        sources.map(|address| Source::of(address, tls)).collect()
     }
 
     fn store(&self) -> &Store {

@@ -9,6 +9,8 @@
 //! | [`key`] | key files in signify's format |
 //! | [`package`] | packing lists out of OpenBSD's packages |
 //! | [`boot`] | configuration, telemetry, shutdown, health, metrics, the clock |
+//! | [`tls`] | TLS on gRPC, and a network's own authority |
+//! | [`trust`] | whom a service believes: keys, or root documents |
 //! | [`trace`] | one trace over NATS headers and gRPC metadata |
 #![warn(missing_docs)]
 
@@ -19,7 +21,9 @@ pub mod log;
 pub mod package;
 pub mod state;
 pub mod store;
+pub mod tls;
 pub mod trace;
+pub mod trust;
 
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

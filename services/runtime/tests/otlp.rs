@@ -47,6 +47,7 @@ async fn spans_reach_the_collector_before_the_guard_is_gone() {
                 routes,
                 &Health::new(),
                 &GrpcLimits::default(),
+                None,
                 stop,
             )
             .await

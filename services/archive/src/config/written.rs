@@ -7,6 +7,8 @@ use std::time::Duration;
 use mirrorlog_core::id::{ChannelId, Mount};
 use runtime::boot::{Span, TelemetryConfig};
 use runtime::log::NatsConfig;
+use runtime::tls::TlsConfig;
+use runtime::trust::TrustConfig;
 use serde::{Deserialize, Serialize};
 
 use super::{Config, ConfigError, Declared, Signing, check_together};
@@ -23,6 +25,10 @@ pub(super) struct Written {
     #[serde(default)]
     channels: Vec<WrittenChannel>,
     nats: NatsConfig,
+    #[serde(default)]
+    trust: Option<TrustConfig>,
+    #[serde(default)]
+    tls: Option<TlsConfig>,
     grpc: Listen,
     http: Listen,
     #[serde(default)]
@@ -226,6 +232,13 @@ struct Directory {
 
 impl Written {
     pub(super) fn check(mut self, base: &Path) -> Result<Config, ConfigError> {
+        self.nats.resolve(base);
+        if let Some(tls) = &mut self.tls {
+            tls.resolve(base);
+        }
+        if let Some(trust) = &mut self.trust {
+            trust.resolve(base);
+        }
         let mut channels = Vec::with_capacity(self.channels.len());
         for (position, channel) in self.channels.into_iter().enumerate() {
             let position = u32::try_from(position).unwrap_or(u32::MAX);
@@ -255,6 +268,8 @@ impl Written {
             allow_undeclared: self.archive.allow_undeclared,
             channels,
             nats: self.nats,
+            trust: self.trust,
+            tls: self.tls,
             grpc_listen: self.grpc.listen,
             http_listen: self.http.listen,
             immutable: self.ingest.immutable,

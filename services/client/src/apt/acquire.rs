@@ -525,6 +525,7 @@ fn unpinned(error: PinError) -> Unanswered {
         } => Unanswered::Wait(Failure::passing(text, "NotYet")),
         PinError::Stop { .. } => Unanswered::Failed(Failure::passing(text, "ConnectionFailed")),
         PinError::Key { .. }
+        | PinError::Root { .. }
         | PinError::UnknownBuild { .. }
         | PinError::Expired { .. }
         | PinError::Fork { .. } => Unanswered::Failed(Failure::lasting(text, "BadStatement")),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mirrorlog_core::directory::place::Country;
-use runtime::key::KeyError;
+use runtime::trust::TrustError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -31,7 +31,7 @@ pub enum MethodError {
     Input(#[from] io::Error),
     /// A key.
     #[error("the key of Acquire::mirrorlog::Key cannot be used")]
-    Key(#[from] KeyError),
+    Key(#[from] TrustError),
     /// A country.
     #[error("Acquire::mirrorlog::Country {0:?} is no country code")]
     Country(String),
@@ -123,15 +123,9 @@ pub fn begin<R: BufRead + Send + 'static>(
 }
 
 fn settle(settings: &Settings) -> Result<(Trust, Option<Country>), MethodError> {
-    let keys = settings.keys();
-    let keys = keys.iter().map(|file| runtime::key::read_public(file));
-    let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
-    // Without a key apt's own checks of Release and digests are what counts, as with any other method.
-    let trust = if keys.is_empty() {
-        Trust::Unverified
-    } else {
-        Trust::keys(keys)
-    };
+    // Without a key apt's own checks of Release and digests are what counts, as with any other method. The method may
+    // write nowhere: newer root documents are brought again in each run.
+    let trust = Trust::of_files(&settings.keys(), None)?;
     let country = settings.country();
     let country = country.map(|text| text.parse().map_err(|_| MethodError::Country(text)));
     Ok((trust, country.transpose()?))

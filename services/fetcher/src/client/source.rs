@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mirrorlog_core::id::Lane;
+use runtime::tls::Tls;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::protocol::{CONNECTION_WINDOW_BYTES, FRAME_MAX_BYTES, STREAM_WINDOW_BYTES};
@@ -33,17 +34,20 @@ struct Inner {
 }
 
 impl Source {
-    /// Makes a source of `host:port` (or of a URL). Does not connect yet.
+    /// Makes a source of `host:port` (or of a URL) without TLS of ours. Does not connect yet.
     ///
     /// # Errors
     /// [`SourceError`] when that is no address.
     pub fn new(address: &str) -> Result<Self, SourceError> {
-        let url = if address.contains("://") {
-            address.to_owned()
-        } else {
-            format!("http://{address}")
-        };
-        let endpoint = Endpoint::from_shared(url);
+        Self::of(address, None)
+    }
+
+    /// As [`Source::new`], with TLS where it is given.
+    ///
+    /// # Errors
+    /// As [`Source::new`].
+    pub fn of(address: &str, tls: Option<&Tls>) -> Result<Self, SourceError> {
+        let endpoint = runtime::tls::endpoint(address, tls);
         let endpoint = endpoint.map_err(|source| SourceError {
             address: address.to_owned(),
             source,

@@ -15,11 +15,9 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use fetcher::client::{FetchError, FetchOptions, Present, Source, SourceError, fetch_manifest};
 use mirrorlog_core::id::{Build, ChannelId, Digest, Mount};
-use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::Snapshot;
 use mirrorlog_core::view::Selection;
 use runtime::store::{Store, StoreError};
@@ -143,10 +141,12 @@ pub async fn prepare(config: &Config, mount: &Mount, from: &Path) -> Result<Take
         path: from.to_owned(),
         source,
     })?;
-    let files = config.archive.keys.iter();
-    let keys: Result<Vec<_>, _> = files.map(|file| runtime::key::read_public(file)).collect();
-    let keys = keys.map_err(|error| AdoptError::Config(Box::new(error)))?;
-    let journal = Journal::new(&config.archive.fetch, Arc::new(TrustedKeys::new(keys)));
+    let trust = crate::run::trust(config);
+    let trust = trust.map_err(|error| AdoptError::Config(Box::new(error)))?;
+    let tls = runtime::tls::load(config.tls.as_ref());
+    let tls = tls.map_err(|error| AdoptError::Config(Box::new(error)))?;
+    let keys = trust.archive().clone();
+    let journal = Journal::new(&config.archive.fetch, tls.as_ref(), keys);
     let unheard = |error| match error {
         JournalError::Call(status) => AdoptError::Down {
             address: config.archive.fetch.clone(),
@@ -182,7 +182,7 @@ pub async fn prepare(config: &Config, mount: &Mount, from: &Path) -> Result<Take
             build,
             source,
         };
-        let sources = [Source::new(&config.archive.fetch)?];
+        let sources = [Source::of(&config.archive.fetch, tls.as_ref())?];
         let options = FetchOptions::default();
         let fetch = fetch_manifest(&sources, root, &store, Present::Unknown, &options);
         let fetched = fetch

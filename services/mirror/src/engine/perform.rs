@@ -457,6 +457,7 @@ impl Engine {
         let tell_progress = self.last_progress_report.elapsed() >= PROGRESS_REPORT;
         if tell_progress {
             self.last_progress_report = tokio::time::Instant::now();
+            self.ask_for_signatures();
         }
         let ids: Vec<ChannelId> = self.slots.keys().cloned().collect();
         for id in ids {

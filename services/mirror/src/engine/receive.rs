@@ -242,6 +242,9 @@ impl Engine {
         // The newest first: a mirror any number of builds behind goes straight to its target, and passes
         // over what is older. Known ones too: a passed-over build counts again when a newer is taken back.
         for (signed, snapshot) in answer.snapshots.into_iter().rev() {
+            if self.slot(channel).unvouched {
+                self.keep_signature(channel, snapshot.build, &signed).await;
+            }
             let target = target_of(&snapshot);
             let slot = self.slot(channel);
             let known = slot.snapshots.get(&snapshot.build);
@@ -250,6 +253,44 @@ impl Engine {
                 self.on_snapshot(signed, &snapshot, None).await;
             }
         }
+    }
+
+    /// Another root document: statements by keys that count no more are asked for again, as the archive signs them now.
+    pub(super) fn on_trusted(&mut self) {
+        let counts = self.parts.trust.archive().now();
+        for slot in self.slots.values_mut() {
+            let mut signed = slot.snapshots.values().map(|(signed, _)| signed);
+            slot.unvouched =
+                !counts.is_empty() && signed.any(|signed| signed.open(&counts).is_err());
+        }
+        self.ask_for_signatures();
+    }
+
+    /// Asks where something is still signed by keys that count no more.
+    pub(super) fn ask_for_signatures(&mut self) {
+        let slots = self.slots.iter().filter(|(_, slot)| slot.unvouched);
+        for channel in slots.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.slot(&channel).ask_again = true;
+            self.ask_journal(&channel, Build::FIRST);
+        }
+    }
+
+    /// Keeps a snapshot's present signature in the place of one that counts no more.
+    async fn keep_signature(&mut self, channel: &ChannelId, build: Build, signed: &Signed) {
+        let counts = self.parts.trust.archive().now();
+        let slot = self.slot(channel);
+        let Some((kept, _)) = slot.snapshots.get_mut(&build) else {
+            return;
+        };
+        if kept.statement != signed.statement || kept.open(&counts).is_ok() {
+            return;
+        }
+        *kept = signed.clone();
+        let mut all = slot.snapshots.values().map(|(signed, _)| signed);
+        slot.unvouched = all.any(|signed| signed.open(&counts).is_err());
+        let key = Key::Snapshot(channel.clone(), build).encode();
+        self.commit(vec![Write::Put(key, signed.encode())]).await;
+        self.serve(channel);
     }
 
     pub(super) async fn on_stream_changed(&mut self, lane: Lane, stream: StreamIdentity) {

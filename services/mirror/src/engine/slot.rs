@@ -50,6 +50,8 @@ pub(crate) struct Slot {
     pub(crate) stored: Vec<u8>,
     /// Signed snapshots by build.
     pub(crate) snapshots: BTreeMap<Build, (Signed, Snapshot)>,
+    /// A snapshot's signature is by a key that counts no more.
+    pub(super) unvouched: bool,
     /// Digests of the signed retractions by their number.
     pub(crate) retractions: BTreeMap<u64, Digest>,
     /// The newest signed head.
@@ -104,6 +106,7 @@ impl Slot {
             view: Prepared::new(view),
             stored: Vec::new(),
             snapshots: BTreeMap::new(),
+            unvouched: false,
             retractions: BTreeMap::new(),
             head: None,
             deltas: BTreeMap::new(),

@@ -39,6 +39,7 @@ use axum::response::{IntoResponse as _, Response};
 use mirrorlog_core::manifest::ManifestError;
 use mirrorlog_core::tree::{Place, Scope};
 use runtime::store::{Pages, Store, StoreError};
+use runtime::trust::Trust;
 use tokio::sync::Semaphore;
 use tracing::{Instrument as _, Span};
 
@@ -82,6 +83,7 @@ pub(crate) struct Face {
     leases: Arc<Leases>,
     suspects: Suspects,
     requests: HttpRequests,
+    trust: Trust,
     site: Site,
     /// For those that reach for the disk.
     desks: Arc<Semaphore>,
@@ -95,6 +97,7 @@ impl Face {
             leases: Arc::clone(&parts.leases),
             suspects: parts.suspects.clone(),
             requests: parts.metrics.http_requests.clone(),
+            trust: parts.trust.clone(),
             site: Site::of(&parts.config),
             desks: Arc::new(Semaphore::new(DESKS)),
         }

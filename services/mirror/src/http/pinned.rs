@@ -7,6 +7,7 @@ use mirrorlog_core::limits::PAGE_MAX_BYTES;
 use mirrorlog_core::manifest::Page;
 use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::time::Timestamp;
+use mirrorlog_core::trust::RootVersion;
 use mirrorlog_core::view::Selection;
 use runtime::store::StoreError;
 
@@ -23,7 +24,7 @@ use mirrorlog_core::url::Asked;
 const BINARY: &str = "application/octet-stream";
 const JSON: &str = "application/json";
 
-/// Answers what is below `/@`. `page` and `probe` win over channels of these names where both could be meant.
+/// Answers what is below `/@`. `page`, `probe` and `root` win over channels of these names where both could be meant.
 ///
 /// # Errors
 /// 404 and 410, each with its reason; 503 when the store fails.
@@ -39,6 +40,7 @@ pub(super) fn answer(
         [] => json(asked, &all_channels(table)).answer(desk, &[]),
         [b"page", digest] if file => page(desk, digest),
         [b"probe", nonce] if file => probe::answer(desk.head, nonce),
+        [b"root", version] if file => root(desk, version),
         [name, rest @ ..] => {
             let id = std::str::from_utf8(name)
                 .ok()
@@ -114,7 +116,8 @@ impl Request<'_> {
         self.desk.face.leases.touch(self.channel, build);
         if path == b"snapshot" && !self.asked.slash {
             let signed = row.snapshot.clone();
-            let content = Content::memory(&self.asked.path, BINARY, signed, Keep::Forever);
+            // The statement stays; after a change of keys its signature is another one.
+            let content = Content::memory(&self.asked.path, BINARY, signed, Keep::Checked);
             return content.answer(self.desk, &[(self.channel, build)]);
         }
         self.tree(Scope(vec![tree]), build, path)
@@ -204,6 +207,18 @@ fn channel_status(channel: &ChannelId, served: &ServedChannel) -> serde_json::Va
 fn rfc3339(at: Timestamp) -> Option<String> {
     let at = jiff::Timestamp::from_second(at.as_seconds()).ok()?;
     Some(at.to_string())
+}
+
+/// A root document by its number, as it was signed. Whoever has an older one checks the step.
+fn root(desk: Desk<'_>, name: &[u8]) -> Result<Response, Refusal> {
+    desk.leisurely()?;
+    let number = std::str::from_utf8(name).ok();
+    let number = number.and_then(|number| number.parse().ok());
+    let version = number.and_then(RootVersion::new);
+    let version = version.filter(|version| version.to_string().as_bytes() == name);
+    let document = version.and_then(|version| desk.face.trust.document(version));
+    let document = document.ok_or_else(|| Refusal::unknown_root(name))?;
+    Content::memory(name, BINARY, document.into(), Keep::Checked).answer(desk, &[])
 }
 
 /// Bytes of a page by digest; other blobs are not given out by digest.

@@ -139,6 +139,13 @@ impl Refusal {
     }
 
     /// 404.
+    pub(super) fn unknown_root(name: &[u8]) -> Self {
+        let name = String::from_utf8_lossy(name);
+        let text = format!("{} is no root document that is here", on_one_line(&name));
+        Self::new(StatusCode::NOT_FOUND, "unknown-root", text)
+    }
+
+    /// 404.
     pub(super) fn unknown_page(name: &[u8]) -> Self {
         let name = String::from_utf8_lossy(name);
         let text = format!("{} is no manifest page that is here", on_one_line(&name));

@@ -23,6 +23,7 @@ use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::time::{Mtime, Timestamp};
 use prometheus_client::registry::Registry;
 use runtime::store::{Pages, Store};
+use runtime::trust::Trust;
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
@@ -74,6 +75,7 @@ impl World {
             leases: std::sync::Arc::clone(&leases),
             suspects,
             requests: HttpRequests::new(&mut registry),
+            trust: Trust::fixed(Default::default(), Default::default(), Default::default()),
             site: Site {
                 host: "m1.example.org".to_owned(),
                 maintainer: Some("Mia <mia@example.org>".to_owned()),

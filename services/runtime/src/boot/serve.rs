@@ -25,6 +25,7 @@ use tonic_health::ServingStatus;
 use tower::ServiceExt as _;
 
 use super::health::{Health, Watch};
+use crate::tls::Tls;
 
 /// HTTP/2 flow control, in bytes: a stream may have this much under way, enough for 1 Gbit/s at 30 ms.
 const STREAM_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
@@ -119,7 +120,7 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
     }
 }
 
-/// A gRPC server with the limits, a trace span for each call, `grpc.health.v1` and reflection.
+/// A gRPC server with TLS where it is given, the limits, a trace span for each call, `grpc.health.v1` and reflection.
 /// The caller adds nothing and serves it; [`serve_grpc`] does that too.
 ///
 /// # Errors
@@ -127,6 +128,7 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
 pub fn grpc_server(
     routes: Routes,
     limits: &GrpcLimits,
+    tls: Option<&Tls>,
 ) -> Result<
     (
         tonic::transport::server::Router,
@@ -145,7 +147,11 @@ pub fn grpc_server(
     let routes = routes
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
-    let server = Server::builder()
+    let mut server = Server::builder();
+    if let Some(tls) = tls {
+        server = server.tls_config(tls.server())?;
+    }
+    let server = server
         .trace_fn(crate::trace::call_span)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -158,7 +164,7 @@ pub fn grpc_server(
     Ok((server, reporter))
 }
 
-/// Serves gRPC on a bound TCP socket until `shutdown`; calls under way then have five seconds.
+/// Serves gRPC on a bound TCP socket until `shutdown`, with TLS where it is given; calls under way then have five seconds.
 ///
 /// # Errors
 /// [`ServeError`].
@@ -167,10 +173,11 @@ pub async fn serve_grpc(
     routes: Routes,
     health: &Health,
     limits: &GrpcLimits,
+    tls: Option<&Tls>,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    serve_incoming(incoming, routes, health, limits, shutdown).await
+    serve_incoming(incoming, routes, health, limits, tls, shutdown).await
 }
 
 /// Serves gRPC on a Unix socket, as [`serve_grpc`] does.
@@ -189,6 +196,7 @@ pub async fn serve_grpc_unix(
         routes,
         health,
         limits,
+        None,
         shutdown,
     )
     .await
@@ -263,13 +271,14 @@ async fn serve_incoming<I, IO>(
     routes: Routes,
     health: &Health,
     limits: &GrpcLimits,
+    tls: Option<&Tls>,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError>
 where
     I: Stream<Item = io::Result<IO>>,
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let (server, reporter) = grpc_server(routes, limits)?;
+    let (server, reporter) = grpc_server(routes, limits, tls)?;
     let serving = server.serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::select! {
         ended = within_grace(async { Ok(serving.await?) }, &shutdown) => ended,
@@ -336,7 +345,15 @@ mod tests {
             let (health, stop) = (health.clone(), stop.clone());
             let routes = Routes::default();
             tokio::spawn(async move {
-                serve_grpc(listener, routes, &health, &GrpcLimits::default(), stop).await
+                serve_grpc(
+                    listener,
+                    routes,
+                    &health,
+                    &GrpcLimits::default(),
+                    None,
+                    stop,
+                )
+                .await
             })
         };
         let channel = Endpoint::from_shared(format!("http://{address}"))

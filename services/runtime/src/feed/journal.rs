@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
-use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::DeltaSource;
 use tokio::sync::Notify;
 use tonic::service::interceptor::InterceptedService;
@@ -15,6 +14,7 @@ use wire::{Signed, causes, v1};
 
 use super::{Heard, Listener};
 use crate::trace::TraceCalls;
+use crate::trust::Keys;
 
 /// Time between two readings when nothing calls for one.
 const EVERY: Duration = Duration::from_secs(600);
@@ -39,7 +39,7 @@ type Client = JournalClient<InterceptedService<Channel, TraceCalls>>;
 /// Hands the journal to the listener whenever `gap` calls for it, and every ten minutes.
 pub(super) async fn follow<L: Listener>(
     endpoint: Endpoint,
-    keys: TrustedKeys,
+    keys: Keys,
     listener: L,
     gap: Arc<Notify>,
 ) {
@@ -47,7 +47,7 @@ pub(super) async fn follow<L: Listener>(
     let mut client = JournalClient::with_interceptor(channel, TraceCalls);
     let mut heard = true;
     loop {
-        let wait = match read(&mut client, &keys, &listener).await {
+        let wait = match read(&mut client, &keys.now(), &listener).await {
             Ok(()) => {
                 heard = true;
                 EVERY
@@ -71,7 +71,7 @@ pub(super) async fn follow<L: Listener>(
 
 async fn read<L: Listener>(
     client: &mut Client,
-    keys: &TrustedKeys,
+    keys: &mirrorlog_core::sign::TrustedKeys,
     listener: &L,
 ) -> Result<(), ReadError> {
     let channels = client
@@ -111,7 +111,7 @@ async fn read<L: Listener>(
 
 async fn snapshots<L: Listener>(
     client: &mut Client,
-    keys: &TrustedKeys,
+    keys: &mirrorlog_core::sign::TrustedKeys,
     listener: &L,
     channel: &str,
 ) -> Result<(), ReadError> {

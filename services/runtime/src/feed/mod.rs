@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use mirrorlog_core::drain::Drains;
 use mirrorlog_core::id::{Build, ChannelId, PoolId};
-use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::{DeltaSource, Head, Order, Retraction, Snapshot, Verdict};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -27,6 +26,7 @@ use wire::{Event, OpenError, Signed};
 
 use crate::log::{Delivery, Events, Log, LogError, Message, Messages, Watch};
 use crate::trace::with_parent;
+use crate::trust::{Keys, Trust};
 
 pub use park::Park;
 pub use quiet::UntilQuiet;
@@ -105,22 +105,16 @@ pub struct Feed<L> {
     /// Where messages go that cannot be used.
     pub park: Park,
     /// Keys of the archive.
-    pub archive: TrustedKeys,
+    pub archive: Keys,
     /// Keys of the consistency service.
-    pub consistency: TrustedKeys,
+    pub consistency: Keys,
     /// Told when the log was lost or had something that cannot be read: the journal knows more.
     gap: Arc<Notify>,
 }
 
 impl<L: Listener> Feed<L> {
     /// Nothing is read yet.
-    pub fn new(
-        log: Log,
-        listener: L,
-        park: Park,
-        archive: TrustedKeys,
-        consistency: TrustedKeys,
-    ) -> Self {
+    pub fn new(log: Log, listener: L, park: Park, archive: Keys, consistency: Keys) -> Self {
         Self {
             log,
             listener,
@@ -139,6 +133,21 @@ impl<L: Listener> Feed<L> {
             self.listener.clone(),
             self.gap.clone(),
         ));
+    }
+
+    /// Follows root documents in the background; after each the journal is read again: what was not believed may be now.
+    pub fn follow_trust(&self, trust: &Trust, tasks: &mut JoinSet<()>) {
+        let (trust, log, gap) = (trust.clone(), self.log.clone(), self.gap.clone());
+        tasks.spawn(async move {
+            let mut changes = trust.changes();
+            let told = async {
+                while changes.changed().await.is_ok() {
+                    gap.notify_one();
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::join!(trust.follow(log), told);
+        });
     }
 
     /// Reads what is retained, then goes on in the background. Returns when what was retained has been read.
@@ -176,7 +185,7 @@ impl<L: Listener> Feed<L> {
             with_parent(&span, &event.trace);
             let decoded = Event::decode(&event.payload).map_err(Unusable::from);
             let opened =
-                decoded.and_then(|decoded| Ok((decoded.open(&self.archive)?, decoded.delta)));
+                decoded.and_then(|decoded| Ok((decoded.open(&self.archive.now())?, decoded.delta)));
             match opened {
                 Ok(((opened, head), delta)) => {
                     self.listener.hear(opened_heard(opened, delta), &span).await;
@@ -199,7 +208,7 @@ impl<L: Listener> Feed<L> {
             let change = heads.next().await;
             let Some(value) = change.value else { continue };
             let head = Signed::decode(&value).map_err(Unusable::from);
-            match head.and_then(|head| Ok(head.open_head(&self.archive)?)) {
+            match head.and_then(|head| Ok(head.open_head(&self.archive.now())?)) {
                 Ok(head) => self.listener.hear(Heard::Head(head), &Span::none()).await,
                 Err(error) => self.park.park("head", change.revision, &error, value).await,
             }
@@ -225,7 +234,7 @@ impl<L: Listener> Feed<L> {
     }
 
     fn drain(&self, key: &str, value: &[u8]) -> Result<Order, Unusable> {
-        let order = Signed::decode(value)?.open_order(&self.archive)?;
+        let order = Signed::decode(value)?.open_order(&self.archive.now())?;
         check_subject(order.mirror.to_string(), key)?;
         if Drains::concerns(&order.kind) {
             return Ok(order);
@@ -286,7 +295,7 @@ impl<L: Listener> Feed<L> {
 
     fn verdict(&self, message: &Message) -> Result<(Verdict, Signed), Unusable> {
         let signed = Signed::decode(&message.payload)?;
-        let verdict = signed.open_verdict(&self.consistency)?;
+        let verdict = signed.open_verdict(&self.consistency.now())?;
         check_subject(
             format!("mirrorlog.verdict.{}.{}", verdict.channel, verdict.mirror),
             &message.subject,

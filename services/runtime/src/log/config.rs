@@ -1,4 +1,6 @@
-//! Where the log is, and how many servers hold it.
+//! Where the log is, how many servers hold it, and as whom it is used.
+
+use std::path::{Path, PathBuf};
 
 /// `[nats]` of every service's configuration.
 #[derive(Clone, Debug, serde::Deserialize)]
@@ -10,6 +12,12 @@ pub struct NatsConfig {
     /// none is taken from more.
     #[serde(default)]
     pub replicas: Replicas,
+    /// Credentials of the service's user (`archive.creds`); absent where the server lets anybody in.
+    #[serde(default)]
+    pub credentials: Option<PathBuf>,
+    /// Certificates (PEM) by which a `tls://` or `wss://` server is known; absent: the public ones.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
 }
 
 impl NatsConfig {
@@ -18,6 +26,15 @@ impl NatsConfig {
         Self {
             url: url.into(),
             replicas: Replicas::One,
+            credentials: None,
+            ca: None,
+        }
+    }
+
+    /// Makes relative paths count from `base`, the configuration's folder.
+    pub fn resolve(&mut self, base: &Path) {
+        for path in [&mut self.credentials, &mut self.ca].into_iter().flatten() {
+            *path = base.join(&*path);
         }
     }
 }

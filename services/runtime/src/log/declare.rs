@@ -26,9 +26,13 @@ pub(super) const ORDER: &str = "MIRRORLOG_ORDER";
 /// The stream of what clients saw.
 pub(super) const FEEDBACK: &str = "MIRRORLOG_FEEDBACK";
 /// The buckets that every network has, without their prefix.
-pub(super) const BUCKETS: [&str; 6] = ["head", "build", "wanted", "lease", "drain", SALT];
+pub(super) const BUCKETS: [&str; 7] = ["head", "build", "wanted", "lease", "drain", ROOT, SALT];
+/// The bucket of root documents.
+pub(super) const ROOT: &str = "root";
+/// Largest root document, in bytes: with headers it is within nats-server's `max_payload`.
+const ROOT_MAX_BYTES: usize = 1000 * 1024;
 /// The bucket of secrets that make numbers of neighbourhoods, one a day.
-const SALT: &str = "salt";
+pub(super) const SALT: &str = "salt";
 
 /// How long a message id is remembered: an outbox that retries within it makes no second event.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(60 * 60);
@@ -113,6 +117,12 @@ pub(super) fn bucket_stream(name: &str) -> Config {
         deny_delete: true,
         ..stream(&format!("KV_mirrorlog_{name}"))
     };
+    if name == ROOT {
+        return Config {
+            max_message_size: message_max(ROOT_MAX_BYTES),
+            ..bucket
+        };
+    }
     if name == SALT {
         // No value outlives its age, in no revision before the last either.
         return Config {

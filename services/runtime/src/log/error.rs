@@ -4,6 +4,8 @@ use async_nats::jetstream;
 
 use crate::Reaction;
 
+use super::access::CredentialsError;
+
 /// A cause of any type.
 pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -65,6 +67,9 @@ pub enum LogError {
         #[source]
         source: std::io::Error,
     },
+    /// The credentials of the service's user.
+    #[error("nats.credentials cannot be used")]
+    Credentials(#[source] CredentialsError),
     /// The server's `max_payload` is smaller than the message.
     #[error(
         "a message of {bytes} bytes for {subject} is larger than the server's max_payload: 1 MiB is needed"
@@ -93,6 +98,7 @@ impl LogError {
             | Self::TooOld { .. }
             | Self::Server { .. }
             | Self::Address { .. }
+            | Self::Credentials(_)
             | Self::TooLarge { .. }
             | Self::Key { .. } => Reaction::Halt,
         }

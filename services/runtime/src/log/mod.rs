@@ -3,6 +3,7 @@
 //! What is read here heals by itself: a lost connection, consumer or stream is found again, and a reader's
 //! `next` never ends and never fails. What is written is answered by the server before it returns.
 
+pub mod access;
 mod ack;
 mod config;
 mod declare;
@@ -16,6 +17,7 @@ mod server;
 pub mod supervise;
 mod trace;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -32,6 +34,7 @@ pub use kv::{Bucket, KvChange, Watch};
 pub use peers::Notices;
 pub use reader::{Message, Messages};
 
+use access::{Credentials, Right};
 use durable::Durable;
 use reader::{Reader, Start};
 use server::identity;
@@ -53,6 +56,8 @@ pub struct Log {
     client: Client,
     jetstream: jetstream::Context,
     replicas: Replicas,
+    /// A mirror's name, by which its consumers are known: it may have no others.
+    mirror: Option<Arc<str>>,
     /// Counts established connections; 0 before the first.
     connections: watch::Sender<u64>,
 }
@@ -60,6 +65,17 @@ pub struct Log {
 /// When this stream was created, as the server says (nanoseconds since 1970): a recreated stream has another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamIdentity(pub i128);
+
+/// The streams that the archive makes, as NATS' own tools read them: name and configuration as JSON.
+pub fn declared_streams() -> Vec<(String, serde_json::Value)> {
+    let buckets = declare::BUCKETS.map(declare::bucket_stream);
+    let all = declare::streams().into_iter().chain(buckets);
+    all.map(|config| {
+        let json = serde_json::to_value(&config).unwrap_or_default();
+        (config.name, json)
+    })
+    .collect()
+}
 
 /// Where an event lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +91,8 @@ impl Log {
     /// for ever when `patient`.
     ///
     /// # Errors
-    /// [`LogError::Address`] for an URL that is none; [`LogError::Down`] when not `patient` and no server
-    /// answers for 5 s.
+    /// [`LogError::Address`] for an URL that is none; [`LogError::Credentials`]; [`LogError::Down`] when not
+    /// `patient` and no server answers for 5 s.
     pub async fn connect(config: &NatsConfig, name: &str, patient: bool) -> Result<Self, LogError> {
         let address = |source| LogError::Address {
             url: config.url.clone(),
@@ -88,8 +104,18 @@ impl Log {
             .map(|url| url.trim().parse())
             .collect::<Result<_, _>>()
             .map_err(address)?;
+        let user = config.credentials.as_deref().map(Credentials::read);
+        let user = user.transpose().map_err(LogError::Credentials)?;
         let connections = watch::Sender::new(0);
-        let options = || options(name, connections.clone());
+        let mut ready = options(name, connections.clone());
+        if let Some(user) = &user {
+            ready = ready.custom_inbox_prefix(access::inbox(user.name()));
+            ready = ready.credentials(user.text()).map_err(address)?;
+        }
+        if let Some(ca) = &config.ca {
+            ready = ready.add_root_certificates(ca.clone());
+        }
+        let options = || ready.clone();
         let client = if patient {
             let client = options()
                 .retry_on_initial_connect()
@@ -125,6 +151,9 @@ impl Log {
             client,
             jetstream,
             replicas: config.replicas,
+            mirror: user
+                .filter(|user| user.right() == Some(Right::Mirror))
+                .map(|user| user.name().into()),
             connections,
         })
     }

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use crate::Reaction;
 
 use super::{
-    BACKOFF_MIN, Log, LogError, Position, RECONNECT_MAX, StreamIdentity, declare, identity, trace,
+    BACKOFF_MIN, Log, LogError, Position, RECONNECT_MAX, StreamIdentity, access, declare, identity,
+    trace,
 };
 
 /// Most messages asked for in one pull; bounds what waits in memory.
@@ -293,7 +294,12 @@ impl Reader {
                 start_sequence: last + 1,
             },
         };
+        let name = self.log.mirror.as_deref().map(access::reader);
+        if let Some(name) = &name {
+            self.forget(name).await?;
+        }
         let config = pull::Config {
+            name,
             deliver_policy,
             ack_policy: AckPolicy::None,
             replay_policy: ReplayPolicy::Instant,
@@ -307,6 +313,17 @@ impl Reader {
         self.source = Some(Source::open(&consumer, stream).await?);
         self.cursor = Some(cursor);
         Ok(changed.then_some(stream))
+    }
+
+    /// Removes the consumer that an earlier reader of this mirror left: it stands elsewhere.
+    async fn forget(&self, name: &str) -> Result<(), LogError> {
+        let stream = &self.stream.name;
+        let jetstream = &self.log.jetstream;
+        match jetstream.delete_consumer_from_stream(name, stream).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_absent(&error) => Ok(()),
+            Err(error) => Err(consumer_error(&format!("deleting consumer {name}"), error)),
+        }
     }
 }
 

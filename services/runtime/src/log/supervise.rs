@@ -18,6 +18,7 @@ pub const SERVER_VARIABLE: &str = "MIRRORLOG_NATS_SERVER";
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a server may take to stop before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+const CONFIG_FILE: &str = "nats.conf";
 /// The server's process id and `.ports` follow.
 const PORTS_PREFIX: &str = "nats-server_";
 const POLL: Duration = Duration::from_millis(20);
@@ -153,15 +154,27 @@ impl NatsServer {
     /// # Errors
     /// [`SuperviseError`]; a server that was started and does not answer is killed.
     pub async fn start(dir: &Path, port: Option<u16>) -> Result<Self, SuperviseError> {
+        Self::start_with(dir, port, "").await
+    }
+
+    /// As [`NatsServer::start`], with `more` lines of configuration: accounts, TLS.
+    ///
+    /// # Errors
+    /// As [`NatsServer::start`].
+    pub async fn start_with(
+        dir: &Path,
+        port: Option<u16>,
+        more: &str,
+    ) -> Result<Self, SuperviseError> {
         let program = tokio::task::spawn_blocking(find_server).await;
         let program = program.map_err(|error| SuperviseError::Start {
             program: "nats-server".into(),
             source: std::io::Error::other(error),
         })??;
-        Self::start_program(&program, dir, port).await
+        Self::start_program(&program, dir, port, more).await
     }
 
-    /// As [`NatsServer::start`], with a given program.
+    /// As [`NatsServer::start_with`], with a given program.
     ///
     /// # Errors
     /// As [`NatsServer::start`].
@@ -169,6 +182,7 @@ impl NatsServer {
         program: &Path,
         dir: &Path,
         port: Option<u16>,
+        more: &str,
     ) -> Result<Self, SuperviseError> {
         let prepare = |path: &Path, source| SuperviseError::Prepare {
             path: path.into(),
@@ -177,8 +191,8 @@ impl NatsServer {
         std::fs::create_dir_all(dir).map_err(|source| prepare(dir, source))?;
         let dir = dir.canonicalize().map_err(|source| prepare(dir, source))?;
         remove_ports_files(&dir).map_err(|source| prepare(&dir, source))?;
-        let config = dir.join("nats.conf");
-        std::fs::write(&config, configuration(&dir, port))
+        let config = dir.join(CONFIG_FILE);
+        std::fs::write(&config, configuration(&dir, port, more))
             .map_err(|source| prepare(&config, source))?;
         let log = dir.join("nats.log");
         let output = std::fs::OpenOptions::new()
@@ -331,7 +345,7 @@ async fn greets(port: u16) -> bool {
 }
 
 /// The server's configuration. `sync_interval: always` makes an acked message durable.
-fn configuration(dir: &Path, port: Option<u16>) -> String {
+fn configuration(dir: &Path, port: Option<u16>, more: &str) -> String {
     let quoted = |path: &Path| serde_json::Value::from(path.to_string_lossy()).to_string();
     let port = port.map_or(-1, i32::from);
     let (store, dir) = (quoted(&dir.join("jetstream")), quoted(dir));
@@ -340,7 +354,7 @@ fn configuration(dir: &Path, port: Option<u16>) -> String {
          listen: \"127.0.0.1:{port}\"\n\
          ports_file_dir: {dir}\n\
          max_payload: 1MB\n\
-         jetstream {{\n  store_dir: {store}\n  sync_interval: always\n  max_memory_store: 64MB\n  max_file_store: 16GB\n}}\n"
+         jetstream {{\n  store_dir: {store}\n  sync_interval: always\n  max_memory_store: 64MB\n  max_file_store: 16GB\n}}\n{more}"
     )
 }
 
@@ -391,7 +405,7 @@ mod tests {
 
     #[test]
     fn paths_are_quoted() {
-        let text = configuration(Path::new("/a b/\"c"), None);
+        let text = configuration(Path::new("/a b/\"c"), None, "");
         assert!(
             text.contains(r#"store_dir: "/a b/\"c/jetstream""#),
             "{text}"

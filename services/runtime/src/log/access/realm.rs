@@ -1,0 +1,307 @@
+//! The keys of a network's log in one folder: who may sign users, who is a user, who is shut out.
+//!
+//! | path | what it is | mode |
+//! | --- | --- | --- |
+//! | `keys/operator.nk`, `keys/system.nk`, `keys/account.nk` | seeds; whoever has the first two owns the server | 0600 |
+//! | `keys/archive.nk` … `keys/mirror.nk` | a role's signing key: makes users of that role, nothing else | 0600 |
+//! | `creds/NAME.creds` | a user, for the service of that name; `admin` may do everything | 0600 |
+//! | `users.json` | public keys of all users, so that one can be shut out without its file | 0600 |
+//!
+//! Nothing that is there is made anew; a folder that was lost is made anew as a whole, with all users.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use mirrorlog_core::time::Timestamp;
+use nkeys::{KeyPair, KeyPairType};
+use serde::{Deserialize, Serialize};
+
+use super::credentials::Credentials;
+use super::rights::{ADMIN, Right, User};
+use super::token::{
+    Account, Issuer, TokenError, account_token, admin_token, operator_token, user_token,
+};
+
+const SECRET_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
+
+/// Why a folder of keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RealmError {
+    /// A file.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried, a verb.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A key file without a key.
+    #[error("{} holds no NATS key of its kind", .0.display())]
+    Key(PathBuf),
+    /// `users.json`.
+    #[error("{} is damaged", path.display())]
+    Users {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// Nobody of that name.
+    #[error("there is no user {0} that could be shut out")]
+    Unknown(String),
+}
+
+/// A user's public key, and whether it was shut out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Known {
+    key: String,
+    /// Tokens that were made until then do not count, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revoked_ms: Option<i64>,
+}
+
+/// A folder of keys.
+pub struct Realm {
+    dir: PathBuf,
+    operator: KeyPair,
+    system: KeyPair,
+    account: KeyPair,
+    signers: BTreeMap<Right, KeyPair>,
+    /// All that a name ever had.
+    users: BTreeMap<String, Vec<Known>>,
+}
+
+impl Realm {
+    /// Opens a folder, and makes what it lacks.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn open(dir: &Path) -> Result<Self, RealmError> {
+        for folder in [dir.join("keys"), dir.join("creds")] {
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(FOLDER_MODE)
+                .create(&folder);
+            made.map_err(|source| io_error("make", &folder, source))?;
+        }
+        let key = |name: &str, kind| key(&dir.join("keys").join(format!("{name}.nk")), kind);
+        let signers =
+            Right::ALL.map(|right| Ok((right, key(right.as_str(), KeyPairType::Account)?)));
+        Ok(Self {
+            dir: dir.to_owned(),
+            operator: key("operator", KeyPairType::Operator)?,
+            system: key("system", KeyPairType::Account)?,
+            account: key("account", KeyPairType::Account)?,
+            signers: signers.into_iter().collect::<Result<_, RealmError>>()?,
+            users: read_users(&dir.join("users.json"))?,
+        })
+    }
+
+    /// Makes a user's credentials, or leaves those that are there. Gives their file.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn admit(&mut self, user: &User, now: Timestamp) -> Result<PathBuf, RealmError> {
+        let account = self.account.public_key();
+        let Some(key) = self.signers.get(&user.right()) else {
+            return Err(RealmError::Unknown(user.name().to_owned()));
+        };
+        let issuer = Issuer {
+            account: &account,
+            key,
+        };
+        let token = |public: &str| user_token(&issuer, user, public, now);
+        let made = write_user(&self.file_of(user.name()), token)?;
+        self.remember(user.name(), made)
+    }
+
+    /// Makes the credentials of people, who may do everything, or leaves those that are there. Gives their file.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn admit_admin(&mut self, now: Timestamp) -> Result<PathBuf, RealmError> {
+        let token = |public: &str| admin_token(&self.account, ADMIN, public, now);
+        let made = write_user(&self.file_of(ADMIN), token)?;
+        self.remember(ADMIN, made)
+    }
+
+    /// Notes a user that somebody else made with a role's signing key, so that it can be shut out.
+    ///
+    /// # Errors
+    /// [`RealmError::Io`].
+    pub fn note(&mut self, name: &str, public: &str) -> Result<(), RealmError> {
+        self.remember(name, Some(public.to_owned())).map(drop)
+    }
+
+    /// Shuts a user out: none of its tokens of before counts any more. Its credentials are removed; it may be admitted
+    /// again. The server has to be restarted with the new configuration.
+    ///
+    /// # Errors
+    /// [`RealmError::Unknown`], [`RealmError::Io`].
+    pub fn revoke(&mut self, name: &str, now: Timestamp) -> Result<(), RealmError> {
+        let Some(known) = self.users.get_mut(name) else {
+            return Err(RealmError::Unknown(name.to_owned()));
+        };
+        for one in known {
+            one.revoked_ms.get_or_insert(now.as_ms());
+        }
+        self.write_users()?;
+        let file = self.file_of(name);
+        match fs::remove_file(&file) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", &file, source))
+            }
+            _gone => Ok(()),
+        }
+    }
+
+    /// The names of all users that are not shut out.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        let in_force = |known: &&Known| known.revoked_ms.is_none();
+        self.users.iter().filter_map(move |(name, known)| {
+            let any = known.iter().any(|known| in_force(&known));
+            any.then_some(name.as_str())
+        })
+    }
+
+    /// The part of nats-server's configuration that says who is who.
+    ///
+    /// # Errors
+    /// [`RealmError::Token`].
+    pub fn server_config(&self, now: Timestamp) -> Result<String, RealmError> {
+        let (system, account) = (self.system.public_key(), self.account.public_key());
+        let signers = self.signers.iter();
+        let signers = signers.map(|(right, key)| (right.as_str(), key.public_key()));
+        let revoked = self.users.values().flatten();
+        let revoked = revoked
+            .filter_map(|known| Some((known.key.clone(), Timestamp::from_ms(known.revoked_ms?))));
+        let declared = Account {
+            signers: signers.collect(),
+            revoked: revoked.collect(),
+        };
+        let operator = operator_token(&self.operator, &system, now)?;
+        let watching = account_token(&self.operator, (&system, "SYS"), None, now)?;
+        let holding = account_token(
+            &self.operator,
+            (&account, "MIRRORLOG"),
+            Some(&declared),
+            now,
+        )?;
+        Ok(format!(
+            "operator: {operator}\nsystem_account: {system}\nresolver: MEMORY\n\
+             resolver_preload {{\n  {system}: {watching}\n  {account}: {holding}\n}}\n"
+        ))
+    }
+
+    fn file_of(&self, name: &str) -> PathBuf {
+        self.dir.join("creds").join(format!("{name}.creds"))
+    }
+
+    fn remember(&mut self, name: &str, made: Option<String>) -> Result<PathBuf, RealmError> {
+        if let Some(key) = made {
+            let known = self.users.entry(name.to_owned()).or_default();
+            known.push(Known {
+                key,
+                revoked_ms: None,
+            });
+            self.write_users()?;
+        }
+        Ok(self.file_of(name))
+    }
+
+    fn write_users(&self) -> Result<(), RealmError> {
+        let path = self.dir.join("users.json");
+        let text = serde_json::to_string_pretty(&self.users).unwrap_or_default();
+        let beside = path.with_extension("new");
+        let written = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(SECRET_MODE)
+            .open(&beside)
+            .and_then(|mut file| {
+                file.write_all(text.as_bytes())
+                    .and_then(|()| file.sync_all())
+            })
+            .and_then(|()| fs::rename(&beside, &path));
+        written.map_err(|source| io_error("write", &path, source))
+    }
+}
+
+/// Makes a user with its credentials, unless they are there. Gives the public key of a new one.
+fn write_user(
+    file: &Path,
+    token: impl FnOnce(&str) -> Result<String, TokenError>,
+) -> Result<Option<String>, RealmError> {
+    if file.exists() {
+        return Ok(None);
+    }
+    let user = KeyPair::new_user();
+    let text = Credentials::print(&token(&user.public_key())?, &user)?;
+    write_new(file, &text)?;
+    Ok(Some(user.public_key()))
+}
+
+fn key(file: &Path, kind: KeyPairType) -> Result<KeyPair, RealmError> {
+    let bad = || RealmError::Key(file.to_owned());
+    match fs::read_to_string(file) {
+        Ok(seed) => {
+            let key = KeyPair::from_seed(seed.trim()).map_err(|_| bad())?;
+            let same =
+                std::mem::discriminant(&key.key_pair_type()) == std::mem::discriminant(&kind);
+            same.then_some(key).ok_or_else(bad)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let key = KeyPair::new(kind);
+            let seed = key.seed().map_err(TokenError::from)?;
+            write_new(file, &format!("{seed}\n"))?;
+            Ok(key)
+        }
+        Err(source) => Err(io_error("read", file, source)),
+    }
+}
+
+fn read_users(path: &Path) -> Result<BTreeMap<String, Vec<Known>>, RealmError> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| RealmError::Users {
+            path: path.to_owned(),
+            source,
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(source) => Err(io_error("read", path, source)),
+    }
+}
+
+fn write_new(path: &Path, text: &str) -> Result<(), RealmError> {
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(SECRET_MODE)
+        .open(path)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())
+                .and_then(|()| file.sync_all())
+        });
+    written.map_err(|source| io_error("write", path, source))
+}
+
+fn io_error(action: &'static str, path: &Path, source: io::Error) -> RealmError {
+    let path = path.to_owned();
+    RealmError::Io {
+        action,
+        path,
+        source,
+    }
+}

@@ -1,0 +1,326 @@
+//! What each role may publish and subscribe to. Everything else is refused by the server.
+
+use std::fmt;
+
+use mirrorlog_core::id::MirrorId;
+
+use crate::log::declare::{
+    BUCKETS, FEEDBACK, LOG, ORDER, REPORT, ROOT, SALT, VERDICT, bucket_stream, streams,
+};
+
+/// The user of people, who may do everything.
+pub(super) const ADMIN: &str = "admin";
+
+/// A role on the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Right {
+    /// Makes streams and buckets; publishes events, heads, drains and orders.
+    Archive,
+    /// Publishes verdicts and which build is wanted; holds the lease.
+    Consistency,
+    /// Publishes what clients saw.
+    Directory,
+    /// Publishes its own reports and notices; reads events, heads, its own orders and verdicts by its own consumers.
+    Mirror,
+}
+
+impl Right {
+    /// All roles.
+    pub const ALL: [Self; 4] = [
+        Self::Archive,
+        Self::Consistency,
+        Self::Directory,
+        Self::Mirror,
+    ];
+
+    /// The role's name, in files and tokens.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Archive => "archive",
+            Self::Consistency => "consistency",
+            Self::Directory => "directory",
+            Self::Mirror => "mirror",
+        }
+    }
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|right| right.as_str() == name)
+    }
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a mirror's id cannot be a user's name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a mirror cannot be called {0}: that is another user's name, choose another id")]
+pub struct UserError(MirrorId);
+
+/// A user: a role's only one, or a mirror.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    right: Right,
+    name: String,
+}
+
+impl User {
+    /// The archive, the consistency service or the directory; replicas of one share a user. No mirror.
+    pub fn central() -> [Self; 3] {
+        [Right::Archive, Right::Consistency, Right::Directory].map(|right| Self {
+            right,
+            name: right.as_str().to_owned(),
+        })
+    }
+
+    /// A mirror.
+    ///
+    /// # Errors
+    /// [`UserError`] for the name of a role: its inbox would be another's.
+    pub fn mirror(id: &MirrorId) -> Result<Self, UserError> {
+        if id.as_str() == ADMIN || Right::named(id.as_str()).is_some() {
+            return Err(UserError(id.clone()));
+        }
+        Ok(Self {
+            right: Right::Mirror,
+            name: id.to_string(),
+        })
+    }
+
+    /// Its role.
+    pub fn right(&self) -> Right {
+        self.right
+    }
+
+    /// Its name, unique in the account.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the role's permissions are filled in with: the names of a mirror's consumers.
+    pub(super) fn consumers(&self) -> Vec<String> {
+        let name = &self.name;
+        match self.right {
+            Right::Archive | Right::Consistency | Right::Directory => Vec::new(),
+            Right::Mirror => vec![
+                format!("{name}-bulk"),
+                format!("{name}-priority"),
+                reader(name),
+            ],
+        }
+    }
+}
+
+/// The name of a mirror's consumer on each stream that it reads otherwise than by lane.
+pub(in crate::log) fn reader(mirror: &str) -> String {
+    format!("{mirror}-read")
+}
+
+/// Where answers to a user come: nobody else may listen there.
+pub(in crate::log) fn inbox(user: &str) -> String {
+    format!("_INBOX.{user}")
+}
+
+/// Subjects, as NATS writes them; what is not among them is refused. A template of a user's name or tag is a whole
+/// token (nats-server fills in no other).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// May be published to.
+    pub publish: Vec<String>,
+    /// May be subscribed to.
+    pub subscribe: Vec<String>,
+}
+
+/// A user's name in permissions.
+const NAME: &str = "{{name()}}";
+/// Each of a mirror's consumers in permissions.
+const CONSUMER: &str = "{{tag(consumer)}}";
+
+/// What a role may do.
+pub fn permissions(right: Right) -> Permissions {
+    let mut publish = match right {
+        Right::Archive => archive(),
+        Right::Consistency => consistency(),
+        Right::Directory => directory(),
+        Right::Mirror => mirror(),
+    };
+    publish.sort_unstable();
+    publish.dedup();
+    let mut subscribe = vec![format!("{}.>", inbox(NAME))];
+    if right == Right::Mirror {
+        subscribe.push("mirrorlog.peer.*.*".into());
+    }
+    Permissions { publish, subscribe }
+}
+
+fn archive() -> Vec<String> {
+    let mut may = vec![
+        "mirrorlog.log.bulk.*".into(),
+        "mirrorlog.log.priority.*".into(),
+        "mirrorlog.order.*".into(),
+    ];
+    may.extend(["head", "build", "drain", ROOT].map(keys));
+    for stream in every_stream() {
+        for verb in ["INFO", "CREATE", "UPDATE", "MSG.GET"] {
+            may.push(format!("$JS.API.STREAM.{verb}.{stream}"));
+        }
+        may.extend(any_consumer(&stream));
+    }
+    may
+}
+
+fn consistency() -> Vec<String> {
+    let mut may = vec!["mirrorlog.verdict.*.*".into()];
+    may.extend(["wanted", "lease"].map(keys));
+    for stream in every_stream() {
+        may.push(format!("$JS.API.STREAM.INFO.{stream}"));
+        may.push(format!("$JS.API.STREAM.MSG.GET.{stream}"));
+    }
+    let read = [LOG, REPORT, VERDICT].map(str::to_owned).into_iter();
+    for stream in read.chain(["head", "wanted", "lease", "drain", ROOT].map(bucket)) {
+        may.extend(any_consumer(&stream));
+    }
+    may
+}
+
+fn directory() -> Vec<String> {
+    let mut may = vec!["mirrorlog.feedback.*.*".into(), keys(SALT)];
+    may.extend(every_stream().map(|stream| format!("$JS.API.STREAM.INFO.{stream}")));
+    may.extend([SALT, ROOT].map(|name| format!("$JS.API.STREAM.MSG.GET.{}", bucket(name))));
+    let read = [LOG, VERDICT, FEEDBACK].map(str::to_owned).into_iter();
+    for stream in read.chain(["head", "wanted", "drain", ROOT, SALT].map(bucket)) {
+        may.extend(any_consumer(&stream));
+    }
+    may
+}
+
+fn mirror() -> Vec<String> {
+    let mut may = vec![
+        format!("mirrorlog.report.{NAME}.*"),
+        format!("mirrorlog.peer.*.{NAME}"),
+        format!("$JS.API.STREAM.INFO.{REPORT}"),
+        format!("$JS.API.STREAM.MSG.GET.{}", bucket(ROOT)),
+        format!("$JS.ACK.{LOG}.{CONSUMER}.>"),
+        // Without a filter after the name: a consumer of several channels.
+        format!("$JS.API.CONSUMER.CREATE.{LOG}.{CONSUMER}"),
+    ];
+    // Which part of each stream its consumers may be made for.
+    let read = [
+        (LOG.to_owned(), "mirrorlog.log.*.*".to_owned()),
+        (ORDER.to_owned(), format!("mirrorlog.order.{NAME}")),
+        (VERDICT.to_owned(), format!("mirrorlog.verdict.*.{NAME}")),
+        (bucket("head"), keys("head")),
+        (bucket("drain"), keys("drain")),
+        (bucket(ROOT), keys(ROOT)),
+    ];
+    for (stream, part) in read {
+        may.push(format!("$JS.API.STREAM.INFO.{stream}"));
+        may.push(format!(
+            "$JS.API.CONSUMER.CREATE.{stream}.{CONSUMER}.{part}"
+        ));
+        for verb in ["INFO", "DELETE", "MSG.NEXT"] {
+            may.push(format!("$JS.API.CONSUMER.{verb}.{stream}.{CONSUMER}"));
+        }
+    }
+    may
+}
+
+/// Any consumer of a stream. Those of the centre are made for a reader each, and named by the server.
+fn any_consumer(stream: &str) -> [String; 5] {
+    [
+        format!("$JS.API.CONSUMER.CREATE.{stream}"),
+        format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
+        format!("$JS.API.CONSUMER.INFO.{stream}.*"),
+        format!("$JS.API.CONSUMER.DELETE.{stream}.*"),
+        format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.*"),
+    ]
+}
+
+fn every_stream() -> impl Iterator<Item = String> {
+    let streams = streams().into_iter().map(|stream| stream.name);
+    streams.chain(BUCKETS.map(bucket))
+}
+
+fn bucket(name: &str) -> String {
+    bucket_stream(name).name
+}
+
+fn keys(name: &str) -> String {
+    format!("$KV.mirrorlog_{name}.>")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_mirror_has_no_name_of_a_role() {
+        for right in Right::ALL {
+            let id = MirrorId::new(right.as_str()).unwrap();
+            assert!(
+                User::mirror(&id)
+                    .unwrap_err()
+                    .to_string()
+                    .contains("choose another id")
+            );
+        }
+        let user = User::mirror(&MirrorId::new("nz1").unwrap()).unwrap();
+        assert_eq!(user.consumers(), ["nz1-bulk", "nz1-priority", "nz1-read"]);
+    }
+
+    #[test]
+    fn nobody_may_delete_or_purge_a_stream() {
+        for right in Right::ALL {
+            let may = permissions(right).publish;
+            for verb in [
+                "STREAM.DELETE",
+                "STREAM.PURGE",
+                "STREAM.MSG.DELETE",
+                "SNAPSHOT",
+                "RESTORE",
+            ] {
+                assert!(
+                    !may.iter().any(|subject| subject.contains(verb)),
+                    "{right} {verb}"
+                );
+            }
+            assert!(
+                !may.iter()
+                    .any(|subject| subject == ">" || subject.starts_with("$JS.API.>"))
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_archive_says_what_is_published() {
+        for right in Right::ALL {
+            let may = permissions(right).publish;
+            let says = may
+                .iter()
+                .any(|subject| subject.starts_with("mirrorlog.log.") || subject.contains("_head."));
+            let makes = may.iter().any(|subject| subject.contains("STREAM.CREATE"));
+            let expected = right == Right::Archive;
+            // A mirror's consumers name what they read.
+            let says = says && right != Right::Mirror;
+            assert_eq!((says, makes), (expected, expected), "{right}: {may:?}");
+        }
+    }
+
+    #[test]
+    fn templates_are_whole_tokens() {
+        for subject in Right::ALL.iter().flat_map(|right| {
+            let Permissions { publish, subscribe } = permissions(*right);
+            publish.into_iter().chain(subscribe)
+        }) {
+            for token in subject.split('.') {
+                assert!(
+                    !token.contains("{{") || (token.starts_with("{{") && token.ends_with("}}")),
+                    "{subject}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Tokens (JWT, version 2) as nats-server reads them: operator, account, user.
+//!
+//! Source: NATS' "JWT in Depth" and the claims of nats-io/jwt version 2. A token is `header.claims.signature`, each part
+//! base64url without padding; the signature is ed25519 over the first two.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use mirrorlog_core::time::Timestamp;
+use nkeys::{KeyPair, KeyPairType};
+use serde_json::{Value, json};
+
+use super::rights::{Permissions, Right, User, permissions};
+
+/// Largest message of a user, in bytes: nats-server's own default.
+const PAYLOAD_MAX_BYTES: u32 = 1024 * 1024;
+/// Subscriptions of one mirror: it has one inbox and one on its pool. Stops a flood of subjects.
+const MIRROR_SUBSCRIPTIONS_MAX: u32 = 64;
+/// Tags of a user's token that name its role and its consumers.
+pub(super) const ROLE_TAG: &str = "role";
+const CONSUMER_TAG: &str = "consumer";
+
+/// Why a token could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The key cannot sign.
+    #[error("the NATS key cannot sign: is it a seed?")]
+    Key(#[from] nkeys::error::Error),
+    /// The key is of another kind.
+    #[error("{key} is a NATS key of another kind than {expected}")]
+    Kind {
+        /// The key's public half.
+        key: String,
+        /// What was needed.
+        expected: &'static str,
+    },
+    /// The system gave no random bytes.
+    #[error("no random bytes for a token")]
+    Random(#[source] std::io::Error),
+}
+
+/// What signs the tokens of one role's users.
+pub struct Issuer<'a> {
+    /// Public key of the account that they belong to.
+    pub account: &'a str,
+    /// The role's signing key, by which the account knows what they may do.
+    pub key: &'a KeyPair,
+}
+
+/// An account's keys: who may sign users, and who is shut out.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Account {
+    /// The public halves of the roles' signing keys.
+    pub(super) signers: BTreeMap<&'static str, String>,
+    /// Users' public keys, and the time until which tokens made for them do not count any more.
+    pub(super) revoked: BTreeMap<String, Timestamp>,
+}
+
+/// The operator's token, signed by itself. `system`: public key of the account that watches the server.
+///
+/// # Errors
+/// [`TokenError`].
+pub(super) fn operator_token(
+    operator: &KeyPair,
+    system: &str,
+    now: Timestamp,
+) -> Result<String, TokenError> {
+    let nats = json!({ "type": "operator", "version": 2, "system_account": system });
+    sign(operator, "mirrorlog", &operator.public_key(), now, nats)
+}
+
+/// An account's token, signed by the operator; without an `account`, one that holds no streams and has no roles.
+///
+/// # Errors
+/// [`TokenError`].
+pub(super) fn account_token(
+    operator: &KeyPair,
+    (public, name): (&str, &str),
+    account: Option<&Account>,
+    now: Timestamp,
+) -> Result<String, TokenError> {
+    let store = if account.is_some() { -1 } else { 0 };
+    let mut nats = json!({
+        "type": "account",
+        "version": 2,
+        "limits": {
+            "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true,
+            "conn": -1, "leaf": -1,
+            "mem_storage": store, "disk_storage": store, "streams": store, "consumer": store,
+        },
+        "default_permissions": { "pub": {}, "sub": {} },
+    });
+    if let Some(account) = account {
+        let scopes = Right::ALL.iter().filter_map(|right| {
+            let key = account.signers.get(right.as_str())?;
+            Some(scope(*right, key))
+        });
+        nats["signing_keys"] = scopes.collect();
+        let revoked = account.revoked.iter();
+        let seconds =
+            revoked.map(|(user, until)| (user.clone(), Value::from(until.as_ms() / 1000)));
+        nats["revocations"] = Value::Object(seconds.collect());
+    }
+    sign(operator, name, public, now, nats)
+}
+
+/// What those may do whose tokens a role's key signed.
+fn scope(right: Right, key: &str) -> Value {
+    let Permissions { publish, subscribe } = permissions(right);
+    let subscriptions = match right {
+        Right::Archive | Right::Consistency | Right::Directory => -1,
+        Right::Mirror => i64::from(MIRROR_SUBSCRIPTIONS_MAX),
+    };
+    json!({
+        "kind": "user_scope",
+        "key": key,
+        "role": right.as_str(),
+        "template": {
+            "pub": { "allow": publish },
+            "sub": { "allow": subscribe },
+            "subs": subscriptions,
+            "data": -1,
+            "payload": PAYLOAD_MAX_BYTES,
+            "allowed_connection_types": ["STANDARD", "WEBSOCKET"],
+        },
+    })
+}
+
+/// A user's token, signed by its role's key. `public`: the user's public key.
+///
+/// # Errors
+/// [`TokenError`].
+pub fn user_token(
+    issuer: &Issuer<'_>,
+    user: &User,
+    public: &str,
+    now: Timestamp,
+) -> Result<String, TokenError> {
+    let kind = KeyPair::from_public_key(public)?.key_pair_type();
+    if !matches!(kind, KeyPairType::User) {
+        let key = public.to_owned();
+        return Err(TokenError::Kind {
+            key,
+            expected: "a user's",
+        });
+    }
+    let consumers = user.consumers().into_iter();
+    let tags = consumers.map(|consumer| format!("{CONSUMER_TAG}:{consumer}"));
+    let role = format!("{ROLE_TAG}:{}", user.right());
+    // What it may do stands in the account's token; anything of its own here would be refused.
+    let nats = json!({
+        "type": "user",
+        "version": 2,
+        "pub": {},
+        "sub": {},
+        "issuer_account": issuer.account,
+        "tags": std::iter::once(role).chain(tags).collect::<Vec<_>>(),
+    });
+    sign(issuer.key, user.name(), public, now, nats)
+}
+
+/// The token of a user who may do everything in the account, signed by the account itself.
+///
+/// # Errors
+/// [`TokenError`].
+pub(super) fn admin_token(
+    account: &KeyPair,
+    name: &str,
+    public: &str,
+    now: Timestamp,
+) -> Result<String, TokenError> {
+    let nats = json!({
+        "type": "user", "version": 2, "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1,
+    });
+    sign(account, name, public, now, nats)
+}
+
+fn sign(
+    key: &KeyPair,
+    name: &str,
+    subject: &str,
+    now: Timestamp,
+    nats: Value,
+) -> Result<String, TokenError> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|error| TokenError::Random(error.into()))?;
+    let claims = json!({
+        "jti": hex::encode_upper(id),
+        "iat": now.as_ms() / 1000,
+        "iss": key.public_key(),
+        "name": name,
+        "sub": subject,
+        "nats": nats,
+    });
+    let header = json!({ "typ": "JWT", "alg": "ed25519-nkey" });
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let signed = format!("{}.{}", part(&header), part(&claims));
+    let signature = URL_SAFE_NO_PAD.encode(key.sign(signed.as_bytes())?);
+    Ok(format!("{signed}.{signature}"))
+}
+
+/// The claims of a token; its signature is the server's to check.
+pub(super) fn claims(token: &str) -> Option<Value> {
+    let part = token.split('.').nth(1)?;
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
+}
