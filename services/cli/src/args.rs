@@ -2,6 +2,7 @@
 
 mod key;
 mod mirror;
+mod nats;
 mod select;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ pub(crate) use key::{
     KeyCommand, RevokeArgs, RoleKey, RootArgs, RotateArgs, ShowKeyArgs, SignArgs,
 };
 pub(crate) use mirror::{AdoptArgs, DrainArgs, MirrorCommand, ResumeArgs};
+pub(crate) use nats::{Member, NatsConfigArgs};
 pub(crate) use select::SelectArgs;
 
 /// Heading of the options that every command takes.
@@ -69,6 +71,13 @@ pub(crate) enum Command {
     Local(LocalCommand),
     /// Write a commented configuration and keys for a real deployment
     Init(InitArgs),
+    /// Write nats-server's configuration with accounts, permissions, streams and TLS, and the users' credentials
+    #[command(after_help = "\
+Examples:
+  mirrorlog nats-config nats --host archive.example.org --mirror nz1 --mirror au1
+  mirrorlog nats-config nats --revoke nz1            nz1 is shut out when nats-server is restarted
+Each service takes its user as [nats] credentials and its certificate as [tls]")]
+    NatsConfig(NatsConfigArgs),
     /// Run the archive
     #[command(subcommand)]
     Archive(ServeCommand),
@@ -159,6 +168,9 @@ pub(crate) struct UpArgs {
     /// Give each mirror trees of files too, as nginx and rsyncd serve them; none when left out, also when resumed
     #[arg(long)]
     pub(crate) export: bool,
+    /// As a real network: each service with a user of its own at nats-server and a certificate, TLS between them
+    #[arg(long, conflicts_with = "nats")]
+    pub(crate) secure: bool,
     /// Use a nats-server that runs already
     #[arg(long, value_name = "URL")]
     pub(crate) nats: Option<String>,

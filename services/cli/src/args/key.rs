@@ -29,6 +29,11 @@ pub(crate) enum KeyCommand {
     Rotate(RotateArgs),
     /// Write the version that follows a root document, without keys that were lost or stolen
     Revoke(RevokeArgs),
+    /// Give the archive of --config the root document that follows, signed by enough keys; all others hear of it
+    Install {
+        /// The document
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

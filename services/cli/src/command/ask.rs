@@ -1,6 +1,5 @@
 //! Asking the archive: its journal, its admin socket, its store.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use mirrorlog_core::id::{Build, ChannelId};
 use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::{Head, Retraction, Snapshot};
 use runtime::store::{Pages, Store};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use wire::v1::admin_client::AdminClient;
 use wire::v1::consistency_client::ConsistencyClient;
 use wire::v1::journal_client::JournalClient;
@@ -39,8 +38,7 @@ impl Archive {
             .map(|file| runtime::key::read_public(file));
         let mut keys = previous.collect::<Result<Vec<_>, _>>().or_exit(CONFIG)?;
         keys.push(own);
-        let address = reachable(config.grpc_listen);
-        let channel = connect(&address.to_string(), "archive").await?;
+        let channel = local(&config).await?;
         let journal = JournalClient::new(channel);
         Ok(Self {
             config,
@@ -213,14 +211,7 @@ impl Archive {
 
     /// The same for work that takes as long as the archive is large.
     pub(crate) async fn patient_admin(&self) -> Result<AdminClient<Channel>, Failure> {
-        let socket = self.config.admin_socket();
-        let channel = archive::publish::connect_for_long(&socket)
-            .await
-            .map_err(|error| {
-                let code = error.exit_code();
-                Failure::new(code, error.into())
-            })?;
-        Ok(AdminClient::new(channel))
+        Ok(AdminClient::new(local(&self.config).await?))
     }
 
     /// The consistency service.
@@ -231,27 +222,27 @@ impl Archive {
             return Err(Failure::text(CONFIG, text));
         };
         Ok(ConsistencyClient::new(
-            connect(address, "consistency service").await?,
+            connect(address, "consistency service", &self.config).await?,
         ))
     }
 }
 
-async fn connect(address: &str, what: &str) -> Result<Channel, Failure> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).or_exit(CONFIG)?;
+/// The daemon on its local socket, for calls that take as long as the archive is large.
+async fn local(config: &Config) -> Result<Channel, Failure> {
+    let connected = archive::publish::connect_for_long(&config.admin_socket()).await;
+    connected.map_err(|error| {
+        let code = error.exit_code();
+        Failure::new(code, error.into())
+    })
+}
+
+async fn connect(address: &str, what: &str, config: &Config) -> Result<Channel, Failure> {
+    let tls = runtime::tls::load(config.tls.as_ref()).or_exit(CONFIG)?;
+    let endpoint = runtime::tls::endpoint(address, tls.as_ref()).or_exit(CONFIG)?;
     let connected = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await;
     connected.map_err(|error| {
         let error = anyhow::Error::new(error);
         let text = format!("the {what} does not answer on {address}; is it running?");
         Failure::new(DOWN, error.context(text))
     })
-}
-
-/// An address to connect to, for one to listen on.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    match listen.ip() {
-        ip if ip.is_unspecified() => {
-            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), listen.port())
-        }
-        _one_address => listen,
-    }
 }

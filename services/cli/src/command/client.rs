@@ -26,17 +26,12 @@ pub(crate) fn options_for_lists(args: &ClientArgs) -> Result<Options, Failure> {
             "no directory given: use --directory URL or MIRRORLOG_DIRECTORY",
         )
     })?;
-    let keys = args.key.iter().map(|file| runtime::key::read_public(file));
-    let keys: Vec<_> = keys.collect::<Result<_, _>>().or_exit(CONFIG)?;
-    let trust = if keys.is_empty() {
-        Trust::Unverified
-    } else {
-        Trust::keys(keys)
-    };
+    let state = args.state.clone().or_else(state_dir);
+    let trust = Trust::of_files(&args.key, state.as_deref()).or_exit(CONFIG)?;
     let mut options = Options::new(directory, trust);
     options.country = args.country;
     options.feedback = args.feedback;
-    options.state = args.state.clone().or_else(state_dir);
+    options.state = state;
     Ok(options)
 }
 
@@ -89,7 +84,10 @@ fn pin_code(error: &PinError) -> u8 {
     match error {
         PinError::Directory(error) => directory_code(error),
         PinError::UnknownBuild { .. } => ABSENT,
-        PinError::Key { .. } | PinError::Expired { .. } | PinError::Fork { .. } => DATA,
+        PinError::Key { .. }
+        | PinError::Root { .. }
+        | PinError::Expired { .. }
+        | PinError::Fork { .. } => DATA,
         PinError::Stop { source, .. } => stop_code(source),
     }
 }

@@ -1,18 +1,24 @@
-//! Keys, and the root document that says what they are trusted for. Files only: nothing here uses a network.
+//! Keys, and the root document that says what they are trusted for. All but `install` is done in files, offline.
 
 mod file;
 mod root;
 mod told;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use wire::v1::{InstallRootReply, InstallRootRequest};
 
+use super::ask::Archive;
 use crate::args::{KeyCommand, ShowKeyArgs};
 use crate::failure::{ABSENT, CONFIG, CREATE, DATA, Failure};
 use crate::output::Output;
 
-pub(crate) fn run(command: &KeyCommand, output: &Output) -> Result<u8, Failure> {
+pub(crate) async fn run(
+    config: Option<PathBuf>,
+    command: &KeyCommand,
+    output: &Output,
+) -> Result<u8, Failure> {
     match command {
         KeyCommand::Generate { base, comment } => generate(base, comment, output),
         KeyCommand::Show(args) => show(args, output),
@@ -20,7 +26,42 @@ pub(crate) fn run(command: &KeyCommand, output: &Output) -> Result<u8, Failure> 
         KeyCommand::Sign(args) => root::sign(args, output),
         KeyCommand::Rotate(args) => root::rotate(args, output),
         KeyCommand::Revoke(args) => root::revoke(args, output),
+        KeyCommand::Install { file } => install(&super::need(config)?, file, output).await,
     }
+}
+
+/// Hands a document to the archive.
+async fn install(config: &Path, file: &Path, output: &Output) -> Result<u8, Failure> {
+    let document = runtime::trust::read(file).map_err(|error| {
+        let absent = file.try_exists().is_ok_and(|there| !there);
+        Failure::new(if absent { ABSENT } else { DATA }, error.into())
+    })?;
+    let archive = Archive::open(config).await?;
+    let request = InstallRootRequest {
+        document: document.encode().into(),
+    };
+    let reply = archive.patient_admin().await?.install_root(request).await?;
+    let InstallRootReply {
+        version,
+        known,
+        resigned,
+    } = reply.into_inner();
+    if output.json {
+        output.json(&json!({ "version": version, "known": known, "resigned": resigned }));
+        return Ok(0);
+    }
+    let known = if known {
+        "is in force already"
+    } else {
+        "is in force"
+    };
+    output.line(&format!("root document {version} {known}"));
+    if resigned > 0 {
+        output.line(&format!(
+            "{resigned} statements of earlier keys were signed again with the present one"
+        ));
+    }
+    Ok(0)
 }
 
 fn generate(base: &Path, comment: &str, output: &Output) -> Result<u8, Failure> {

@@ -12,6 +12,7 @@ mod get;
 mod init;
 mod inspect;
 mod key;
+pub(crate) mod nats_config;
 mod nginx;
 mod order;
 mod progress;
@@ -62,6 +63,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
         Command::Local(LocalCommand::Up(up)) => local::up(&up, output).await,
         Command::Local(LocalCommand::Demo(demo)) => local::demo(&demo, output).await,
         Command::Init(init) => init::run(&init, output),
+        Command::NatsConfig(nats) => nats_config::run(&nats, output),
         Command::Archive(ServeCommand::Serve) => {
             serve::archive(&need(config)?, log.as_deref()).await
         }
@@ -104,7 +106,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
         Command::Backfill(backfill) => backfill::run(&need(config)?, &backfill, output).await,
         Command::LogRepair(repair) => upkeep::log_repair(&need(config)?, &repair, output).await,
         Command::Gc(gc) => upkeep::gc(&need(config)?, &gc, output).await,
-        Command::Key(command) => key::run(&command, output),
+        Command::Key(command) => key::run(config, &command, output).await,
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

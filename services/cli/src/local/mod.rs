@@ -10,6 +10,7 @@
 mod children;
 mod demo;
 mod plan;
+mod secure;
 mod up;
 
 pub(crate) use demo::demo;

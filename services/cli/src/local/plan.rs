@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::secure::{Known, PublicKeys};
 use crate::args::UpArgs;
-use crate::command::write_key;
+use crate::command::{nats_config, write_key};
 use crate::failure::{CONFIG, CREATE, Failure, OrExit as _, make_dir};
 
 /// The network of a folder: `network.toml`.
@@ -23,6 +24,9 @@ pub(super) struct Plan {
     pub(super) consistency: Ports,
     #[serde(default)]
     directory: Option<DirectoryPorts>,
+    /// Each service has a user at nats-server and a certificate.
+    #[serde(default)]
+    secure: bool,
     pub(super) mirrors: Vec<Mirror>,
 }
 
@@ -84,9 +88,17 @@ impl Plan {
                 archive,
                 consistency,
                 directory: None,
+                secure: args.secure,
                 mirrors: Vec::new(),
             }
         };
+        if args.secure && !plan.secure {
+            let text = format!(
+                "{} is a network without TLS: --secure makes a new folder only",
+                args.dir.display()
+            );
+            return Err(Failure::text(CONFIG, text));
+        }
         // A folder of an earlier version has neither.
         if plan.directory.is_none() {
             let (http, dns) = (free.next()?, free.next()?);
@@ -134,44 +146,82 @@ impl Plan {
     /// Writes every service's configuration and keys.
     pub(super) fn write(&self, args: &UpArgs) -> Result<(), Failure> {
         let dir = &args.dir;
-        let nats = args
-            .nats
-            .clone()
-            .unwrap_or_else(|| format!("nats://127.0.0.1:{}", self.nats_port));
-        let archive = dir.join("archive");
-        make_dir(&archive)?;
-        let archive_key = write_key(&archive, "archive")?;
-        let archive_key = absolute(&archive_key)?;
-        write_config(&self.archive_config(dir), &self.archive_toml(&nats)?)?;
-        let consistency = dir.join("consistency");
-        make_dir(&consistency)?;
-        let consistency_key = absolute(&write_key(&consistency, "consistency")?)?;
+        let own = || self.reached(&format!("nats://127.0.0.1:{}", self.nats_port));
+        let nats = args.nats.clone().unwrap_or_else(own);
+        let keys = self.write_keys(dir)?;
+        let known = match self.secure {
+            true => Known::of(&absolute(&self.access_dir(dir))?, self.nats_port, &keys)?,
+            false => Known::nothing(),
+        };
+        let nats_of = |service: &str| format!("url = \"{nats}\"\n{}", known.nats(service));
+        let trusted = known.keys([&keys.archive], "keys");
+        let config = self.archive_toml(&nats_of("archive"))? + &known.sections("archive");
+        write_config(&self.archive_config(dir), &config)?;
+        let words = known.keys([&keys.consistency], "keys");
         let (mut audited, mut offered) = (String::new(), String::new());
         for mirror in &self.mirrors {
-            let home = self.mirror_dir(dir, mirror);
-            make_dir(&home)?;
-            let key = absolute(&write_key(&home, &mirror.id)?)?;
-            let keys = [archive_key.as_path(), &consistency_key];
-            let config = self.mirror_toml(mirror, &nats, keys, args);
+            let config = self.mirror_toml(mirror, &nats_of(&mirror.id), [&trusted, &words], args);
+            let config = config + &known.sections(&mirror.id);
             write_config(&self.mirror_config(dir, mirror), &config)?;
             let Mirror { id, pool, .. } = mirror;
             let url = mirror.url();
             let block =
                 format!("\n[[mirrors]]\nid = \"{id}\"\npool = \"{pool}\"\nurl = \"{url}\"\n");
-            audited.push_str(&format!("{block}key = {}\n", quoted(&key)));
+            let key = keys.mirrors.get(id).map(|key| known.key(key));
+            audited.push_str(&format!("{block}{}", key.unwrap_or_default()));
             offered.push_str(&block);
         }
-        let config = self.consistency_toml(&nats, &archive_key);
+        let config = self.consistency_toml(&nats_of("consistency"), &trusted);
+        let config = config + &known.sections("consistency");
         write_config(&self.consistency_config(dir), &(config + &audited))?;
         make_dir(&dir.join("directory"))?;
-        let config = self.directory_toml(&nats, &archive_key, &consistency_key)?;
+        let config = self.directory_toml(&nats_of("directory"), &trusted, &words)?;
+        let config = config + &known.sections("directory");
         write_config(&self.directory_config(dir), &(config + &offered))
+    }
+
+    /// Makes every service's folder and key; those that are there stay. Gives the public halves.
+    fn write_keys(&self, dir: &Path) -> Result<PublicKeys, Failure> {
+        let key = |home: &Path, name: &str| {
+            make_dir(home)?;
+            absolute(&write_key(home, name)?)
+        };
+        let mirrors = self.mirrors.iter().map(|mirror| {
+            let key = key(&self.mirror_dir(dir, mirror), &mirror.id)?;
+            Ok((mirror.id.clone(), key))
+        });
+        Ok(PublicKeys {
+            mirrors: mirrors.collect::<Result<_, Failure>>()?,
+            archive: key(&dir.join("archive"), "archive")?,
+            consistency: key(&dir.join("consistency"), "consistency")?,
+        })
     }
 
     /// Where the directory listens.
     pub(super) fn directory(&self) -> Result<DirectoryPorts, Failure> {
         let missing = || Failure::text(CONFIG, "the plan has no directory");
         self.directory.ok_or_else(missing)
+    }
+
+    /// nats-server's URL, as its clients need it.
+    pub(super) fn reached(&self, url: &str) -> String {
+        match self.secure {
+            true => url.replacen("nats://", "tls://", 1),
+            false => url.to_owned(),
+        }
+    }
+
+    /// What nats-server is told of users and TLS.
+    pub(super) fn who(&self, dir: &Path) -> Result<String, Failure> {
+        match self.secure {
+            true => nats_config::security(&absolute(&self.access_dir(dir))?),
+            false => Ok(String::new()),
+        }
+    }
+
+    /// The folder of users and certificates of a secure network.
+    pub(super) fn access_dir(&self, dir: &Path) -> PathBuf {
+        dir.join("access")
     }
 
     pub(super) fn directory_config(&self, dir: &Path) -> PathBuf {
@@ -197,7 +247,7 @@ impl Plan {
     fn archive_toml(&self, nats: &str) -> Result<String, Failure> {
         Ok(format!(
             "[archive]\nstate = \"state\"\nstore = \"store\"\nkey = \"archive.sec\"\nallow_undeclared = true\n\n\
-             [nats]\nurl = \"{nats}\"\n\n[grpc]\nlisten = \"127.0.0.1:{}\"\n\n[http]\nlisten = \"127.0.0.1:{}\"\n\n\
+             [nats]\n{nats}\n[grpc]\nlisten = \"127.0.0.1:{}\"\n\n[http]\nlisten = \"127.0.0.1:{}\"\n\n\
              [heads]\nrenew = \"10s\"\nexpire = \"7d\"\n\n[reconcile]\nevery = \"5s\"\nhear = \"10s\"\n\n\
              [consistency]\ngrpc = \"127.0.0.1:{}\"\n\n[directory]\nhttp = \"http://127.0.0.1:{}\"\n",
             self.archive.grpc,
@@ -211,7 +261,7 @@ impl Plan {
         &self,
         mirror: &Mirror,
         nats: &str,
-        [archive_key, consistency_key]: [&Path; 2],
+        [trusted, words]: [&str; 2],
         args: &UpArgs,
     ) -> String {
         let Mirror {
@@ -226,50 +276,43 @@ impl Plan {
         };
         format!(
             "[mirror]\nid = \"{id}\"\npool = \"{pool}\"\nstate = \"state\"\nstore = \"store\"\nkey = \"{id}.sec\"\n\n\
-             [archive]\nfetch = \"127.0.0.1:{}\"\nkeys = [{}]\n\n[consistency]\nkeys = [{}]\n\n\
-             [nats]\nurl = \"{nats}\"\n\n\
+             [archive]\nfetch = \"127.0.0.1:{}\"\n{trusted}\n[consistency]\n{words}\n\
+             [nats]\n{nats}\n\
              [http]\nlisten = \"{}\"\n\n[grpc]\nlisten = \"127.0.0.1:{}\"\n\n\
              [peers]\naddress = \"127.0.0.1:{}\"\n{rate}{export}\n\
              [scrub]\nevery = \"10s\"\nrate = \"800mbit\"\n\n[report]\nevery = \"5s\"\n",
             self.archive.grpc,
-            quoted(archive_key),
-            quoted(consistency_key),
             mirror.http(),
             ports.grpc,
             ports.grpc
         )
     }
 
-    fn consistency_toml(&self, nats: &str, archive_key: &Path) -> String {
+    fn consistency_toml(&self, nats: &str, trusted: &str) -> String {
         format!(
             "[consistency]\nstate = \"state\"\nkey = \"consistency.sec\"\n\n\
-             [archive]\nfetch = \"127.0.0.1:{}\"\nkeys = [{}]\n\n[nats]\nurl = \"{nats}\"\n\n\
+             [archive]\nfetch = \"127.0.0.1:{}\"\n{trusted}\n[nats]\n{nats}\n\
              [grpc]\nlisten = \"127.0.0.1:{}\"\n\n[http]\nlisten = \"127.0.0.1:{}\"\n\n\
              [audit]\nevery = \"10s\"\nretry = \"1s\"\nreport_stale = \"30s\"\nlaggard_after = \"60s\"\n",
-            self.archive.grpc,
-            quoted(archive_key),
-            self.consistency.grpc,
-            self.consistency.http
+            self.archive.grpc, self.consistency.grpc, self.consistency.http
         )
     }
 
-    fn directory_toml(
-        &self,
-        nats: &str,
-        archive_key: &Path,
-        consistency_key: &Path,
-    ) -> Result<String, Failure> {
+    fn directory_toml(&self, nats: &str, trusted: &str, words: &str) -> Result<String, Failure> {
         let DirectoryPorts { http, dns } = self.directory()?;
+        // Clients have no certificate of the network's authority.
+        let universe = match self.secure {
+            true => String::new(),
+            false => format!("universe = \"127.0.0.1:{}\"\n", self.archive.grpc),
+        };
         Ok(format!(
             "[directory]\nstate = \"state\"\nname = \"mirrors.test\"\n\n\
-             [archive]\nfetch = \"127.0.0.1:{0}\"\nuniverse = \"127.0.0.1:{0}\"\nkeys = [{1}]\n\n\
-             [consistency]\nkeys = [{2}]\n\n\
-             [nats]\nurl = \"{nats}\"\n\n[http]\nlisten = \"127.0.0.1:{http}\"\n\n\
-             [dns]\nlisten = \"127.0.0.1:{dns}\"\nzone = \"mirrors.test\"\nport = {3}\n\n\
+             [archive]\nfetch = \"127.0.0.1:{0}\"\n{universe}{trusted}\n\
+             [consistency]\n{words}\n\
+             [nats]\n{nats}\n[http]\nlisten = \"127.0.0.1:{http}\"\n\n\
+             [dns]\nlisten = \"127.0.0.1:{dns}\"\nzone = \"mirrors.test\"\nport = {1}\n\n\
              [probe]\nevery = \"2s\"\n\n[feedback]\nper_source = 600\n",
             self.archive.grpc,
-            quoted(archive_key),
-            quoted(consistency_key),
             self.mirror_port.unwrap_or_default(),
         ))
     }
@@ -295,12 +338,12 @@ fn pools(args: &UpArgs, resumed: bool) -> BTreeMap<String, u16> {
     asked
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).or_exit(CREATE)
 }
 
 /// A path as a TOML string.
-fn quoted(path: &Path) -> String {
+pub(super) fn quoted(path: &Path) -> String {
     toml::Value::String(path.to_string_lossy().into_owned()).to_string()
 }
 

@@ -79,7 +79,7 @@ impl Network {
         let nats = match &args.nats {
             Some(_) => None,
             None => Some(
-                NatsServer::start(&dir.join("nats"), Some(plan.nats_port))
+                NatsServer::start_with(&dir.join("nats"), Some(plan.nats_port), &plan.who(dir)?)
                     .await
                     .or_exit(DOWN)?,
             ),
@@ -136,7 +136,10 @@ impl Network {
     }
 
     fn nats_url(&self) -> String {
-        let own = self.nats.as_ref().map(|server| server.url.clone());
+        let own = self
+            .nats
+            .as_ref()
+            .map(|server| self.plan.reached(&server.url));
         own.or_else(|| self.args.nats.clone()).unwrap_or_default()
     }
 

@@ -56,6 +56,7 @@ async fn tell(dir: &Path, output: &Output) -> Result<(), Failure> {
         "{BOLD}A network of three mirrors{BOLD:#}, each limited to {LIMIT}"
     ));
     let up = UpArgs {
+        secure: false,
         dir: dir.join("network"),
         mirrors: 3,
         pools: vec![("nz".to_owned(), 2), ("au".to_owned(), 1)],

@@ -1,0 +1,208 @@
+//! `nats-config`: accounts, permissions, streams and TLS for a network of one's own.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use runtime::boot::now;
+use runtime::log::access::{Permissions, Realm, Right, User, permissions};
+use runtime::tls::{Authority, Subject};
+use serde_json::json;
+
+use crate::args::NatsConfigArgs;
+use crate::failure::{CONFIG, CREATE, Failure, IO, OrExit as _, make_dir};
+use crate::output::Output;
+
+/// Name of the network's authority in its certificate.
+const AUTHORITY: &str = "mirrorlog";
+/// Every service reaches those of its own machine by these.
+const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+const SECRET_MODE: u32 = 0o600;
+const PUBLIC_MODE: u32 = 0o644;
+
+/// What was written.
+pub(crate) struct Written {
+    pub(crate) config: PathBuf,
+    pub(crate) users: Vec<(String, PathBuf)>,
+}
+
+pub(crate) fn run(args: &NatsConfigArgs, output: &Output) -> Result<u8, Failure> {
+    let written = write(args)?;
+    if output.json {
+        let users = written
+            .users
+            .iter()
+            .map(|(name, file)| (name.clone(), json!(file)));
+        let rights = Right::ALL.map(|right| {
+            let Permissions { publish, subscribe } = permissions(right);
+            (
+                right.to_string(),
+                json!({ "publish": publish, "subscribe": subscribe }),
+            )
+        });
+        output.json(&json!({
+            "config": written.config,
+            "users": serde_json::Map::from_iter(users),
+            "ca": args.dir.join("tls/ca.pem"),
+            "permissions": serde_json::Map::from_iter(rights),
+        }));
+        return Ok(0);
+    }
+    output.line(&format!("wrote {}", written.config.display()));
+    for (name, file) in &written.users {
+        output.line(&format!("user {name}: {}", file.display()));
+    }
+    for user in &args.revoke {
+        output.line(&format!(
+            "{user} is shut out when nats-server starts with the new configuration"
+        ));
+    }
+    output.line(&format!(
+        "run it: nats-server -c {0}; after a change: restart it",
+        written.config.display()
+    ));
+    Ok(0)
+}
+
+/// Writes everything; what is there stays.
+pub(crate) fn write(args: &NatsConfigArgs) -> Result<Written, Failure> {
+    make_dir(&args.dir)?;
+    let dir = args.dir.canonicalize().or_exit(IO)?;
+    let mut realm = Realm::open(&dir).or_exit(CREATE)?;
+    for user in &args.revoke {
+        realm.revoke(user, now()).or_exit(CONFIG)?;
+    }
+    let mut users = Vec::new();
+    for user in User::central() {
+        let shut_out = args.revoke.iter().any(|name| name == user.name());
+        if !shut_out {
+            users.push((
+                user.name().to_owned(),
+                realm.admit(&user, now()).or_exit(CREATE)?,
+            ));
+        }
+    }
+    users.push((
+        "admin".to_owned(),
+        realm.admit_admin(now()).or_exit(CREATE)?,
+    ));
+    for member in &args.mirror {
+        let user = User::mirror(&member.id).or_exit(CONFIG)?;
+        users.push((
+            user.name().to_owned(),
+            realm.admit(&user, now()).or_exit(CREATE)?,
+        ));
+    }
+    write_certificates(&dir, args)?;
+    write_streams(&dir)?;
+    let config = dir.join("nats-server.conf");
+    let text = server_config(&dir, args.listen, &args.store, &security(&dir)?);
+    write_file(&config, &text, PUBLIC_MODE)?;
+    Ok(Written { config, users })
+}
+
+/// The authority, and a certificate for the server, each role and each mirror; those that are there stay.
+fn write_certificates(dir: &Path, args: &NatsConfigArgs) -> Result<(), Failure> {
+    let tls = dir.join("tls");
+    make_dir(&tls)?;
+    let (cert, key) = (tls.join("ca.pem"), tls.join("ca.key"));
+    let authority = if cert.exists() && key.exists() {
+        Authority::read(&cert, &key).or_exit(CONFIG)?
+    } else {
+        let authority = Authority::generate(AUTHORITY, now()).or_exit(CREATE)?;
+        write_file(&key, &authority.key_pem(), SECRET_MODE)?;
+        write_file(&cert, authority.pem(), PUBLIC_MODE)?;
+        authority
+    };
+    let central = ["nats", "archive", "consistency", "directory"];
+    let central = central.map(|name| (name, args.host.as_slice()));
+    let mirrors = args.mirror.iter();
+    let mirrors = mirrors.map(|member| (member.id.as_str(), member.hosts.as_slice()));
+    for (name, hosts) in central.into_iter().chain(mirrors) {
+        let (cert, key) = (
+            tls.join(format!("{name}.pem")),
+            tls.join(format!("{name}.key")),
+        );
+        if cert.exists() && key.exists() {
+            continue;
+        }
+        let local = LOCAL_HOSTS.map(str::to_owned).into_iter();
+        let subject = Subject {
+            name: name.to_owned(),
+            hosts: hosts.iter().cloned().chain(local).collect(),
+        };
+        let (cert_pem, key_pem) = authority.issue(&subject, now()).or_exit(CREATE)?;
+        write_file(&key, &key_pem, SECRET_MODE)?;
+        write_file(&cert, &cert_pem, PUBLIC_MODE)?;
+    }
+    Ok(())
+}
+
+/// The archive makes the streams itself; these are for those who look, or make them with other replicas.
+fn write_streams(dir: &Path) -> Result<(), Failure> {
+    let streams = dir.join("streams");
+    make_dir(&streams)?;
+    for (name, config) in runtime::log::declared_streams() {
+        let text = serde_json::to_string_pretty(&config).or_exit(CREATE)?;
+        write_file(&streams.join(format!("{name}.json")), &text, PUBLIC_MODE)?;
+    }
+    Ok(())
+}
+
+fn server_config(dir: &Path, listen: SocketAddr, store: &Path, security: &str) -> String {
+    let (cert, key) = pair(dir, "nats");
+    format!(
+        "# nats-server 2.10.23 or newer. Written by `mirrorlog nats-config`, and again at each of its runs.\n\
+         # Nothing in it is secret; the folders keys/ and creds/ are.\n\
+         listen: \"{listen}\"\n\
+         max_payload: 1MB\n\
+         max_connections: 4096\n\
+         # Those who do not read are let go.\n\
+         write_deadline: \"10s\"\n\n\
+         # For mirrors that reach only port 443:\n\
+         # websocket {{\n\
+         #   port: 443\n\
+         #   tls {{ cert_file: {cert}, key_file: {key} }}\n\
+         # }}\n\n\
+         jetstream {{\n  store_dir: {}\n  # An acked message is durable.\n  sync_interval: always\n}}\n\n{security}",
+        quoted(store),
+    )
+}
+
+/// What nats-server is told of TLS and of users.
+pub(crate) fn security(dir: &Path) -> Result<String, Failure> {
+    let realm = Realm::open(dir).or_exit(CREATE)?;
+    let who = realm.server_config(now()).or_exit(CREATE)?;
+    let (cert, key) = pair(dir, "nats");
+    Ok(format!(
+        "tls {{\n  cert_file: {cert}\n  key_file: {key}\n  timeout: 5\n}}\n\n\
+         # Who may speak: each role by its own signing key, with its permissions in the account's token.\n{who}"
+    ))
+}
+
+/// A certificate and its key, as nats-server reads their names.
+fn pair(dir: &Path, name: &str) -> (String, String) {
+    let file = |end: &str| quoted(&dir.join("tls").join(format!("{name}.{end}")));
+    (file("pem"), file("key"))
+}
+
+fn quoted(path: &Path) -> String {
+    serde_json::Value::from(path.to_string_lossy()).to_string()
+}
+
+fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let beside = path.with_added_extension("new");
+    let written = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&beside)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())
+                .and_then(|()| file.sync_all())
+        })
+        .and_then(|()| std::fs::rename(&beside, path));
+    written.or_exit(CREATE)
+}
