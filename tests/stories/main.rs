@@ -25,6 +25,7 @@ mod peers;
 mod priority;
 mod publishing;
 mod retract;
+mod secure;
 mod select;
 mod telemetry;
 mod two_publishers;

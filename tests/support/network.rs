@@ -34,6 +34,8 @@ pub struct Setup {
     pub limit: Option<String>,
     /// Whether mirrors have export trees.
     pub export: bool,
+    /// Whether services have users at nats-server, certificates and a root document.
+    pub secure: bool,
     /// A nats-server that runs already, or what stands in front of it; it is the caller's to start and stop.
     pub nats: Option<String>,
     /// Environment of the services.
@@ -47,6 +49,7 @@ impl Setup {
             pools: None,
             limit: None,
             export: false,
+            secure: false,
             nats: None,
             env: Vec::new(),
         }
@@ -67,6 +70,11 @@ impl Setup {
 
     pub fn export(mut self) -> Self {
         self.export = true;
+        self
+    }
+
+    pub fn secure(mut self) -> Self {
+        self.secure = true;
         self
     }
 
@@ -169,6 +177,7 @@ impl Network {
             args.extend(["--limit", limit]);
         }
         args.extend(setup.export.then_some("--export"));
+        args.extend(setup.secure.then_some("--secure"));
         if let Some(nats) = &setup.nats {
             args.extend(["--nats", nats]);
         }

@@ -20,12 +20,13 @@ use wire::v1::{
     DescribeReply, DescribeRequest, OrderReply, OrderRequest, RepairLogReply, RepairLogRequest,
     RetractReply, RetractRequest,
 };
-use wire::v1::{InstallRootReply, InstallRootRequest};
+use wire::v1::{InstallRootReply, InstallRootRequest, InviteReply, InviteRequest};
 use wire::{rpc, v1};
 
 use crate::collect::{CollectError, Wanted};
 use crate::commit::{Asked, CommitError, Publication, Withdraw};
 use crate::daemon::{Channel, Daemon, DaemonError};
+use crate::enroll::{EnrollError, Guest, failed as enroll_failed};
 use crate::fence::{FenceError, run_blocking};
 use crate::journal::{JournalError, with_causes};
 use crate::reconcile::ReconcileError;
@@ -291,6 +292,31 @@ impl v1::admin_server::Admin for AdminService {
             Status::new(code, with_causes(&error))
         })?;
         Ok(Response::new(RepairLogReply { channels }))
+    }
+
+    async fn invite(
+        &self,
+        request: Request<InviteRequest>,
+    ) -> Result<Response<InviteReply>, Status> {
+        let request = request.into_inner();
+        let guest = Guest {
+            mirror: rpc::mirror("mirror", &request.mirror)?,
+            pool: rpc::pool("pool", &request.pool)?,
+            hosts: request.hosts,
+            lasts_ms: i64::try_from(request.lasts_ms).unwrap_or(i64::MAX),
+        };
+        let (Some(enroller), Some(section)) = (&self.daemon.enroller, &self.daemon.config.enroll)
+        else {
+            return Err(enroll_failed(&EnrollError::Off));
+        };
+        let of = Arc::clone(enroller);
+        let made = run_blocking(move || of.invite(&guest, runtime::boot::now())).await;
+        let secret = made.map_err(|error| enroll_failed(&error))?;
+        Ok(Response::new(InviteReply {
+            secret: secret.to_vec().into(),
+            address: section.address.clone(),
+            ca: enroller.ca().to_owned(),
+        }))
     }
 
     async fn install_root(

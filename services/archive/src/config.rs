@@ -159,6 +159,8 @@ pub struct Config {
     pub channels: Vec<Declared>,
     /// Where the log is.
     pub nats: NatsConfig,
+    /// How mirrors join by a token; none: they do not.
+    pub enroll: Option<Enroll>,
     /// The root document that others believe; none: they believe keys.
     pub trust: Option<TrustConfig>,
     /// TLS on gRPC; none: for networks where nobody listens in.
@@ -189,6 +191,21 @@ pub struct Config {
     pub directory_http: Option<String>,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
+}
+
+/// `[enroll]`: how mirrors join.
+#[derive(Clone, Debug)]
+pub struct Enroll {
+    /// Where they are listened to.
+    pub listen: SocketAddr,
+    /// `host:port` of that, for them.
+    pub address: String,
+    /// `host:port` of the archive's fetcher, for them.
+    pub fetch: String,
+    /// nats-server's URL, for them.
+    pub nats_url: String,
+    /// The folder `enroll` that `mirrorlog nats-config` wrote.
+    pub access: PathBuf,
 }
 
 impl Config {

@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, Notify, watch};
 
 use crate::config::{Config, ConfigError, Declared, WrittenChannel, check_together};
 use crate::drains::Drained;
+use crate::enroll::Enroller;
 use crate::fence::{Fence, FenceError};
 use crate::gauges::Gauges;
 use crate::heads::HeadSlot;
@@ -141,6 +142,8 @@ pub struct Daemon {
     pub(crate) keys: TrustedKeys,
     /// What others believe.
     pub(crate) trust: Trust,
+    /// Who lets mirrors in.
+    pub(crate) enroller: Option<Arc<Enroller>>,
     pub(crate) pages: Pages,
     pub(crate) fence: Fence,
     pub(crate) outbox: Outbox,
@@ -165,11 +168,12 @@ impl Daemon {
     ///
     /// # Errors
     /// [`DaemonError`]; a journal with a fault is none: its channel is halted.
-    pub fn open(
+    pub(crate) fn open(
         config: Config,
         signer: Signer,
         keys: TrustedKeys,
         trust: Trust,
+        enroller: Option<Arc<Enroller>>,
         state: Arc<SledState>,
         pages: Pages,
         gauges: Gauges,
@@ -191,6 +195,7 @@ impl Daemon {
             signer,
             keys,
             trust,
+            enroller,
             pages,
             gauges,
         };

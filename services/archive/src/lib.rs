@@ -12,6 +12,7 @@
 //! | `witness` | who is asked when the count of builds is lost |
 //! | `repair` | the whole log against the journal, on request |
 //! | `collect` | lets content of old builds go |
+//! | `enroll` | mirrors that join by a token |
 //! | `roots` | root documents, and what a change of keys means for what was signed |
 //! | `drains` | which mirrors take no clients |
 //! | [`heads`] | signed heads, renewed on a timer |
@@ -25,6 +26,7 @@ pub mod commit;
 pub mod config;
 pub mod daemon;
 mod drains;
+mod enroll;
 pub mod fence;
 pub mod gauges;
 pub mod heads;

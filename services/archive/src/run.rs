@@ -11,16 +11,19 @@ use runtime::boot::{GrpcLimits, Health, metrics, serve_grpc, serve_grpc_unix, se
 use runtime::log::{Log, StreamIdentity};
 use runtime::state::{Opened, SledState};
 use runtime::store::{Pages, Store};
+use runtime::tls::{Clients, TlsConfig};
 use runtime::trust::Trust;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use wire::v1::admin_server::AdminServer;
+use wire::v1::enroll_server::EnrollServer;
 use wire::v1::journal_server::JournalServer;
 
 use crate::admin::{AdminService, bind};
 use crate::config::Config;
 use crate::daemon::{Daemon, Link};
+use crate::enroll::{EnrollService, Enroller};
 use crate::fence::{FenceError, run_blocking};
 use crate::gauges::Gauges;
 use crate::journal::with_causes;
@@ -84,6 +87,23 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let (health_of, stop) = (health.clone(), shutdown.clone());
     tasks
         .spawn(async move { Ok(serve_grpc_unix(socket, local, &health_of, &limits, stop).await?) });
+    if let (Some(section), Some(enroller)) = (&config.enroll, &daemon.enroller) {
+        let listener = runtime::boot::listen(section.listen)
+            .await
+            .context("enroll.listen")?;
+        let service = EnrollService::new(Arc::clone(&daemon), Arc::clone(enroller));
+        let routes = Routes::new(EnrollServer::new(service));
+        // Who joins has no certificate yet.
+        let tls = config.tls.clone().map(|tls| TlsConfig {
+            clients: Clients::Any,
+            ..tls
+        });
+        let tls = runtime::tls::load(tls.as_ref())?;
+        let (health_of, stop) = (health.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            Ok(serve_grpc(listener, routes, &health_of, &limits, tls.as_ref(), stop).await?)
+        });
+    }
     let (router, stop) = (health.router(Arc::new(registry)), shutdown.clone());
     tasks.spawn(async move { Ok(serve_http(http, router, stop).await?) });
     tasks.spawn(follow_log(
@@ -151,15 +171,14 @@ fn open(config: Config, gauges: Gauges) -> anyhow::Result<Daemon> {
         Some(root) => Trust::open(root, Some(&config.state))?,
         None => Trust::fixed(keys.clone(), TrustedKeys::default(), BTreeMap::new()),
     };
+    let state = Arc::new(state);
+    let enroller = config.enroll.as_ref().map(|enroll| {
+        let opened = Enroller::open(&enroll.access, Arc::<SledState>::clone(&state));
+        opened.context("cannot use enroll.access").map(Arc::new)
+    });
+    let enroller = enroller.transpose()?;
     Ok(Daemon::open(
-        config,
-        signer,
-        keys,
-        trust,
-        Arc::new(state),
-        pages,
-        gauges,
-        instance,
+        config, signer, keys, trust, enroller, state, pages, gauges, instance,
     )?)
 }
 

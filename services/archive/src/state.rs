@@ -4,7 +4,7 @@
 //! or an event that is sent twice.
 
 use mirrorlog_core::archive::{Item, Note, Series};
-use mirrorlog_core::id::{Build, ChannelId, MirrorId};
+use mirrorlog_core::id::{Build, ChannelId, Digest, MirrorId};
 
 /// Why a key or value was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +24,7 @@ pub struct CodecError {
 /// | note | `n`, `b` or `r`, channel | [`Note`]: number and two epochs, u64 each, big-endian |
 /// | outbox | `o`, position (u64, big-endian) | [`Outgoing`] |
 /// | drain | `d`, mirror | the newest signed order to take clients or not |
+/// | invitation | `i`, digest of a token's secret | who may join with it, as JSON |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
     /// The epoch under which this archive last published.
@@ -34,6 +35,8 @@ pub enum Key {
     Outbox(u64),
     /// Whether a mirror takes clients.
     Drain(MirrorId),
+    /// Who may join with a token.
+    Invitation(Digest),
 }
 
 /// All keys of drains start with it.
@@ -55,6 +58,7 @@ impl Key {
             }
             Self::Outbox(position) => [OUTBOX_PREFIX, &position.to_be_bytes()].concat(),
             Self::Drain(mirror) => [DRAIN_PREFIX, mirror.as_str().as_bytes()].concat(),
+            Self::Invitation(secret) => [b"i", &secret.as_bytes()[..]].concat(),
         }
     }
 
@@ -83,6 +87,10 @@ impl Key {
                 let text = std::str::from_utf8(name).map_err(|_| refused())?;
                 let mirror = MirrorId::new(text).map_err(|_| refused())?;
                 Ok(Self::Drain(mirror))
+            }
+            [b'i', secret @ ..] => {
+                let secret: [u8; 32] = secret.try_into().map_err(|_| refused())?;
+                Ok(Self::Invitation(Digest::from_bytes(secret)))
             }
             [..] => Err(refused()),
         }

@@ -14,7 +14,7 @@ use mirrorlog_core::layout::Layout;
 pub(crate) use key::{
     KeyCommand, RevokeArgs, RoleKey, RootArgs, RotateArgs, ShowKeyArgs, SignArgs,
 };
-pub(crate) use mirror::{AdoptArgs, DrainArgs, MirrorCommand, ResumeArgs};
+pub(crate) use mirror::{AdoptArgs, DrainArgs, EnrollArgs, InviteArgs, MirrorCommand, ResumeArgs};
 pub(crate) use nats::{Member, NatsConfigArgs};
 pub(crate) use select::SelectArgs;
 

@@ -11,7 +11,7 @@ use runtime::tls::TlsConfig;
 use runtime::trust::TrustConfig;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, ConfigError, Declared, Signing, check_together};
+use super::{Config, ConfigError, Declared, Enroll, Signing, check_together};
 
 /// How long a program that signs may take, unless `archive.sign_timeout` says otherwise.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,6 +25,8 @@ pub(super) struct Written {
     #[serde(default)]
     channels: Vec<WrittenChannel>,
     nats: NatsConfig,
+    #[serde(default)]
+    enroll: Option<WrittenEnroll>,
     #[serde(default)]
     trust: Option<TrustConfig>,
     #[serde(default)]
@@ -230,6 +232,28 @@ struct Directory {
     http: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenEnroll {
+    listen: SocketAddr,
+    address: String,
+    fetch: String,
+    nats_url: String,
+    access: PathBuf,
+}
+
+impl WrittenEnroll {
+    fn resolve(self, base: &Path) -> Enroll {
+        Enroll {
+            listen: self.listen,
+            address: self.address,
+            fetch: self.fetch,
+            nats_url: self.nats_url,
+            access: base.join(self.access),
+        }
+    }
+}
+
 impl Written {
     pub(super) fn check(mut self, base: &Path) -> Result<Config, ConfigError> {
         self.nats.resolve(base);
@@ -245,6 +269,10 @@ impl Written {
             channels.push(channel.check(base, position)?);
         }
         check_together(&channels)?;
+        if self.enroll.is_some() && self.tls.is_none() {
+            let text = "[enroll] needs [tls]: a token's secret goes over the wire";
+            return Err(ConfigError::Conflict(text.to_owned()));
+        }
         if self.heads.renew.0.is_zero() || self.heads.expire.0 < self.heads.renew.0 * 2 {
             let text =
                 "heads.expire must be at least twice heads.renew, and heads.renew more than 0";
@@ -268,6 +296,7 @@ impl Written {
             allow_undeclared: self.archive.allow_undeclared,
             channels,
             nats: self.nats,
+            enroll: self.enroll.map(|enroll| enroll.resolve(base)),
             trust: self.trust,
             tls: self.tls,
             grpc_listen: self.grpc.listen,

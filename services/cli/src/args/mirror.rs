@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
-use mirrorlog_core::id::{MirrorId, Mount};
+use mirrorlog_core::id::{MirrorId, Mount, PoolId};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum MirrorCommand {
@@ -21,6 +21,14 @@ Examples:
     #[command(after_help = "\
 Example: mirrorlog --config mirror.toml mirror nginx-snippet > /etc/nginx/sites-enabled/mirror")]
     NginxSnippet,
+    /// Make a token with which one mirror may join, once: for operators of the archive
+    #[command(after_help = "\
+Examples:
+  mirrorlog --config archive.toml mirror invite nz9 --pool nz --host mirror.example.org
+  mirrorlog mirror enroll --token T                  on the mirror")]
+    Invite(InviteArgs),
+    /// Join a network: writes keys, credentials and a configuration
+    Enroll(EnrollArgs),
     /// Send a mirror no more clients; it goes on following and serving
     #[command(after_help = "\
 Examples:
@@ -50,6 +58,31 @@ pub(crate) struct ResumeArgs {
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct InviteArgs {
+    /// The mirror's id
+    pub(crate) mirror: MirrorId,
+    /// Its pool; starts with the country's code
+    #[arg(long, value_name = "POOL")]
+    pub(crate) pool: PoolId,
+    /// Host name for its certificate, where peers are to reach it; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) host: Vec<String>,
+    /// How long the token is good
+    #[arg(long, value_name = "SPAN", default_value = "24h")]
+    pub(crate) expires: runtime::boot::Span,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct EnrollArgs {
+    /// The token, or @FILE, or - for standard input: others see what is written on a command line
+    #[arg(long, value_name = "T")]
+    pub(crate) token: String,
+    /// Folder to write to; made when absent
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) dir: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -16,6 +16,9 @@ pub(crate) struct NatsConfigArgs {
     /// A mirror to let in, with the host names of its certificate, if peers are to reach it; may be repeated
     #[arg(long, value_name = "ID[=NAME,…]", value_parser = member)]
     pub(crate) mirror: Vec<Member>,
+    /// Folder of mirrors that joined by a token, `enrolled` in the archive's state: so that they can be shut out
+    #[arg(long, value_name = "DIR")]
+    pub(crate) enrolled: Option<PathBuf>,
     /// A user to shut out: a mirror's id, or a role; may be repeated
     #[arg(long, value_name = "USER")]
     pub(crate) revoke: Vec<String>,

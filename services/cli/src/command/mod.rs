@@ -8,6 +8,7 @@ mod change;
 mod client;
 mod directory;
 mod drain;
+mod enroll;
 mod get;
 mod init;
 mod inspect;
@@ -74,6 +75,10 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
             adopt::run(&need(config)?, adopt, output).await
         }
         Command::Mirror(MirrorCommand::NginxSnippet) => nginx::snippet(&need(config)?, output),
+        Command::Mirror(MirrorCommand::Invite(invite)) => {
+            enroll::invite(&need(config)?, &invite, output).await
+        }
+        Command::Mirror(MirrorCommand::Enroll(enroll)) => enroll::enroll(&enroll, output).await,
         Command::Mirror(MirrorCommand::Drain(drain)) => {
             drain::drain(&need(config)?, drain, output).await
         }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use mirrorlog_core::id::MirrorId;
 use runtime::boot::now;
 use runtime::log::access::{Permissions, Realm, Right, User, permissions};
 use runtime::tls::{Authority, Subject};
@@ -68,9 +69,6 @@ pub(crate) fn write(args: &NatsConfigArgs) -> Result<Written, Failure> {
     make_dir(&args.dir)?;
     let dir = args.dir.canonicalize().or_exit(IO)?;
     let mut realm = Realm::open(&dir).or_exit(CREATE)?;
-    for user in &args.revoke {
-        realm.revoke(user, now()).or_exit(CONFIG)?;
-    }
     let mut users = Vec::new();
     for user in User::central() {
         let shut_out = args.revoke.iter().any(|name| name == user.name());
@@ -92,12 +90,36 @@ pub(crate) fn write(args: &NatsConfigArgs) -> Result<Written, Failure> {
             realm.admit(&user, now()).or_exit(CREATE)?,
         ));
     }
+    note_enrolled(&mut realm, args.enrolled.as_deref())?;
+    for user in &args.revoke {
+        realm.revoke(user, now()).or_exit(CONFIG)?;
+    }
     write_certificates(&dir, args)?;
+    let enroll = realm.write_enroll().or_exit(CREATE)?;
+    for (name, mode) in [("ca.pem", PUBLIC_MODE), ("ca.key", SECRET_MODE)] {
+        let text = std::fs::read_to_string(dir.join("tls").join(name)).or_exit(IO)?;
+        write_file(&enroll.join(name), &text, mode)?;
+    }
     write_streams(&dir)?;
     let config = dir.join("nats-server.conf");
     let text = server_config(&dir, args.listen, &args.store, &security(&dir)?);
     write_file(&config, &text, PUBLIC_MODE)?;
     Ok(Written { config, users })
+}
+
+/// Takes in the users that the archive made for mirrors that joined: `ID/nats-user` each.
+fn note_enrolled(realm: &mut Realm, folder: Option<&Path>) -> Result<(), Failure> {
+    let Some(folder) = folder else { return Ok(()) };
+    for entry in std::fs::read_dir(folder).or_exit(IO)? {
+        let entry = entry.or_exit(IO)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Ok(id) = MirrorId::new(&name) else {
+            continue;
+        };
+        let key = std::fs::read_to_string(entry.path().join("nats-user")).or_exit(IO)?;
+        realm.note(id.as_str(), key.trim()).or_exit(CREATE)?;
+    }
+    Ok(())
 }
 
 /// The authority, and a certificate for the server, each role and each mirror; those that are there stay.

@@ -27,6 +27,9 @@ pub(super) struct Plan {
     /// Each service has a user at nats-server and a certificate.
     #[serde(default)]
     secure: bool,
+    /// Where mirrors join by a token, in a secure network.
+    #[serde(default)]
+    enroll_port: Option<u16>,
     pub(super) mirrors: Vec<Mirror>,
 }
 
@@ -89,6 +92,7 @@ impl Plan {
                 consistency,
                 directory: None,
                 secure: args.secure,
+                enroll_port: None,
                 mirrors: Vec::new(),
             }
         };
@@ -103,6 +107,9 @@ impl Plan {
         if plan.directory.is_none() {
             let (http, dns) = (free.next()?, free.next()?);
             plan.directory = Some(DirectoryPorts { http, dns });
+        }
+        if plan.secure && plan.enroll_port.is_none() {
+            plan.enroll_port = Some(free.next()?);
         }
         let mirror_port = match plan.mirror_port {
             Some(port) => port,
@@ -156,6 +163,7 @@ impl Plan {
         let nats_of = |service: &str| format!("url = \"{nats}\"\n{}", known.nats(service));
         let trusted = known.keys([&keys.archive], "keys");
         let config = self.archive_toml(&nats_of("archive"))? + &known.sections("archive");
+        let config = config + &known.enroll(self.enroll_port, self.archive.grpc, &nats);
         write_config(&self.archive_config(dir), &config)?;
         let words = known.keys([&keys.consistency], "keys");
         let (mut audited, mut offered) = (String::new(), String::new());

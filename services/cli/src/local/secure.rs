@@ -51,6 +51,7 @@ impl Known {
             dir: dir.to_owned(),
             host: Vec::new(),
             mirror: members.collect::<Result<_, Failure>>()?,
+            enrolled: None,
             revoke: Vec::new(),
             listen: (std::net::Ipv4Addr::LOCALHOST, nats_port).into(),
             store: dir.join("jetstream"),
@@ -73,6 +74,18 @@ impl Known {
             file(format!("tls/{service}.pem")),
             file(format!("tls/{service}.key")),
             quoted(root),
+        )
+    }
+
+    /// How mirrors join the archive.
+    pub(super) fn enroll(&self, port: Option<u16>, fetch: u16, nats: &str) -> String {
+        let (Some(Access { dir, .. }), Some(port)) = (&self.0, port) else {
+            return String::new();
+        };
+        format!(
+            "\n[enroll]\nlisten = \"127.0.0.1:{port}\"\naddress = \"127.0.0.1:{port}\"\nfetch = \"127.0.0.1:{fetch}\"\n\
+             nats_url = \"{nats}\"\naccess = {}\n",
+            quoted(&dir.join("enroll"))
         )
     }
 

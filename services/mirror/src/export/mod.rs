@@ -139,7 +139,7 @@ impl Exports {
             return Ok(None);
         };
         let dir = &section.dir;
-        std::fs::create_dir_all(dir).map_err(|e| ExportError::io("make", dir, e))?;
+        record::make_folder(dir).map_err(|e| ExportError::io("make", dir, e))?;
         let store: &Store = pages.store();
         if device(dir)? != device(store.dir())? {
             return Err(ExportError::OtherFileSystem {

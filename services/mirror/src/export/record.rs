@@ -189,6 +189,17 @@ pub(super) fn write_durably(file: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder(file)
 }
 
+/// Makes a folder and those above it, durably: a name in a folder that is itself not on the disk is lost with it.
+pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
+    let missing = folder.ancestors().take_while(|above| !above.exists());
+    let missing: Vec<&Path> = missing.collect();
+    std::fs::create_dir_all(folder)?;
+    for made in missing.iter().rev() {
+        sync_folder(made)?;
+    }
+    Ok(())
+}
+
 /// Makes a name in a folder durable.
 pub(super) fn sync_folder(file: &Path) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));

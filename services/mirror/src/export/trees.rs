@@ -16,7 +16,7 @@ use rustix::fs::CWD;
 
 use super::editor::Editor;
 use super::inodes::Inodes;
-use super::record::{Record, sync_folder};
+use super::record::{Record, make_folder, sync_folder};
 use super::{ExportError, TREES};
 use crate::http::{Mounted, Site, Trace};
 use crate::serving::Serving;
@@ -73,7 +73,7 @@ impl Trees {
     pub(super) fn open(dir: &Path, mount: &Mount) -> Result<Self, ExportError> {
         let below = folder_of(mount);
         let home = dir.join(TREES).join(&below);
-        std::fs::create_dir_all(&home).map_err(|e| ExportError::io("make", &home, e))?;
+        make_folder(&home).map_err(|e| ExportError::io("make", &home, e))?;
         let name = &mount.as_str()[1..];
         let shown_at = dir.join(name);
         // From the folder that the symlink is in.
@@ -313,7 +313,7 @@ impl Trees {
         let shown_at = self.shown_at.clone();
         let fail = |e: std::io::Error| ExportError::io("show", &shown_at, e);
         if let Some(folder) = self.shown_at.parent() {
-            std::fs::create_dir_all(folder).map_err(fail)?;
+            make_folder(folder).map_err(fail)?;
         }
         let new = self.dir.join("shown.new");
         remove_file(&new).map_err(fail)?;

@@ -10,6 +10,8 @@ mod realm;
 mod rights;
 mod token;
 
+pub use nkeys::KeyPair;
+
 pub use credentials::{Credentials, CredentialsError};
 pub use realm::{Realm, RealmError};
 pub use rights::{Permissions, Right, User, UserError, permissions};

@@ -142,6 +142,10 @@ impl Realm {
     /// # Errors
     /// [`RealmError::Io`].
     pub fn note(&mut self, name: &str, public: &str) -> Result<(), RealmError> {
+        let known = self.users.get(name).into_iter().flatten();
+        if known.clone().any(|known| known.key == public) {
+            return Ok(());
+        }
         self.remember(name, Some(public.to_owned())).map(drop)
     }
 
@@ -203,6 +207,35 @@ impl Realm {
             "operator: {operator}\nsystem_account: {system}\nresolver: MEMORY\n\
              resolver_preload {{\n  {system}: {watching}\n  {account}: {holding}\n}}\n"
         ))
+    }
+
+    /// Writes what lets mirrors in, and nobody else, into `enroll`: for the archive. The authority's files are the caller's.
+    ///
+    /// # Errors
+    /// [`RealmError::Io`].
+    pub fn write_enroll(&self) -> Result<PathBuf, RealmError> {
+        let dir = self.dir.join("enroll");
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(FOLDER_MODE)
+            .create(&dir);
+        made.map_err(|source| io_error("make", &dir, source))?;
+        let key = self.signers.get(&Right::Mirror);
+        let seed = key
+            .map(KeyPair::seed)
+            .transpose()
+            .map_err(TokenError::from)?;
+        let account = self.account.public_key();
+        for (name, text) in [
+            ("mirror.nk", seed.unwrap_or_default()),
+            ("account", account),
+        ] {
+            let path = dir.join(name);
+            if !path.exists() {
+                write_new(&path, &format!("{text}\n"))?;
+            }
+        }
+        Ok(dir)
     }
 
     fn file_of(&self, name: &str) -> PathBuf {
