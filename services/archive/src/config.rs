@@ -10,7 +10,7 @@ use std::time::Duration;
 use mirrorlog_core::id::{ChannelId, IdError, Mount};
 use mirrorlog_core::layout::{Layout, LayoutError};
 use mirrorlog_core::sign::PublicKey;
-use runtime::boot::TelemetryConfig;
+use runtime::boot::{NetworkLimits, TelemetryConfig};
 use runtime::key::KeyError;
 use runtime::log::NatsConfig;
 use runtime::tls::TlsConfig;
@@ -167,8 +167,12 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// Fetcher, Journal, health and reflection.
     pub grpc_listen: SocketAddr,
+    /// What one network may take of them.
+    pub grpc_limits: NetworkLimits,
     /// Liveness, readiness, metrics.
     pub http_listen: SocketAddr,
+    /// What one network may take of them.
+    pub http_limits: NetworkLimits,
     /// Globs of paths that may be hardlinked into the store: never rewritten in place.
     pub immutable: Vec<String>,
     /// How often heads are signed anew.

@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use mirrorlog_core::sign::TrustedKeys;
 use runtime::Reaction;
-use runtime::boot::{GrpcLimits, Health, metrics, serve_grpc, serve_grpc_unix, serve_http};
+use runtime::boot::{
+    GrpcLimits, Health, HttpLimits, metrics, serve_grpc, serve_grpc_unix, serve_http_within,
+};
 use runtime::log::{Log, StreamIdentity};
 use runtime::state::{Opened, SledState};
 use runtime::store::{Pages, Store};
@@ -78,11 +80,18 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         .context("http.listen")?;
     let socket = bind(&config.admin_socket()).await?;
 
-    let limits = GrpcLimits::default();
+    let limits = GrpcLimits {
+        networks: config.grpc_limits.clone(),
+        ..GrpcLimits::default()
+    };
+    let http_limits = HttpLimits {
+        networks: config.http_limits.clone(),
+        ..HttpLimits::default()
+    };
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
-    let (health_of, stop) = (health.clone(), shutdown.clone());
+    let (health_of, stop, limits_of) = (health.clone(), shutdown.clone(), limits.clone());
     tasks.spawn(async move {
-        Ok(serve_grpc(grpc, public, &health_of, &limits, tls.as_ref(), stop).await?)
+        Ok(serve_grpc(grpc, public, &health_of, &limits_of, tls.as_ref(), stop).await?)
     });
     let (health_of, stop) = (health.clone(), shutdown.clone());
     tasks
@@ -105,7 +114,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         });
     }
     let (router, stop) = (health.router(Arc::new(registry)), shutdown.clone());
-    tasks.spawn(async move { Ok(serve_http(http, router, stop).await?) });
+    tasks.spawn(async move { Ok(serve_http_within(http, router, http_limits, stop).await?) });
     tasks.spawn(follow_log(
         Arc::clone(&daemon),
         health.clone(),

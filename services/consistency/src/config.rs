@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mirrorlog_core::id::{ChannelId, MirrorId, PoolId};
-use runtime::boot::{ByteSize, ConfigError, Span, TelemetryConfig, text, texts};
+use runtime::boot::{ByteSize, ConfigError, NetworkLimits, Span, TelemetryConfig, text, texts};
 use runtime::log::NatsConfig;
 use runtime::tls::TlsConfig;
 use runtime::trust::TrustConfig;
@@ -69,6 +69,9 @@ pub struct ArchiveSection {
 pub struct Listen {
     /// `address:port`
     pub listen: SocketAddr,
+    /// What one network (an IPv4 /24, an IPv6 /48) may take.
+    #[serde(default)]
+    pub limits: NetworkLimits,
 }
 
 /// `[audit]`

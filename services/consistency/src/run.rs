@@ -9,7 +9,7 @@ use fetcher::client::Source;
 use mirrorlog_core::consistency::{Audience, Consistency, Member, Rules};
 use mirrorlog_core::sign::{SecretKey, TrustedKeys};
 use runtime::Reaction;
-use runtime::boot::{GrpcLimits, Health, Span, metrics, serve_grpc, serve_http};
+use runtime::boot::{GrpcLimits, Health, HttpLimits, Span, metrics, serve_grpc, serve_http_within};
 use runtime::feed::{Feed, Park};
 use runtime::key::{read_public, read_secret};
 use runtime::log::Log;
@@ -60,9 +60,14 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let mut registry = metrics::registry("consistency");
     let gauges = Gauges::new(&mut registry);
     let mut servers = JoinSet::new();
-    servers.spawn(serve_http(
+    let http_limits = HttpLimits {
+        networks: config.http.limits.clone(),
+        ..HttpLimits::default()
+    };
+    servers.spawn(serve_http_within(
         http,
         health.router(Arc::new(registry)),
+        http_limits,
         shutdown.clone(),
     ));
     health.degrade("log", "the log was not reached yet");
@@ -99,7 +104,11 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         shutdown: shutdown.clone(),
     };
     let routes = Routes::new(ConsistencyServer::new(service));
-    let (limits, serving, stop) = (GrpcLimits::default(), health.clone(), shutdown.clone());
+    let limits = GrpcLimits {
+        networks: config.grpc.limits.clone(),
+        ..GrpcLimits::default()
+    };
+    let (serving, stop) = (health.clone(), shutdown.clone());
     let shown = tls.clone();
     servers.spawn(async move {
         serve_grpc(grpc, routes, &serving, &limits, shown.as_ref(), stop).await

@@ -12,7 +12,7 @@ use mirrorlog_core::directory::member::{Profile, USUAL_WEIGHT};
 use mirrorlog_core::directory::place::{Asn, Continent, Country};
 use mirrorlog_core::directory::pool::{PoolName, Region};
 use mirrorlog_core::id::{ChannelId, MirrorId, PoolId};
-use runtime::boot::{ByteSize, ConfigError, Span, TelemetryConfig, text, texts};
+use runtime::boot::{ByteSize, ConfigError, NetworkLimits, Span, TelemetryConfig, text, texts};
 use runtime::log::NatsConfig;
 use runtime::tls::TlsConfig;
 use runtime::trust::TrustConfig;
@@ -108,6 +108,9 @@ pub struct HttpSection {
     /// Proxies in front, whose `X-Forwarded-For` is believed.
     #[serde(default)]
     pub trusted_proxies: Vec<IpNet>,
+    /// What one network (an IPv4 /24, an IPv6 /48) may take. Clients of trusted proxies count by their own address.
+    #[serde(default)]
+    pub limits: NetworkLimits,
 }
 
 /// `[dns]`

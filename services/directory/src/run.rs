@@ -9,7 +9,7 @@ use fetcher::client::Source;
 use fetcher::manifests::Manifests;
 use mirrorlog_core::directory::Directory;
 use mirrorlog_core::directory::member::{MirrorIndex, Profile};
-use runtime::boot::{Health, metrics, now, serve_http};
+use runtime::boot::{Health, HttpLimits, metrics, now, serve_http_within};
 use runtime::feed::{Feed, Park};
 use runtime::log::Log;
 use runtime::store::Store;
@@ -133,7 +133,12 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let router = http::router(site, gauges, library, intake, traces, health.clone());
     let router = router.merge(health.router(Arc::new(registry)));
     let stop = shutdown.clone();
-    servers.spawn(async move { Ok(serve_http(http, router, stop).await?) });
+    let limits = HttpLimits {
+        networks: config.http.limits.clone(),
+        trusted_proxies: config.http.trusted_proxies.clone(),
+        ..HttpLimits::default()
+    };
+    servers.spawn(async move { Ok(serve_http_within(http, router, limits, stop).await?) });
     tracing::info!(http = %config.http.listen, mirrors = config.mirrors.len(), "serving");
     let ended = tokio::select! {
         () = shutdown.cancelled() => Ok(()),

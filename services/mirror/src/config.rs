@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use mirrorlog_core::id::{ChannelId, MirrorId, PoolId};
 use mirrorlog_core::view::{Part, View, ViewError};
-use runtime::boot::{ByteRate, ByteSize, Span, TelemetryConfig, text, texts};
+use runtime::boot::{ByteRate, ByteSize, NetworkLimits, Span, TelemetryConfig, text, texts};
 use runtime::log::NatsConfig;
 use runtime::tls::TlsConfig;
 use runtime::trust::TrustConfig;
@@ -139,6 +139,9 @@ pub struct ConsistencySection {
 pub struct Listen {
     /// `address:port`
     pub listen: SocketAddr,
+    /// What one network (an IPv4 /24, an IPv6 /48) may take.
+    #[serde(default)]
+    pub limits: NetworkLimits,
 }
 
 /// `[fetch]`

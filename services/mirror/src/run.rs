@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use fetcher::limit::RateLimiter;
 use mirrorlog_core::id::Lane;
-use runtime::boot::{GrpcLimits, Health};
+use runtime::boot::{GrpcLimits, Health, HttpLimits};
 use runtime::log::{Log, Position};
 use runtime::state::{Control, Opened, SledState};
 use runtime::store::{Pages, Store};
@@ -161,7 +161,14 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let floors = Lane::ALL.map(|lane| engine.floor(lane));
 
     let router = http::router(Arc::clone(&parts)).merge(health.router(Arc::new(registry)));
-    let limits = GrpcLimits::default();
+    let limits = GrpcLimits {
+        networks: config.grpc.limits.clone(),
+        ..GrpcLimits::default()
+    };
+    let http_limits = HttpLimits {
+        networks: config.http.limits.clone(),
+        ..HttpLimits::default()
+    };
     let fetcher = fetcher::server::service(store.clone(), fetcher::server::Limits::default());
     let routes = tonic::service::Routes::new(fetcher);
     let (log_sender, log_receiver) = watch::channel(None);
@@ -229,7 +236,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     tasks.spawn(connect(config, log_sender, shutdown.clone()));
     tracing::info!(mirror = %mirror.id, http = %http.local_addr()?, "mirror serves");
     let served = tokio::try_join!(
-        runtime::boot::serve_http(http, router, shutdown.clone()),
+        runtime::boot::serve_http_within(http, router, http_limits, shutdown.clone()),
         runtime::boot::serve_grpc(
             grpc,
             routes,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mirrorlog_core::id::{ChannelId, Mount};
-use runtime::boot::{Span, TelemetryConfig};
+use runtime::boot::{NetworkLimits, Span, TelemetryConfig};
 use runtime::log::NatsConfig;
 use runtime::tls::TlsConfig;
 use runtime::trust::TrustConfig;
@@ -161,6 +161,8 @@ impl OneOrMore {
 #[serde(deny_unknown_fields)]
 struct Listen {
     listen: SocketAddr,
+    #[serde(default)]
+    limits: NetworkLimits,
 }
 
 #[derive(Default, Deserialize)]
@@ -300,7 +302,9 @@ impl Written {
             trust: self.trust,
             tls: self.tls,
             grpc_listen: self.grpc.listen,
+            grpc_limits: self.grpc.limits,
             http_listen: self.http.listen,
+            http_limits: self.http.limits,
             immutable: self.ingest.immutable,
             heads_renew: self.heads.renew.0,
             heads_expire: self.heads.expire.0,

@@ -4,15 +4,14 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{ConnectInfo, FromRequestParts, Query};
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
-use ipnet::IpNet;
 use mirrorlog_core::directory::View;
 use mirrorlog_core::directory::offer::Needs;
 use mirrorlog_core::directory::place::{Country, Place};
 use mirrorlog_core::id::{Build, ChannelId};
 use mirrorlog_core::limits::ID_MAX_BYTES;
 use mirrorlog_core::path::EntryPath;
+use runtime::boot::client_behind;
 use serde::Deserialize;
 
 use super::Face;
@@ -40,33 +39,10 @@ impl FromRequestParts<std::sync::Arc<Face>> for Peer {
         let info = parts.extensions.get::<ConnectInfo<SocketAddr>>();
         let proxies = &face.site.trusted_proxies;
         let client = |ConnectInfo(peer): &ConnectInfo<SocketAddr>| {
-            behind(proxies, peer.ip(), &parts.headers)
+            client_behind(proxies, peer.ip(), &parts.headers)
         };
         Ok(Self(info.map(client)))
     }
-}
-
-/// Goes back from the peer through the addresses that trusted proxies wrote down, to the first that is none.
-///
-/// What is no address ends the way: nothing to the left of it is believed.
-fn behind(proxies: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-    let trusted = |at: IpAddr| proxies.iter().any(|net| net.contains(&at));
-    let lines = headers.get_all("x-forwarded-for").iter().rev();
-    // By bytes: a line of which one part is no text must not be passed over for the line before.
-    let mut words = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
-    let mut client = peer.to_canonical();
-    while trusted(client)
-        && let Some(word) = words.next()
-    {
-        let address = std::str::from_utf8(word)
-            .ok()
-            .and_then(|text| text.trim().parse::<IpAddr>().ok());
-        let Some(address) = address else {
-            break;
-        };
-        client = address.to_canonical();
-    }
-    client
 }
 
 /// The parameters that all outputs share.
@@ -214,7 +190,8 @@ impl Asked {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use axum::http::HeaderValue;
+    use axum::http::{HeaderMap, HeaderValue};
+    use ipnet::IpNet;
 
     use super::*;
 
@@ -228,7 +205,7 @@ mod tests {
         for line in lines {
             headers.append("x-forwarded-for", HeaderValue::from_bytes(line).unwrap());
         }
-        behind(&proxies, peer.parse().unwrap(), &headers).to_string()
+        client_behind(&proxies, peer.parse().unwrap(), &headers).to_string()
     }
 
     /// The same through one trusted proxy.

@@ -38,12 +38,13 @@ mod status;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::USER_AGENT;
 use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use mirrorlog_core::directory::visit::{Visitor, Visits};
@@ -64,6 +65,8 @@ use refusal::Refusal;
 
 /// Largest word of a client, in bytes: a hundred samples with a trace or two.
 const FEEDBACK_MAX_BYTES: usize = 64 * 1024;
+/// How long it may take to come, and to be answered; stops a body that drips. All of it at 20 kbit/s takes 27 s.
+const FEEDBACK_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// What requests are answered from.
 pub(crate) struct Face {
@@ -138,7 +141,9 @@ pub(crate) fn router(
         .route("/metalink", get(metalink::answer))
         .route(
             "/v1/feedback",
-            post(feedback::answer).layer(DefaultBodyLimit::max(FEEDBACK_MAX_BYTES)),
+            post(feedback::answer)
+                .layer(DefaultBodyLimit::max(FEEDBACK_MAX_BYTES))
+                .layer(from_fn(only_in_time)),
         )
         .route("/", get(pages::answer_dashboard))
         .route("/mirrors.html", get(pages::answer_list))
@@ -162,7 +167,40 @@ async fn only_when_started(State(health): State<Health>, request: Request, next:
     }
 }
 
+/// A client that never comes to the end of what it says is not waited for.
+async fn only_in_time(request: Request, next: Next) -> Response {
+    let answered = tokio::time::timeout(FEEDBACK_TIMEOUT, next.run(request)).await;
+    answered.unwrap_or_else(|_late| Refusal::too_slow(FEEDBACK_TIMEOUT).into_response())
+}
+
 /// A random number; from the clock's last digits when the system has none to give.
 fn random() -> u64 {
     getrandom::u64().unwrap_or_else(|_| RandomState::new().hash_one(0))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use axum::body::{Body, Bytes};
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn attack_a_body_that_drips_is_not_waited_for() {
+        let router: Router = Router::new()
+            .route("/", post(async |body: Bytes| body.len().to_string()))
+            .layer(from_fn(only_in_time));
+        let drip = futures::stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, std::io::Error>(Bytes::from_static(b" ")), ()))
+        });
+        let begun = tokio::time::Instant::now();
+        let request = |body| Request::post("/").body(body).unwrap();
+        let asked = router.clone().oneshot(request(Body::from_stream(drip)));
+        assert_eq!(asked.await.unwrap().status(), StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(begun.elapsed(), FEEDBACK_TIMEOUT);
+        let said = router.oneshot(request(Body::from("it"))).await;
+        assert_eq!(said.unwrap().status(), StatusCode::OK);
+    }
 }

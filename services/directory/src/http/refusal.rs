@@ -1,5 +1,7 @@
 //! Whatever is not answered: a status, a word for programs, a line for people.
 
+use std::time::Duration;
+
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -78,6 +80,15 @@ impl Refusal {
     /// 429.
     pub(super) fn too_many(text: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many", text)
+    }
+
+    /// 408.
+    pub(super) fn too_slow(limit: Duration) -> Self {
+        let text = format!(
+            "the request did not come to its end in {} s",
+            limit.as_secs()
+        );
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too-slow", text)
     }
 
     /// The word and the text, as they are answered.

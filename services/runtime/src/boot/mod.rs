@@ -2,8 +2,10 @@
 
 mod config;
 mod fields;
+mod guest;
 pub mod health;
 pub mod metrics;
+mod networks;
 pub mod serve;
 mod shutdown;
 mod telemetry;
@@ -12,8 +14,13 @@ mod units;
 use mirrorlog_core::time::Timestamp;
 
 pub use config::{ConfigError, folder_of, load_config};
+pub use guest::Reading;
 pub use health::Health;
-pub use serve::{GrpcLimits, grpc_server, listen, serve_grpc, serve_grpc_unix, serve_http};
+pub use networks::{NetworkLimits, Networks, client_behind};
+pub use serve::{
+    GrpcLimits, HttpLimits, grpc_server, listen, serve_grpc, serve_grpc_unix, serve_http,
+    serve_http_within,
+};
 pub use shutdown::shutdown;
 pub use telemetry::{TelemetryConfig, TelemetryGuard, telemetry};
 pub use units::{ByteRate, ByteSize, Span, UnitError, text, texts};

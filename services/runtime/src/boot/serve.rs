@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::ConnectInfo;
-use axum::http::Request;
-use futures::Stream;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, Request, Response, StatusCode};
+use futures::{Stream, StreamExt as _};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use ipnet::IpNet;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +27,9 @@ use tonic::transport::server::{Connected, TcpIncoming};
 use tonic_health::ServingStatus;
 use tower::ServiceExt as _;
 
+use super::guest::{Greeting, Guest, Reading};
 use super::health::{Health, Watch};
+use super::networks::{NetworkLimits, Networks, client_behind};
 use crate::tls::Tls;
 
 /// HTTP/2 flow control, in bytes: a stream may have this much under way, enough for 1 Gbit/s at 30 ms.
@@ -52,9 +57,48 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const LISTEN_RETRY_FOR: Duration = Duration::from_secs(5);
 const LISTEN_RETRY_EVERY: Duration = Duration::from_millis(50);
 
+/// HTTP/2's preface, which a client says before anything else (RFC 9113, 3.4): a connection that does not is none of
+/// gRPC, and has no keep-alive that would end it.
+const GREETING: Greeting = Greeting {
+    bytes: 24,
+    within: Duration::from_secs(10),
+};
+/// What a connection is told that finds no place: written once, not waited for.
+const NO_PLACE: &[u8] =
+    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain; charset=utf-8\r\n\
+    Retry-After: 10\r\nConnection: close\r\nContent-Length: 59\r\n\r\n\
+    too-many: your network has too many connections, try later\n";
+
+/// How much an HTTP server takes on.
+#[derive(Clone, Debug)]
+pub struct HttpLimits {
+    /// What one network may take.
+    pub networks: NetworkLimits,
+    /// Proxies in front: what `X-Forwarded-For` says of their clients is believed, and their connections are not counted.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Time for a request's headers, the wait for the next request on a kept connection included; stops those who
+    /// send a byte now and then.
+    pub headers_timeout: Duration,
+    /// How a client has to read.
+    pub reading: Reading,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            networks: NetworkLimits::default(),
+            trusted_proxies: Vec::new(),
+            headers_timeout: HEADERS_TIMEOUT,
+            reading: Reading::default(),
+        }
+    }
+}
+
 /// How much a gRPC server takes on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct GrpcLimits {
+    /// What one network may take; of it, requests are not counted.
+    pub networks: NetworkLimits,
     /// Calls under way on one connection.
     pub streams_max: u32,
     /// Time until a call is answered; a streamed answer may go on for longer.
@@ -68,6 +112,7 @@ pub struct GrpcLimits {
 impl Default for GrpcLimits {
     fn default() -> Self {
         Self {
+            networks: NetworkLimits::default(),
             streams_max: 256,
             timeout: Duration::from_secs(60),
             keepalive_interval: Duration::from_secs(20),
@@ -176,7 +221,14 @@ pub async fn serve_grpc(
     tls: Option<&Tls>,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
+    let networks = Networks::new(limits.networks.clone());
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming.filter_map(move |accepted| {
+        let guest = accepted
+            .map(|stream| guest_of(stream, &networks))
+            .transpose();
+        std::future::ready(guest)
+    });
     serve_incoming(incoming, routes, health, limits, tls, shutdown).await
 }
 
@@ -202,8 +254,18 @@ pub async fn serve_grpc_unix(
     .await
 }
 
-/// Serves HTTP on a bound TCP socket until `shutdown`; requests under way then have five seconds. Handlers find
-/// the peer in `ConnectInfo<SocketAddr>`. Connections are bounded, and each has to send a request's headers in time.
+/// None when its network has as many connections as it may.
+fn guest_of(stream: TcpStream, networks: &Networks) -> Option<Guest> {
+    let place = networks.enter(stream.peer_addr().ok()?.ip())?;
+    Some(Guest::new(
+        stream,
+        place,
+        Reading::default(),
+        Some(GREETING),
+    ))
+}
+
+/// Serves HTTP with the usual limits: see [`serve_http_within`].
 ///
 /// # Errors
 /// [`ServeError::Http`].
@@ -212,21 +274,41 @@ pub async fn serve_http(
     router: Router,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    within_grace(accept_http(listener, router, shutdown.clone()), &shutdown).await
+    serve_http_within(listener, router, HttpLimits::default(), shutdown).await
+}
+
+/// Serves HTTP on a bound TCP socket until `shutdown`; requests under way then have five seconds. Handlers find
+/// the peer in `ConnectInfo<SocketAddr>`. Connections are bounded, those of one network too, and each has to send a
+/// request's headers in time, to read what it asked for, and not to ask too much.
+///
+/// # Errors
+/// [`ServeError::Http`].
+pub async fn serve_http_within(
+    listener: TcpListener,
+    router: Router,
+    limits: HttpLimits,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let serving = accept_http(listener, router, limits, shutdown.clone());
+    within_grace(serving, &shutdown).await
 }
 
 async fn accept_http(
     listener: TcpListener,
     router: Router,
+    mut limits: HttpLimits,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_TIMEOUT)
+        .header_read_timeout(limits.headers_timeout)
         .max_headers(HEADERS_MAX)
         .max_buf_size(BUFFER_BYTES);
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let proxies: Arc<[IpNet]> = limits.trusted_proxies.clone().into();
+    limits.networks.exempt.extend(limits.trusted_proxies);
+    let networks = Networks::new(limits.networks);
     loop {
         // Whoever finds no place waits in the system's queue.
         let accepted = async {
@@ -247,10 +329,25 @@ async fn accept_http(
         };
         // Answers are small, and their readers wait for them. A socket that refuses is only slower.
         stream.set_nodelay(true).ok();
-        let router = router.clone();
+        let Some(seat) = networks.enter(peer.ip()) else {
+            tracing::debug!(%peer, "a network has too many connections");
+            // Whoever does not take it is closed all the same.
+            stream.try_write(NO_PLACE).ok();
+            continue;
+        };
+        let stream = Guest::new(stream, seat, limits.reading, None);
+        let (router, networks, proxies) = (router.clone(), networks.clone(), Arc::clone(&proxies));
         let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+            let client = client_behind(&proxies, peer.ip(), request.headers());
+            let asked = networks.ask(client);
             request.extensions_mut().insert(ConnectInfo(peer));
-            router.clone().oneshot(request)
+            let router = router.clone();
+            async move {
+                match asked {
+                    Ok(()) => router.oneshot(request).await,
+                    Err(wait) => Ok(asks_too_much(wait)),
+                }
+            }
         });
         let connection = http.serve_connection(TokioIo::new(stream), service);
         let connection = graceful.watch(connection);
@@ -264,6 +361,18 @@ async fn accept_http(
     drop(listener);
     graceful.shutdown().await;
     Ok(())
+}
+
+/// 429, and when to ask again.
+fn asks_too_much(wait: Duration) -> Response<Body> {
+    let text = "too-many: your network asks too much, try later\n";
+    let mut answer = Response::new(Body::from(text));
+    *answer.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    let headers = answer.headers_mut();
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    headers.insert(CONTENT_TYPE, kind);
+    headers.insert(RETRY_AFTER, (wait.as_secs() + 1).into());
+    answer
 }
 
 async fn serve_incoming<I, IO>(
@@ -319,150 +428,6 @@ async fn report(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use std::sync::Arc;
-
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpStream;
-    use tonic::transport::Endpoint;
-    use tonic_health::pb::HealthCheckRequest;
-    use tonic_health::pb::health_client::HealthClient;
-    use tonic_reflection::pb::v1::ServerReflectionRequest;
-    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
-    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-
-    use super::*;
-    use crate::trace::TraceCalls;
-
-    #[tokio::test]
-    async fn grpc_answers_health_and_reflection_and_stops() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (health, stop) = (Health::new(), CancellationToken::new());
-        let serving = {
-            let (health, stop) = (health.clone(), stop.clone());
-            let routes = Routes::default();
-            tokio::spawn(async move {
-                serve_grpc(
-                    listener,
-                    routes,
-                    &health,
-                    &GrpcLimits::default(),
-                    None,
-                    stop,
-                )
-                .await
-            })
-        };
-        let channel = Endpoint::from_shared(format!("http://{address}"))
-            .unwrap()
-            .connect()
-            .await
-            .unwrap();
-        let mut client = HealthClient::with_interceptor(channel.clone(), TraceCalls);
-        let mut statuses = client
-            .watch(HealthCheckRequest {
-                service: String::new(),
-            })
-            .await
-            .unwrap()
-            .into_inner();
-        let wait_for = |wanted: ServingStatus| {
-            tonic_health::pb::health_check_response::ServingStatus::from(wanted) as i32
-        };
-        health.started();
-        while statuses.message().await.unwrap().unwrap().status != wait_for(ServingStatus::Serving)
-        {
-        }
-        health.degrade("log", "away");
-        health.fail("disk", "full");
-        while statuses.message().await.unwrap().unwrap().status
-            != wait_for(ServingStatus::NotServing)
-        {}
-
-        let ask = ServerReflectionRequest {
-            host: String::new(),
-            message_request: Some(MessageRequest::ListServices(String::new())),
-        };
-        let mut client = ServerReflectionClient::new(channel);
-        let answers = client
-            .server_reflection_info(futures::stream::iter([ask]))
-            .await
-            .unwrap();
-        let answer = answers
-            .into_inner()
-            .message()
-            .await
-            .unwrap()
-            .unwrap()
-            .message_response
-            .unwrap();
-        let MessageResponse::ListServicesResponse(list) = answer else {
-            panic!("{answer:?}")
-        };
-        let names: Vec<String> = list
-            .service
-            .into_iter()
-            .map(|service| service.name)
-            .collect();
-        assert!(
-            names.contains(&"mirrorlog.v1.Fetcher".to_owned()),
-            "{names:?}"
-        );
-
-        // The watch above never ends; the server does.
-        tokio::time::pause();
-        stop.cancel();
-        serving.await.unwrap().unwrap();
-    }
-
-    #[tokio::test]
-    async fn http_tells_health_and_metrics() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (health, stop) = (Health::new(), CancellationToken::new());
-        let mut registry = crate::boot::metrics::registry("test");
-        crate::boot::metrics::outbox_pending(&mut registry).set(2);
-        let serving = tokio::spawn(serve_http(
-            listener,
-            health.router(Arc::new(registry)),
-            stop.clone(),
-        ));
-        let get = async |path: &str| {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
-            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-            (head[9..12].to_owned(), body.to_owned())
-        };
-        let both = |code: &str, body: &str| (code.to_owned(), body.to_owned());
-        assert_eq!(get("/healthz").await, both("200", "ok\n"));
-        assert_eq!(
-            get("/readyz").await,
-            both("503", "{\"reasons\":[],\"status\":\"starting\"}\n")
-        );
-        health.started();
-        assert_eq!(
-            get("/readyz").await,
-            both("200", "{\"reasons\":[],\"status\":\"ready\"}\n")
-        );
-        health.degrade("log", "no answer");
-        let degraded =
-            "{\"reasons\":[{\"cause\":\"log\",\"text\":\"no answer\"}],\"status\":\"degraded\"}\n";
-        assert_eq!(get("/readyz").await, both("200", degraded));
-        health.fail("disk", "full");
-        assert_eq!(get("/readyz").await.0, "503");
-        let (code, text) = get("/metrics").await;
-        assert_eq!(code, "200");
-        assert!(
-            text.contains("mirrorlog_outbox_pending 2\n") && text.ends_with("# EOF\n"),
-            "{text}"
-        );
-        stop.cancel();
-        serving.await.unwrap().unwrap();
-    }
-}
+mod attacks;
+#[cfg(test)]
+mod tests;
