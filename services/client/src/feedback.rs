@@ -73,6 +73,8 @@ impl Feedback {
             Answer::Refused => "status",
             // The archive's doing, not the mirror's.
             Answer::Retracted => return,
+            // It may be the own link: how fast it was says a sample of what came.
+            Answer::Slow(_) => return,
         };
         self.saw(mirror, build, outcome, 0, 0.0);
     }

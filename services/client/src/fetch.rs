@@ -9,7 +9,7 @@ use mirrorlog_core::id::Digest;
 
 use crate::part::Part;
 use crate::pin::{Pinned, WantedFile, shown};
-use crate::session::{Climbed, LocalFault, Stop};
+use crate::session::{Climbed, LocalFault, Stop, Turn};
 use crate::source::Source;
 use crate::transfer::Coming;
 use crate::watch::{Event, Watch};
@@ -86,10 +86,11 @@ impl Pinned {
         }
         let part = tokio::sync::Mutex::new(part);
         let (part_here, file) = (&part, file);
-        let attempt = |index, _: Source| async move {
+        let attempt = |Turn { index, rival }, _: Source| async move {
             let coming = Coming {
                 pinned: self,
                 index,
+                rival,
                 file,
                 watch,
             };
@@ -100,8 +101,7 @@ impl Pinned {
             .climb(self.quest(&shown, watch), attempt)
             .await?;
         let Climbed {
-            found: transfer,
-            source: index,
+            found: (index, transfer),
             asked,
         } = climbed;
         let mut part = part.into_inner();

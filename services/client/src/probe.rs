@@ -5,6 +5,7 @@
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use fetcher::web::{Pace, TooSlow};
 use mirrorlog_core::client::climb::Answer;
 use mirrorlog_core::client::speed::{self, PROBE_BYTES};
 use mirrorlog_core::id::{Build, ChannelId};
@@ -162,13 +163,10 @@ async fn probe(web: &Web, url: &str) -> Result<f64, Trouble> {
         return Err(Answer::Refused.into());
     };
     let url = format!("{url}/@/probe/{nonce}?bytes={PROBE_BYTES}");
-    let begun = Instant::now();
-    let answer = web
-        .client()
-        .get(url)
-        .send()
-        .await
-        .map_err(|error| broken(&error))?;
+    let (begun, mut pace) = (Instant::now(), web.pace());
+    let asked = pace.wait(web.client().get(url).send()).await;
+    let answer = asked.map_err(|TooSlow(_)| Answer::Stalled)?;
+    let answer = answer.map_err(|error| broken(&error))?;
     if !answer.status().is_success() {
         let reason = format!("says {} to a probe", answer.status().as_u16());
         return Err(Trouble::Source(Answer::Refused, reason));
@@ -176,15 +174,21 @@ async fn probe(web: &Web, url: &str) -> Result<f64, Trouble> {
     if from_cache(&answer) {
         return Err(Trouble::Cache("a cache in the way says that it answered"));
     }
-    compare(answer, &expected.part(0, PROBE_BYTES)).await?;
+    compare(answer, &expected.part(0, PROBE_BYTES), &mut pace).await?;
     Ok(begun.elapsed().as_secs_f64().max(f64::MIN_POSITIVE))
 }
 
-async fn compare(mut answer: Response, expected: &[u8]) -> Result<(), Trouble> {
+async fn compare(mut answer: Response, expected: &[u8], pace: &mut Pace) -> Result<(), Trouble> {
     const OTHER: Trouble =
         Trouble::Cache("something in the way sends other bytes than the mirror would");
     let mut left = expected;
-    while let Some(chunk) = answer.chunk().await.map_err(|error| broken(&error))? {
+    loop {
+        let next = pace.wait(answer.chunk()).await;
+        let next = next.map_err(|TooSlow(_)| Answer::Stalled)?;
+        let Some(chunk) = next.map_err(|error| broken(&error))? else {
+            break;
+        };
+        pace.came(chunk.len());
         left = left.strip_prefix(&*chunk).ok_or(OTHER)?;
     }
     if left.is_empty() { Ok(()) } else { Err(OTHER) }

@@ -4,7 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mirrorlog_core::client::climb::{self, Answer, Climb, Level, SourceIndex, Step, Verdict, Wish};
+use mirrorlog_core::client::climb::{
+    self, Answer, Climb, Level, Rival, SourceIndex, Step, Verdict, Wish,
+};
 use mirrorlog_core::id::{Build, ChannelId};
 use mirrorlog_core::sign::KeyNumber;
 
@@ -77,6 +79,8 @@ pub(crate) struct Session {
     pub(crate) channel: ChannelId,
     sources: Vec<Source>,
     failed: Mutex<Vec<bool>>,
+    /// How fast those were that were left for giving little, in bytes a second.
+    slow: Mutex<Vec<Option<u64>>>,
     /// The number of a key that signed a statement and is not trusted.
     stranger: Mutex<Option<KeyNumber>>,
 }
@@ -91,21 +95,30 @@ pub(crate) struct Quest<'a> {
     pub(crate) watch: &'a dyn Watch,
 }
 
-/// What was found, by whom, and how many were asked.
+/// Whose turn it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Turn {
+    pub(crate) index: SourceIndex,
+    /// Who else there is.
+    pub(crate) rival: Rival,
+}
+
+/// What was found, and how many were asked.
 pub(crate) struct Climbed<T> {
     pub(crate) found: T,
-    pub(crate) source: SourceIndex,
     pub(crate) asked: usize,
 }
 
 impl Session {
     pub(crate) fn new(inner: Arc<Inner>, channel: ChannelId, sources: Vec<Source>) -> Self {
         let failed = Mutex::new(vec![false; sources.len()]);
+        let slow = Mutex::new(vec![None; sources.len()]);
         Self {
             inner,
             channel,
             sources,
             failed,
+            slow,
             stranger: Mutex::default(),
         }
     }
@@ -114,20 +127,23 @@ impl Session {
     pub(crate) async fn climb<T, F: Future<Output = Result<T, Trouble>>>(
         &self,
         quest: Quest<'_>,
-        attempt: impl Fn(SourceIndex, Source) -> F,
+        attempt: impl Fn(Turn, Source) -> F,
     ) -> Result<Climbed<T>, Stop> {
         let mut climb = Climb::new(quest.build, quest.wish, self.order());
+        let universe = |source: &Source| source.level() == Level::Universe;
+        let universe = self.sources.iter().position(universe).map(SourceIndex);
+        climb = climb.with_last_resort(universe);
         let mut step = climb.begin();
         loop {
             match step {
                 Step::Ask(index) => {
                     let source = self.source(index);
                     tracing::debug!(source = source.name(), what = quest.what, "asking");
-                    match attempt(index, source.clone()).await {
+                    let rival = Rival::among(climb.others().map(|other| self.slow()[other.0]));
+                    match attempt(Turn { index, rival }, source.clone()).await {
                         Ok(found) => {
                             return Ok(Climbed {
                                 found,
-                                source: index,
                                 asked: climb.asked(),
                             });
                         }
@@ -141,7 +157,10 @@ impl Session {
                                 what,
                                 answer,
                             });
-                            step = climb.answered(answer);
+                            step = match answer {
+                                Answer::Slow(bytes_per_s) => climb.postponed(index, bytes_per_s),
+                                answer => climb.answered(answer),
+                            };
                         }
                     }
                 }
@@ -158,6 +177,9 @@ impl Session {
 
     /// Remembers that a source failed, and tells the directory, if the user lets it.
     pub(crate) fn blame(&self, index: SourceIndex, build: Build, answer: Answer) {
+        if let Answer::Slow(bytes_per_s) = answer {
+            self.slow()[index.0] = Some(bytes_per_s);
+        }
         if answer.blames_source() {
             self.failed()[index.0] = true;
         }
@@ -205,7 +227,19 @@ impl Session {
         let levels: Vec<_> = levels
             .map(|(source, failed)| (source.level(), *failed))
             .collect();
-        climb::order(&levels)
+        let mut order = climb::order(&levels);
+        // Whoever gave little is asked after all other mirrors, the fastest of them first.
+        let slow = self.slow();
+        order.sort_by_key(|index| {
+            let (level, failed) = levels[index.0];
+            let slowness = slow[index.0].map_or(0, |speed| u64::MAX - speed);
+            (level == Level::Universe, failed, slowness)
+        });
+        order
+    }
+
+    fn slow(&self) -> MutexGuard<'_, Vec<Option<u64>>> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failed(&self) -> MutexGuard<'_, Vec<bool>> {

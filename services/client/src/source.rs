@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fetcher::web::{Pace, TooSlow};
 use mirrorlog_core::client::climb::{Answer, Level};
 use mirrorlog_core::id::{Build, ChannelId, Digest};
 use mirrorlog_core::limits::{PAGE_MAX_BYTES, STATEMENT_MAX_BYTES};
@@ -20,6 +21,9 @@ use crate::universe::Universe;
 const CONNECTIONS: usize = 8;
 /// Largest small answer: a status, or why something was refused.
 const WORDS_MAX_BYTES: usize = 64 * 1024;
+/// Fewest bytes in [`Options::stall`] that count as progress, unless an answer is at its end: whoever drips is as good as
+/// silent. A link of 20 kbit/s brings six times as many.
+pub(crate) const PROGRESS_BYTES: u64 = 4096;
 /// Room for the signature before a signed statement.
 const SIGNED_MAX_BYTES: usize = STATEMENT_MAX_BYTES + 4096;
 
@@ -47,7 +51,12 @@ impl Web {
         &self.client
     }
 
-    /// Status and body of a small answer. Each read has its own limit; all of them together have one too.
+    /// For one question and its answer.
+    pub(crate) fn pace(&self) -> Pace {
+        Pace::new(PROGRESS_BYTES, self.stall)
+    }
+
+    /// Status and body of a small answer. It has to come on, and all of it has a limit too.
     pub(crate) async fn read(
         &self,
         url: &str,
@@ -66,12 +75,16 @@ impl Web {
     ) -> Result<(StatusCode, Vec<u8>), WebError> {
         let ask = || self.client.get(url).query(query).send();
         // A connection that was kept may have been closed meanwhile.
-        let answer = match ask().await {
-            Err(error) if is_stale(&error) => ask().await?,
-            answer => answer?,
+        let asking = async {
+            match ask().await {
+                Err(error) if is_stale(&error) => ask().await,
+                answer => answer,
+            }
         };
+        let mut pace = self.pace();
+        let answer = pace.wait(asking).await??;
         let status = answer.status();
-        let bytes = body(answer, max_bytes).await?;
+        let bytes = body(answer, max_bytes, &mut pace).await?;
         Ok((status, bytes))
     }
 }
@@ -87,9 +100,20 @@ pub(crate) enum WebError {
     Slow,
 }
 
-async fn body(mut answer: Response, max_bytes: usize) -> Result<Vec<u8>, WebError> {
+impl From<TooSlow> for WebError {
+    fn from(_: TooSlow) -> Self {
+        Self::Slow
+    }
+}
+
+async fn body(
+    mut answer: Response,
+    max_bytes: usize,
+    pace: &mut Pace,
+) -> Result<Vec<u8>, WebError> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = answer.chunk().await? {
+    while let Some(chunk) = pace.wait(answer.chunk()).await?? {
+        pace.came(chunk.len());
         if bytes.len() + chunk.len() > max_bytes {
             return Err(WebError::TooLarge(max_bytes));
         }
@@ -284,8 +308,19 @@ impl Mirror {
         }
     }
 
-    /// Opens a file of a build from an offset on. The caller checks what comes.
+    /// Opens a file of a build from an offset on. The caller checks what comes. Whatever else than the file it says, it
+    /// has to say in the time of one question: a refusal that drips must not hold up a client that can ask others.
     pub(crate) async fn open(
+        &self,
+        web: &Web,
+        (channel, build, path): (&ChannelId, Build, &str),
+        range: Option<(u64, Option<u64>)>,
+    ) -> Result<Response, Answer> {
+        let opened = timeout(web.stall, self.try_open(web, (channel, build, path), range));
+        opened.await.unwrap_or(Err(Answer::Stalled))
+    }
+
+    async fn try_open(
         &self,
         web: &Web,
         (channel, build, path): (&ChannelId, Build, &str),
@@ -309,8 +344,8 @@ impl Mirror {
             return Ok(answer);
         }
         let status = answer.status();
-        let words = timeout(web.stall, body(answer, WORDS_MAX_BYTES)).await;
-        let words = words.ok().and_then(Result::ok).unwrap_or_default();
+        let words = body(answer, WORDS_MAX_BYTES, &mut web.pace()).await;
+        let words = words.unwrap_or_default();
         Err(self.refusal(web, status, &words, channel).await)
     }
 

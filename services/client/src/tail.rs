@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fetcher::web::TooSlow;
 use mirrorlog_core::client::climb::{Answer, SourceIndex};
 use mirrorlog_core::url::encode_path;
 use tokio::sync::Notify;
@@ -21,7 +22,7 @@ use crate::part::Part;
 use crate::pin::{Pinned, WantedFile};
 use crate::session::{LocalFault, Trouble};
 use crate::source::{Source, broken, named_digest};
-use crate::transfer::{Pace, given_range};
+use crate::transfer::given_range;
 
 /// Files with less than this to come are brought by one mirror, in bytes.
 pub(crate) const PARALLEL_ABOVE_BYTES: u64 = 16 << 20;
@@ -129,6 +130,11 @@ impl Tail {
         }
     }
 
+    /// True when nobody brings anything now.
+    pub(crate) fn is_quiet(&self) -> bool {
+        !self.blocks().values().any(|block| *block == Block::Coming)
+    }
+
     /// Some bytes came.
     pub(crate) fn came(&self, bytes: u64) {
         self.came.fetch_add(bytes, Ordering::Relaxed);
@@ -225,16 +231,16 @@ impl Tail {
         let web = &pinned.session.inner.web;
         let path = encode_path(file.path.as_bytes());
         let what = (pinned.channel(), pinned.build(), path.as_str());
+        let mut pace = web.pace();
         let mut answer = mirror.open(web, what, Some((from, Some(to)))).await?;
         let other = named_digest(&answer).is_some_and(|digest| digest != file.entry.digest);
         if other || given_range(&answer, self.size_bytes) != Some((from, to)) {
             return Err(Answer::Corrupt.into());
         }
         let mut at = from;
-        let mut pace = Pace::new();
         while at < to {
-            let chunk = match tokio::time::timeout(web.stall, answer.chunk()).await {
-                Err(_nothing_came) => return Err(Answer::Stalled.into()),
+            let chunk = match pace.wait(answer.chunk()).await {
+                Err(TooSlow(_)) => return Err(Answer::Stalled.into()),
                 Ok(Err(error)) => return Err(broken(&error).into()),
                 Ok(Ok(None)) => return Err(Answer::Unreachable.into()),
                 Ok(Ok(Some(chunk))) => chunk,
@@ -246,9 +252,7 @@ impl Tail {
             written.map_err(|source| self.fault(source))?;
             at += chunk.len() as u64;
             self.came(chunk.len() as u64);
-            if at < to && pace.is_too_slow(chunk.len() as u64, web.stall) {
-                return Err(Answer::Stalled.into());
-            }
+            pace.came(chunk.len());
         }
         Ok(())
     }

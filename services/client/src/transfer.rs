@@ -1,9 +1,19 @@
 //! How one file comes from one source into a part.
+//!
+//! When a source is left for being slow, each window being [`stall`](crate::Options::stall) long, 10 s usually, and the
+//! first one beginning with the question:
+//!
+//! 1. Fewer than [`PROGRESS_BYTES`](crate::source::PROGRESS_BYTES) in a window and not at the end: it is as good as
+//!    silent, whoever else there is.
+//! 2. Fewer than [`LITTLE_BYTES_PER_S`] over a window, and another mirror that was not tried, or was twice as fast: that
+//!    one goes on where this one stopped. Nothing is lost, so behind a slow link, where all are alike, each mirror is
+//!    tried for a window and the fastest then has the time that it needs.
 
 use std::path::Path;
 use std::time::Instant;
 
-use mirrorlog_core::client::climb::{Answer, SourceIndex};
+use fetcher::web::TooSlow;
+use mirrorlog_core::client::climb::{Answer, Rival, SourceIndex};
 use mirrorlog_core::client::speed::Transfer;
 use mirrorlog_core::url::encode_path;
 use reqwest::header::{AGE, CONTENT_RANGE};
@@ -16,8 +26,17 @@ use crate::source::{Mirror, Source, broken, named_digest};
 use crate::tail::{PARALLEL_ABOVE_BYTES, Tail};
 use crate::watch::{Event, Watch};
 
-/// Fewest bytes that count as progress: whoever drips is as good as silent. Over the time after which a source is left.
-const PROGRESS_BYTES: u64 = 4096;
+/// Whoever gives less gives way to others, if there are any.
+const LITTLE_BYTES_PER_S: u64 = 64 * 1024;
+
+/// Who brought the front of a file, and how that came.
+pub(crate) type Brought = (SourceIndex, Transfer);
+
+const NOTHING: Transfer = Transfer {
+    bytes: 0,
+    seconds: 0.0,
+    cached: false,
+};
 
 /// Whether other mirrors bring parts of a large file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,20 +46,23 @@ enum Helpers {
 }
 
 /// One file from one source.
+#[derive(Clone, Copy)]
 pub(crate) struct Coming<'a> {
     pub(crate) pinned: &'a Pinned,
     pub(crate) index: SourceIndex,
+    /// Who else there is.
+    pub(crate) rival: Rival,
     pub(crate) file: &'a WantedFile,
     pub(crate) watch: &'a dyn Watch,
 }
 
 impl Coming<'_> {
-    /// Brings what is missing, and checks the whole; says how it came.
-    pub(crate) async fn bring(&self, part: &mut Part) -> Result<Transfer, Trouble> {
+    /// Brings what is missing, and checks the whole; says who brought the front of it, and how that came.
+    pub(crate) async fn bring(&self, part: &mut Part) -> Result<Brought, Trouble> {
         let had = part.at();
-        let transfer = self.once(part, Helpers::Asked).await?;
+        let brought = self.once(part, Helpers::Asked).await?;
         if part.digest() == self.file.entry.digest {
-            return Ok(transfer);
+            return Ok(brought);
         }
         let all_from_here = had == 0 && part.given_from() == 0;
         if all_from_here {
@@ -48,29 +70,25 @@ impl Coming<'_> {
         }
         part.restart()?;
         // Others gave a part of it, which may be what is wrong.
-        let transfer = self.once(part, Helpers::Left).await?;
+        let brought = self.once(part, Helpers::Left).await?;
         if part.digest() == self.file.entry.digest {
-            return Ok(transfer);
+            return Ok(brought);
         }
         self.corrupt(part)
     }
 
-    fn corrupt(&self, part: &mut Part) -> Result<Transfer, Trouble> {
+    fn corrupt(&self, part: &mut Part) -> Result<Brought, Trouble> {
         part.disown(self.index);
         part.restart()?;
         Err(Answer::Corrupt.into())
     }
 
     /// With helpers, or without when some bytes were found to be wrong.
-    async fn once(&self, part: &mut Part, helpers: Helpers) -> Result<Transfer, Trouble> {
+    async fn once(&self, part: &mut Part, helpers: Helpers) -> Result<Brought, Trouble> {
         let size_bytes = self.file.entry.size_bytes;
-        let mut transfer = Transfer {
-            bytes: 0,
-            seconds: 0.0,
-            cached: false,
-        };
+        let (mut front, mut transfer) = (self.index, NOTHING);
         if part.at() == size_bytes && size_bytes > 0 {
-            return Ok(transfer);
+            return Ok((front, transfer));
         }
         match self.pinned.session.source(self.index) {
             Source::Universe(universe) => {
@@ -96,20 +114,66 @@ impl Coming<'_> {
                 let others = self.pinned.session.helpers(self.index);
                 if large && helpers == Helpers::Asked && !others.is_empty() {
                     let tail = Tail::new(part, size_bytes)?;
-                    let front = async {
-                        let brought = self.front(mirror, part, Some(&tail), &mut transfer).await;
+                    let bringing = async {
+                        let brought = self.fronts(part, &tail, &others, &mut transfer).await;
                         tail.end();
                         brought
                     };
-                    let (brought, ()) =
-                        futures::join!(front, tail.help(self.pinned, self.file, others));
-                    brought?;
+                    let help = tail.help(self.pinned, self.file, others.clone());
+                    let (brought, ()) = futures::join!(bringing, help);
+                    front = brought?;
                 } else {
                     self.front(mirror, part, None, &mut transfer).await?;
                 }
             }
         }
-        Ok(transfer)
+        Ok((front, transfer))
+    }
+
+    /// The front of a large file, from one of the helpers when this source stalls or breaks off: what helpers have brought
+    /// meanwhile is not lost.
+    async fn fronts(
+        &self,
+        part: &mut Part,
+        tail: &Tail,
+        others: &[SourceIndex],
+        transfer: &mut Transfer,
+    ) -> Result<SourceIndex, Trouble> {
+        let mut others = others.iter();
+        let rival = Rival::among(others.clone().map(|_| None));
+        let mut coming = Self { rival, ..*self };
+        loop {
+            let Source::Mirror(mirror) = self.pinned.session.source(coming.index) else {
+                return Err(Answer::Missing.into());
+            };
+            let failed = match coming.front(mirror, part, Some(tail), transfer).await {
+                Ok(()) => return Ok(coming.index),
+                Err(Trouble::Answer(failed)) => failed,
+                Err(local) => return Err(local),
+            };
+            let passing = match failed {
+                Answer::Stalled | Answer::Slow(_) | Answer::Unreachable => others.next(),
+                Answer::Missing
+                | Answer::Older
+                | Answer::Newer(_)
+                | Answer::Retracted
+                | Answer::Corrupt
+                | Answer::Refused => None,
+            };
+            let Some(next) = passing else {
+                return Err(failed.into());
+            };
+            self.pinned
+                .session
+                .blame(coming.index, self.pinned.build(), failed);
+            let rival = Rival::among(others.clone().map(|_| None));
+            *transfer = NOTHING;
+            coming = Self {
+                index: *next,
+                rival,
+                ..*self
+            };
+        }
     }
 
     /// Brings what nobody else does, and takes what others brought, in order.
@@ -149,18 +213,17 @@ impl Coming<'_> {
         let what = (self.pinned.channel(), self.pinned.build(), path.as_str());
         let begun = Instant::now();
         part.give(self.index);
+        let mut pace = web.pace();
         let mut answer = mirror.open(web, what, range).await?;
         self.check(&answer, part)?;
         transfer.cached |= from_cache(&answer);
-        let mut pace = Pace::new();
         loop {
             let until = limit(part.at());
             if part.at() >= until && part.at() < size_bytes {
                 break;
             }
-            let next = tokio::time::timeout(web.stall, answer.chunk()).await;
-            let chunk = match next {
-                Err(_nothing_came) => return Err(Answer::Stalled.into()),
+            let chunk = match pace.wait(answer.chunk()).await {
+                Err(TooSlow(_)) => return Err(Answer::Stalled.into()),
                 Ok(Err(error)) => return Err(broken(&error).into()),
                 Ok(Ok(None)) => break,
                 Ok(Ok(Some(chunk))) => chunk,
@@ -178,8 +241,10 @@ impl Coming<'_> {
                 tail.came(mine.len() as u64);
             }
             self.reached(part.at());
-            if part.at() < size_bytes && pace.is_too_slow(chunk.len() as u64, web.stall) {
-                return Err(Answer::Stalled.into());
+            pace.came(chunk.len());
+            let speed = pace.take_last().filter(|_| part.at() < size_bytes);
+            if let Some(speed) = speed.filter(|speed| self.gives_little(*speed, tail)) {
+                return Err(Answer::Slow(speed).into());
             }
         }
         transfer.seconds += begun.elapsed().as_secs_f64();
@@ -187,6 +252,12 @@ impl Coming<'_> {
             return Err(Answer::Unreachable.into());
         }
         Ok(())
+    }
+
+    /// Beside helpers, who take their share of the link, a front is slow only when they have nothing left to do.
+    fn gives_little(&self, bytes_per_s: u64, tail: Option<&Tail>) -> bool {
+        let alone = tail.is_none_or(Tail::is_quiet);
+        alone && bytes_per_s < LITTLE_BYTES_PER_S && self.rival.beats(bytes_per_s)
     }
 
     /// Compares what the answer says of itself before a byte is taken, or given up.
@@ -256,29 +327,4 @@ pub(crate) fn from_cache(answer: &Response) -> bool {
     let aged = text(AGE.as_str()).and_then(|age| age.trim().parse::<u64>().ok());
     let hit = text("x-cache").is_some_and(|said| said.to_ascii_uppercase().contains("HIT"));
     aged.is_some_and(|age| age > 0) || hit
-}
-
-/// Whether enough comes.
-pub(crate) struct Pace {
-    since: Instant,
-    bytes: u64,
-}
-
-impl Pace {
-    pub(crate) fn new() -> Self {
-        Self {
-            since: Instant::now(),
-            bytes: 0,
-        }
-    }
-
-    pub(crate) fn is_too_slow(&mut self, bytes: u64, over: std::time::Duration) -> bool {
-        self.bytes += bytes;
-        if self.since.elapsed() < over {
-            return false;
-        }
-        let slow = self.bytes < PROGRESS_BYTES;
-        *self = Self::new();
-        slow
-    }
 }

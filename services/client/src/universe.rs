@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::session::{LocalFault, Trouble};
+use crate::source::PROGRESS_BYTES;
 use fetcher::client::{FetchError, FetchOptions, Kind, Source as Fetch, Wanted, fetch_all};
 use futures::TryStreamExt as _;
 use mirrorlog_core::client::climb::Answer;
@@ -164,7 +165,7 @@ impl Universe {
     }
 }
 
-/// Waits while bytes come; none after `stall` without any.
+/// Waits while enough comes; none after `stall` with next to nothing.
 async fn moving<T>(
     work: impl Future<Output = T>,
     stall: Duration,
@@ -177,7 +178,7 @@ async fn moving<T>(
     loop {
         match tokio::time::timeout(LOOK, &mut work).await {
             Ok(done) => return Some(done),
-            Err(_) if received() > last.0 => {
+            Err(_) if received() >= last.0 + PROGRESS_BYTES => {
                 last = (received(), tokio::time::Instant::now());
                 reached(last.0);
             }

@@ -18,12 +18,16 @@ const REPORTS_BURST: f64 = 60.0;
 pub(crate) struct Limits {
     allowed: BTreeMap<String, (f64, Option<Instant>)>,
     waiting: BTreeMap<String, Message>,
-    /// Bytes that wait, of each mirror.
+    /// Bytes that wait, of each mirror and of all.
     waiting_bytes: BTreeMap<String, usize>,
+    all_bytes: usize,
 }
 
 /// Most bytes of reports that wait of one mirror; of more, the next one on the channel is waited for.
 const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The same for all mirrors together; stops a flood in the names of many mirrors, each of which says little.
+const ALL_WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Most mirrors and subjects that limits are kept for; stops a flood of made-up names.
 const LIMITED_MAX: usize = 65_536;
@@ -42,9 +46,13 @@ impl Limits {
 
     fn hold(&mut self, message: Message) {
         let older = self.take(&message.subject);
-        let mirror = mirror_of(&message.subject).to_owned();
+        let subject = message.subject.clone();
+        let mirror = mirror_of(&subject).to_owned();
         let bytes = self.waiting_bytes.entry(mirror).or_default();
-        let kept = if *bytes + message.payload.len() <= WAITING_BYTES_MAX {
+        let size = message.payload.len();
+        let fits =
+            *bytes + size <= WAITING_BYTES_MAX && self.all_bytes + size <= ALL_WAITING_BYTES_MAX;
+        let kept = if fits {
             Some(message)
         } else {
             tracing::debug!(subject = message.subject, "too many reports wait, ignored");
@@ -52,12 +60,16 @@ impl Limits {
         };
         if let Some(kept) = kept {
             *bytes += kept.payload.len();
+            self.all_bytes += kept.payload.len();
             self.waiting.insert(kept.subject.clone(), kept);
+        } else if *bytes == 0 {
+            self.waiting_bytes.remove(mirror_of(&subject));
         }
     }
 
     fn take(&mut self, subject: &str) -> Option<Message> {
         let message = self.waiting.remove(subject)?;
+        self.all_bytes = self.all_bytes.saturating_sub(message.payload.len());
         if let Some(bytes) = self.waiting_bytes.get_mut(mirror_of(subject)) {
             *bytes = bytes.saturating_sub(message.payload.len());
             if *bytes == 0 {
@@ -140,6 +152,24 @@ mod tests {
             .collect();
         assert_eq!(released, [199]);
         assert!(!limits.holds());
+    }
+
+    #[test]
+    fn attack_floods_in_the_names_of_many_mirrors_fill_no_memory() {
+        let (mut limits, now) = (Limits::default(), Instant::now());
+        for mirror in 0..1000 {
+            for sequence in 0..70 {
+                let mut large = message(&format!("mirrorlog.report.m{mirror}.noble"), sequence);
+                large.payload = vec![0; 512 * 1024].into();
+                limits.admit(large, now);
+            }
+        }
+        assert_eq!(limits.all_bytes, ALL_WAITING_BYTES_MAX);
+        let held: usize = limits.waiting.values().map(|one| one.payload.len()).sum();
+        assert_eq!(held, ALL_WAITING_BYTES_MAX);
+        let later = now + Duration::from_secs(60);
+        assert_eq!(limits.release(later).len(), 128);
+        assert_eq!((limits.all_bytes, limits.waiting_bytes.len()), (0, 0));
     }
 
     #[test]

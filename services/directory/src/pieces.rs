@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fetcher::web::{Pace, TooSlow};
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::manifest::FileEntry;
 use quick_cache::Weighter;
@@ -34,8 +35,11 @@ const AT_ONCE: usize = 2;
 const WAITING_MAX: usize = 64;
 /// How long a request waits for pieces that are being read.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// Longest silence of a mirror.
+/// Longest silence of a mirror, and the window in which [`LEAST_BYTES`] have to come: a mirror that drips must not use up
+/// the time that the file has, which the next mirror needs.
 const STALL: Duration = Duration::from_secs(10);
+/// Fewest bytes in such a window.
+const LEAST_BYTES: u64 = 1024 * 1024;
 /// Mirrors that are tried for one file.
 const TRIES_MAX: usize = 3;
 /// What a file may take beside its size at [`SLOWEST_BYTES_PER_S`], all tries together.
@@ -71,6 +75,7 @@ pub(crate) struct Library(Arc<Inner>);
 
 struct Inner {
     client: Client,
+    stall: Duration,
     known: Cache<Digest, Arc<Pieces>, ByBytes>,
     reading: Mutex<BTreeMap<Digest, Ready>>,
     turns: Semaphore,
@@ -122,8 +127,13 @@ fn length_of(size_bytes: u64) -> u64 {
 
 impl Library {
     pub(crate) fn new(config: MetalinkSection) -> Result<Self, reqwest::Error> {
+        Self::with_stall(config, STALL)
+    }
+
+    fn with_stall(config: MetalinkSection, stall: Duration) -> Result<Self, reqwest::Error> {
         Ok(Self(Arc::new(Inner {
-            client: fetcher::web::client(STALL, AT_ONCE)?,
+            client: fetcher::web::client(stall, AT_ONCE)?,
+            stall,
             known: Cache::with_weighter(1024, CACHE_BYTES, ByBytes),
             reading: Mutex::default(),
             turns: Semaphore::new(AT_ONCE),
@@ -214,12 +224,20 @@ impl Library {
 
     async fn read_from(&self, file: &FileEntry, url: &str) -> Result<Pieces, String> {
         let text = |error: reqwest::Error| wire::causes(&error);
-        let mut answer = self.0.client.get(url).send().await.map_err(text)?;
+        let mut pace = Pace::new(LEAST_BYTES, self.0.stall);
+        let slow = |error: TooSlow| error.to_string();
+        let asked = pace.wait(self.0.client.get(url).send()).await;
+        let mut answer = asked.map_err(slow)?.map_err(text)?;
         if !answer.status().is_success() {
             return Err(format!("it answers {}", answer.status()));
         }
         let mut cutter = Cutter::new(length_of(file.size_bytes));
-        while let Some(chunk) = answer.chunk().await.map_err(text)? {
+        loop {
+            let next = pace.wait(answer.chunk()).await;
+            let Some(chunk) = next.map_err(slow)?.map_err(text)? else {
+                break;
+            };
+            pace.came(chunk.len());
             if cutter.read_bytes + chunk.len() as u64 > file.size_bytes {
                 return Err("it is longer than signed".to_owned());
             }
@@ -348,6 +366,60 @@ mod tests {
             after.push(asked.load(Ordering::Relaxed));
         }
         assert_eq!(after, [3, 5, 5]);
+    }
+
+    /// One that answers with these parts, a moment after each other, and counts what was sent.
+    async fn mirror(part: Vec<u8>, pause: Duration) -> (String, Arc<AtomicU32>) {
+        let sent = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&sent);
+        let router = axum::Router::new().fallback(move || {
+            let parts = (part.clone(), Arc::clone(&count));
+            let parts = futures::stream::unfold(parts, move |(part, count)| async move {
+                tokio::time::sleep(pause).await;
+                count.fetch_add(1, Ordering::Relaxed);
+                let bytes = axum::body::Bytes::from(part.clone());
+                Some((Ok::<_, std::io::Error>(bytes), (part, count)))
+            });
+            async { axum::body::Body::from_stream(parts) }
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (url, sent)
+    }
+
+    #[tokio::test]
+    async fn attack_a_mirror_that_drips_leaves_time_for_the_next() {
+        let bytes: Vec<u8> = (0..SIZE_BYTES).map(|at| (at % 251) as u8).collect();
+        let file = FileEntry {
+            digest: Digest::of(&bytes),
+            ..file(0)
+        };
+        let (drips, _) = mirror(vec![0], Duration::from_millis(50)).await;
+        // Ends when the client goes away.
+        let good = axum::Router::new().fallback(move || std::future::ready(bytes.clone()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good_url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, good).await });
+        let section = MetalinkSection {
+            pieces_per_hour: ByteSize(10 * SIZE_BYTES),
+        };
+        let library = Library::with_stall(section, Duration::from_millis(400)).unwrap();
+        let begun = Instant::now();
+        let pieces = library.of(&file, || vec![drips, good_url]).await;
+        assert_eq!(pieces.unwrap().hashes.len(), 2);
+        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn attack_a_body_without_end_is_left_at_the_signed_size() {
+        const PART_BYTES: usize = 16 * 1024;
+        let (endless, sent) = mirror(vec![7; PART_BYTES], Duration::from_millis(1)).await;
+        let library = library(10 * SIZE_BYTES);
+        assert_eq!(library.of(&file(0), || vec![endless]).await, None);
+        // What the sockets took before the server saw that nobody reads, and no more.
+        let after = sent.load(Ordering::Relaxed) as usize * PART_BYTES;
+        assert!(after < SIZE_BYTES as usize + (8 << 20), "{after}");
     }
 
     #[tokio::test]

@@ -17,8 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::{FetchOptions, Present, Source, fetch_manifest};
 
-/// Longest wait for the archive's next page before the mirror is asked.
+/// Longest wait for the archive's next pages before the mirror is asked.
 const ARCHIVE_STALL: Duration = Duration::from_secs(3);
+/// Fewest bytes of them in this time, where there is a mirror to ask; stops a network that lets one byte through now and
+/// then. Where there is none, any byte is progress.
+const ARCHIVE_LEAST_BYTES: u64 = 8 * 1024;
 /// The archive is not asked again for this long after it did not answer.
 const ARCHIVE_PAUSE: Duration = Duration::from_secs(30);
 /// Most manifests whose presence is remembered.
@@ -203,7 +206,8 @@ impl Manifests {
             .archive_down_until
             .is_some_and(|until| until > now);
         if !down {
-            match self.ask_archive(root, present).await? {
+            let least_bytes = other.map_or(1, |_| ARCHIVE_LEAST_BYTES);
+            match self.ask_archive(root, present, least_bytes).await? {
                 true => return Ok(()),
                 false => self.state().archive_down_until = Some(now + ARCHIVE_PAUSE),
             }
@@ -214,8 +218,13 @@ impl Manifests {
         }
     }
 
-    /// False when the archive cannot give all of it, or nothing comes for a while.
-    async fn ask_archive(&self, root: Digest, present: Present) -> Result<bool, ManifestsError> {
+    /// False when the archive cannot give all of it, or next to nothing comes for a while.
+    async fn ask_archive(
+        &self,
+        root: Digest,
+        present: Present,
+        least_bytes: u64,
+    ) -> Result<bool, ManifestsError> {
         let cancel = CancellationToken::new();
         let options = FetchOptions {
             lane: Lane::Priority,
@@ -241,7 +250,7 @@ impl Manifests {
                     tracing::warn!(%root, error, "manifest does not come from the archive");
                     return Ok(false);
                 }
-                Err(_) if progress.received_bytes() > received => {
+                Err(_) if progress.received_bytes() >= received + least_bytes => {
                     received = progress.received_bytes()
                 }
                 Err(_) => {

@@ -1,8 +1,10 @@
 //! Asking mirrors over HTTP, as their clients do.
 
+use std::future::Future;
 use std::time::Duration;
 
 use reqwest::{Client, ClientBuilder, redirect};
+use tokio::time::{Instant, timeout_at};
 
 /// Redirects followed on the mirror itself.
 const REDIRECTS_MAX: usize = 3;
@@ -53,5 +55,67 @@ fn stay(attempt: redirect::Attempt<'_>) -> redirect::Action {
         attempt.follow()
     } else {
         attempt.stop()
+    }
+}
+
+/// Whether enough comes of an answer: so many bytes in every window, the first of which begins with the question.
+///
+/// A byte now and then is no progress, and neither are headers that never end: whoever sends next to nothing is as good
+/// as silent, and found out within one window.
+#[derive(Debug)]
+pub struct Pace {
+    least_bytes: u64,
+    window: Duration,
+    since: Instant,
+    bytes: u64,
+    /// Bytes a second in the last window that ended.
+    last: Option<u64>,
+}
+
+/// Too little came in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("next to nothing came for {} s", .0.as_secs())]
+pub struct TooSlow(pub Duration);
+
+impl Pace {
+    /// The first window begins now.
+    pub fn new(least_bytes: u64, window: Duration) -> Self {
+        Self {
+            least_bytes,
+            window,
+            since: Instant::now(),
+            bytes: 0,
+            last: None,
+        }
+    }
+
+    /// Waits for something that the source does, while enough comes.
+    ///
+    /// # Errors
+    /// [`TooSlow`].
+    pub async fn wait<T>(&mut self, work: impl Future<Output = T>) -> Result<T, TooSlow> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            // What is here already counts, however late this machine looks.
+            if let Ok(done) = timeout_at(self.since + self.window, &mut work).await {
+                return Ok(done);
+            }
+            if self.bytes < self.least_bytes {
+                return Err(TooSlow(self.window));
+            }
+            let seconds = self.since.elapsed().as_secs_f64().max(0.001);
+            self.last = Some((self.bytes as f64 / seconds) as u64);
+            (self.since, self.bytes) = (Instant::now(), 0);
+        }
+    }
+
+    /// Counts what came.
+    pub fn came(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+    }
+
+    /// Bytes a second in the window that ended since the last call, if one did.
+    pub fn take_last(&mut self) -> Option<u64> {
+        self.last.take()
     }
 }

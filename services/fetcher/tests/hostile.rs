@@ -11,6 +11,7 @@ use fetcher::client::{FetchError, FetchOptions, fetch_all};
 use fetcher::protocol::{MESSAGE_WANTS_MAX, OPEN_WANTS_MAX};
 use fetcher::server::Limits;
 use mirrorlog_core::id::{Digest, Lane};
+use runtime::boot::NetworkLimits;
 use support::{Server, assert_here, disk, fill, noise};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -205,6 +206,62 @@ async fn a_client_that_says_nothing_is_cut_off() {
     let server = Server::start_with(&from.store, limits);
     let status = refused(&server, Vec::new()).await;
     assert_eq!(status.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_streams_of_one_network_leave_those_of_others() {
+    let from = disk();
+    let limits = Limits {
+        networks: NetworkLimits {
+            connections: 4,
+            exempt: Vec::new(),
+            ..NetworkLimits::default()
+        },
+        ..Limits::default()
+    };
+    let server = Server::start_with(&from.store, limits);
+    let mut client = FetcherClient::connect(format!("http://{}", server.address))
+        .await
+        .unwrap();
+    let idle = || futures::stream::pending::<FetchRequest>();
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(client.fetch(idle()).await.unwrap());
+    }
+    let refused = client.fetch(idle()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("your network"), "{refused}");
+    drop(held);
+    let back = async { while client.fetch(idle()).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(5), back)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attack_a_stream_without_credit_that_says_no_more_is_ended() {
+    let from = disk();
+    let wants = fill(&from.store, [noise(1, 1000)]);
+    let server = Server::start(&from.store);
+    let mut client = FetcherClient::connect(format!("http://{}", server.address))
+        .await
+        .unwrap();
+    let want = Want {
+        id: 1,
+        digest: wants[0].digest.as_bytes().to_vec().into(),
+        ..Want::default()
+    };
+    let request = FetchRequest {
+        wants: vec![want],
+        credit_bytes: 0,
+    };
+    let mut answers = client
+        .fetch(futures::stream::iter([request]))
+        .await
+        .unwrap()
+        .into_inner();
+    let ended = tokio::time::timeout(Duration::from_secs(5), answers.message());
+    assert!(ended.await.unwrap().unwrap().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub enum Manner {
     Corrupt,
     /// Sends this much, then nothing for ever.
     StallsAfter(usize),
+    /// Sends what it should, and goes on without end. Says no length.
+    Endless,
     /// Closes the connection after this much.
     BreaksAfter(usize),
     /// Answers 200 with a page of its own, as a hotel's network does.
@@ -75,6 +78,8 @@ pub struct Mirror {
     pub nonces: Vec<String>,
     /// Bytes of `Range` headers, as they came.
     pub ranges: Vec<String>,
+    /// Bytes sent beyond the signed ones.
+    pub beyond_bytes: Arc<AtomicU64>,
 }
 
 /// One build.
@@ -249,6 +254,15 @@ impl World {
         self.mirrors[id].lock().unwrap()
     }
 
+    /// Another server in a mirror's place.
+    pub fn replace(&self, id: &str, url: String) {
+        self.directory
+            .lock()
+            .unwrap()
+            .urls
+            .insert(id.to_owned(), url);
+    }
+
     /// A port where nobody listens any more.
     pub fn silence(&self, id: &str) {
         let mut directory = self.directory.lock().unwrap();
@@ -396,6 +410,10 @@ async fn answer(State((archive, mirror)): State<Held>, request: Request) -> Resp
             if *path == "snapshot" {
                 return published.snapshot.clone().into_response();
             }
+            if mirror.manner == Manner::Endless {
+                let content = published.files.get(*path).cloned().unwrap_or_default();
+                return endless(content, Arc::clone(&mirror.beyond_bytes));
+            }
             file(&mirror.manner, published, path, range.as_deref())
         }
         _other => refused(StatusCode::NOT_FOUND, "unknown-path"),
@@ -425,8 +443,19 @@ fn probe(mirror: &Mirror, nonce: &str) -> Response {
         | Manner::Corrupt
         | Manner::Portal
         | Manner::Drips
+        | Manner::Endless
         | Manner::StaleProbes => bytes.into_response(),
     }
+}
+
+fn endless(content: Vec<u8>, beyond_bytes: Arc<AtomicU64>) -> Response {
+    const MORE_BYTES: usize = 8 * 1024;
+    let first = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from(content))]);
+    let more = futures::stream::repeat_with(move || {
+        beyond_bytes.fetch_add(MORE_BYTES as u64, Ordering::Relaxed);
+        Ok(Bytes::from(vec![b'a'; MORE_BYTES]))
+    });
+    Body::from_stream(first.chain(more)).into_response()
 }
 
 /// A twentieth of a second's worth at a time.
@@ -504,8 +533,10 @@ fn file(manner: &Manner, published: &Published, path: &str, range: Option<&str>)
             .header("age", "30")
             .body(Body::from(content))
             .unwrap(),
-        Manner::Good | Manner::Corrupt | Manner::Lost(_) | Manner::StaleProbes => {
-            response.body(Body::from(content)).unwrap()
-        }
+        Manner::Good
+        | Manner::Corrupt
+        | Manner::Endless
+        | Manner::Lost(_)
+        | Manner::StaleProbes => response.body(Body::from(content)).unwrap(),
     }
 }

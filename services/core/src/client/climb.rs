@@ -8,6 +8,10 @@
 //! | it has only older builds (36) | the next source; when nobody has it: wait, then again from the nearest one |
 //! | it has moved on (38) and no longer holds 37 | plan anew at 38, unless a person asked for 37 |
 //! | it lacks the file, sends other bytes, stalls, is away | the next source |
+//! | it gives little, and somebody else may give more | the next source; when nobody gives more: the fastest of those, to the end |
+//!
+//! Who gives little is left without loss: the next one goes on where it stopped. So a mirror that drips costs a moment,
+//! and behind a slow link, where all are alike, each is tried once and the fastest then has its time.
 //!
 //! Time is passed in as nothing at all: a wait is a step that the caller carries out.
 
@@ -68,8 +72,10 @@ pub enum Answer {
     Retracted,
     /// Other bytes than signed.
     Corrupt,
-    /// Nothing came for too long.
+    /// Nothing came for too long, or next to nothing.
     Stalled,
+    /// So many bytes a second came, which is little, and somebody else may give more.
+    Slow(u64),
     /// No connection, or it broke.
     Unreachable,
     /// It answered, and gave nothing.
@@ -81,6 +87,8 @@ impl Answer {
     pub const fn blames_source(self) -> bool {
         match self {
             Self::Corrupt | Self::Stalled | Self::Unreachable => true,
+            // It may be the client's own link.
+            Self::Slow(_) => false,
             Self::Missing | Self::Older | Self::Newer(_) | Self::Retracted | Self::Refused => false,
         }
     }
@@ -94,8 +102,41 @@ impl Answer {
             Self::Retracted => "says that the build was taken back".to_owned(),
             Self::Corrupt => "sent other bytes than signed".to_owned(),
             Self::Stalled => "stalled".to_owned(),
+            Self::Slow(bytes_per_s) => format!("gives {bytes_per_s} bytes a second"),
             Self::Unreachable => "cannot be reached".to_owned(),
             Self::Refused => "answered with an error".to_owned(),
+        }
+    }
+}
+
+/// Who else there is, for a source that gives little.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rival {
+    /// No other mirror.
+    Nobody,
+    /// The fastest of those that gave little too, in bytes a second.
+    Slow(u64),
+    /// Somebody of whom nothing is known.
+    Untried,
+}
+
+impl Rival {
+    /// The best of several, by what is known of their speed.
+    pub fn among(speeds: impl IntoIterator<Item = Option<u64>>) -> Self {
+        let better = |best, speed| match (best, speed) {
+            (Self::Untried, _) | (_, None) => Self::Untried,
+            (Self::Nobody, Some(speed)) => Self::Slow(speed),
+            (Self::Slow(best), Some(speed)) => Self::Slow(best.max(speed)),
+        };
+        speeds.into_iter().fold(Self::Nobody, better)
+    }
+
+    /// Whether it is worth to go there. Twice as fast: two that are alike must not take turns.
+    pub fn beats(self, bytes_per_s: u64) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Slow(other) => other / 2 > bytes_per_s,
+            Self::Untried => true,
         }
     }
 }
@@ -146,6 +187,9 @@ pub struct Climb {
     wish: Wish,
     /// Those still to be asked, the next one last.
     rest: Vec<SourceIndex>,
+    /// Those that gave little, with bytes a second: they come before the last resort, the fastest first.
+    slow: Vec<(u64, SourceIndex)>,
+    last_resort: Option<SourceIndex>,
     asked: usize,
     older: bool,
     worst: Verdict,
@@ -165,15 +209,36 @@ impl Climb {
             build,
             wish,
             rest,
+            slow: Vec::new(),
+            last_resort: None,
             asked: 0,
             older: false,
             worst: Verdict::Nobody,
         }
     }
 
+    /// The same, with a source that is asked only when no other one gives anything.
+    pub fn with_last_resort(mut self, source: Option<SourceIndex>) -> Self {
+        self.last_resort = source;
+        self
+    }
+
     /// The first step.
     pub fn begin(&mut self) -> Step {
         self.next()
+    }
+
+    /// What follows when a source gives little: it is asked again when nobody gives more.
+    pub fn postponed(&mut self, source: SourceIndex, bytes_per_s: u64) -> Step {
+        self.slow.push((bytes_per_s, source));
+        self.next()
+    }
+
+    /// Those that may still be asked, the last resort apart.
+    pub fn others(&self) -> impl Iterator<Item = SourceIndex> {
+        let slow = self.slow.iter().map(|(_, source)| *source);
+        let rest = self.rest.iter().copied().chain(slow);
+        rest.filter(|source| Some(*source) != self.last_resort)
     }
 
     /// What follows from an answer that is not the thing itself.
@@ -190,7 +255,7 @@ impl Climb {
             Answer::Missing | Answer::Refused => Verdict::Missing,
             Answer::Retracted => Verdict::Retracted,
             Answer::Corrupt => Verdict::Corrupt,
-            Answer::Stalled | Answer::Unreachable => Verdict::Unreachable,
+            Answer::Stalled | Answer::Slow(_) | Answer::Unreachable => Verdict::Unreachable,
         };
         self.worst = self.worst.max(verdict);
         self.next()
@@ -202,6 +267,18 @@ impl Climb {
     }
 
     fn next(&mut self) -> Step {
+        let untried = self
+            .rest
+            .iter()
+            .any(|source| Some(*source) != self.last_resort);
+        let fastest = self
+            .slow
+            .iter()
+            .enumerate()
+            .max_by_key(|(_, (speed, _))| *speed);
+        if let Some((index, _)) = fastest.filter(|_| !untried) {
+            return Step::Ask(self.slow.remove(index).1);
+        }
         if let Some(source) = self.rest.pop() {
             self.asked += 1;
             return Step::Ask(source);
@@ -346,6 +423,39 @@ mod tests {
         sources[1].1 = true;
         let order: Vec<usize> = order(&sources).into_iter().map(|source| source.0).collect();
         assert_eq!(order, [3, 5, 0, 4, 1, 2]);
+    }
+
+    #[test]
+    fn attack_a_source_that_gives_little_is_left_and_comes_back_last() {
+        let three = [0, 1, 9].map(SourceIndex);
+        let mut climb = Climb::new(build(37), Wish::Newest, three).with_last_resort(Some(three[2]));
+        assert_eq!(climb.begin(), Step::Ask(three[0]));
+        assert_eq!(climb.others().collect::<Vec<_>>(), [three[1]]);
+        // The first drips. The second is what the own link gives.
+        assert_eq!(climb.postponed(three[0], 500), Step::Ask(three[1]));
+        assert_eq!(
+            climb.postponed(three[1], 2500),
+            Step::Ask(three[1]),
+            "the fastest, not the archive"
+        );
+        assert_eq!(climb.others().collect::<Vec<_>>(), [three[0]]);
+        assert_eq!(climb.asked(), 2);
+        assert_eq!(climb.answered(Answer::Stalled), Step::Ask(three[0]));
+        assert_eq!(climb.answered(Answer::Stalled), Step::Ask(three[2]));
+        assert_eq!(
+            climb.answered(Answer::Missing),
+            Step::GiveUp(Verdict::Missing)
+        );
+    }
+
+    #[test]
+    fn a_rival_is_untried_or_twice_as_fast() {
+        let among = |speeds: &[Option<u64>]| Rival::among(speeds.iter().copied());
+        assert_eq!(among(&[]), Rival::Nobody);
+        assert_eq!(among(&[Some(3), Some(9), Some(1)]), Rival::Slow(9));
+        assert_eq!(among(&[Some(3), None, Some(9)]), Rival::Untried);
+        assert!(!Rival::Nobody.beats(0) && Rival::Untried.beats(u64::MAX));
+        assert!(Rival::Slow(2500).beats(500) && !Rival::Slow(2500).beats(2400));
     }
 
     #[test]

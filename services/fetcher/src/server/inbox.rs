@@ -42,7 +42,7 @@ struct State {
 pub(super) enum Next {
     /// There is credit and something to send.
     Send,
-    /// The client is done and has everything.
+    /// The client is done, and has everything or no credit for it.
     End,
 }
 
@@ -102,7 +102,8 @@ impl Inbox {
                 if work && state.credit > 0 {
                     return Next::Send;
                 }
-                if state.closed && !work {
+                // No credit will come any more: what is open stays open.
+                if state.closed {
                     return Next::End;
                 }
             }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mirrorlog_core::id::Lane;
+use runtime::boot::{NetworkLimits, Networks};
 use runtime::store::Store;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,15 +25,20 @@ use reader::Reader;
 /// Messages read ahead of the network, per stream.
 const READ_AHEAD_MESSAGES: usize = 2;
 
+/// Streams of one network: each holds two messages and more for a client that does not read.
+const STREAMS_PER_NETWORK: u32 = 64;
+
 /// What one server lends to its clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most streams of each lane; further ones are told `RESOURCE_EXHAUSTED`.
     pub streams_max: usize,
     /// Blocking threads that read for each lane. Each lane has its own, so that priority never waits for bulk.
     pub readers: usize,
-    /// A client that says nothing for this long is cut off.
+    /// A client that says nothing for this long, or takes no message of those that it asked for, is cut off.
     pub idle: Duration,
+    /// Streams at a time from one network, as connections; stops one that takes those of all. The machine itself is free.
+    pub networks: NetworkLimits,
 }
 
 impl Default for Limits {
@@ -41,6 +47,10 @@ impl Default for Limits {
             streams_max: 1024,
             readers: 16,
             idle: Duration::from_secs(120),
+            networks: NetworkLimits {
+                connections: STREAMS_PER_NETWORK,
+                ..NetworkLimits::default()
+            },
         }
     }
 }
@@ -52,10 +62,11 @@ pub fn service(store: Store, limits: Limits) -> FetcherServer<Service> {
         readers: Arc::new(Semaphore::new(limits.readers)),
     };
     let service = Service {
+        networks: Networks::new(limits.networks.clone()),
         store,
-        limits,
         priority: lane(),
         bulk: lane(),
+        limits,
     };
     FetcherServer::new(service).max_decoding_message_size(MESSAGE_MAX_BYTES)
 }
@@ -77,6 +88,7 @@ pub fn builder() -> tonic::transport::Server {
 pub struct Service {
     store: Store,
     limits: Limits,
+    networks: Networks,
     priority: LanePool,
     bulk: LanePool,
 }
@@ -105,12 +117,20 @@ impl Fetcher for Service {
                 "too many {lane} streams, try again later"
             )));
         };
+        let place = match request.remote_addr() {
+            Some(peer) => Some(self.networks.enter(peer.ip()).ok_or_else(|| {
+                Status::resource_exhausted("your network has too many streams, try again later")
+            })?),
+            // A socket of this machine.
+            None => None,
+        };
         let inbox = Arc::new(Inbox::default());
         let (sender, answers) = mpsc::channel(READ_AHEAD_MESSAGES);
         let reader = Reader::new(
             self.store.clone(),
             Arc::clone(&inbox),
             Arc::clone(&pool.readers),
+            self.limits.idle,
         );
         let receive = receive(request.into_inner(), Arc::clone(&inbox), self.limits.idle);
         let answer = async move {
@@ -119,7 +139,7 @@ impl Fetcher for Service {
                 () = reader.run(&sender) => {}
                 () = sender.closed() => {}
             }
-            drop(stream);
+            drop((stream, place));
         };
         tokio::spawn(answer.in_current_span());
         Ok(Response::new(ReceiverStream::new(answers)))

@@ -32,6 +32,8 @@ pub(super) struct Reader {
     store: Store,
     inbox: Arc<Inbox>,
     readers: Arc<Semaphore>,
+    /// Longest time in which a client takes no message.
+    idle: Duration,
 }
 
 /// A blob that is half sent.
@@ -44,11 +46,17 @@ struct Current {
 }
 
 impl Reader {
-    pub(super) fn new(store: Store, inbox: Arc<Inbox>, readers: Arc<Semaphore>) -> Self {
+    pub(super) fn new(
+        store: Store,
+        inbox: Arc<Inbox>,
+        readers: Arc<Semaphore>,
+        idle: Duration,
+    ) -> Self {
         Self {
             store,
             inbox,
             readers,
+            idle,
         }
     }
 
@@ -57,7 +65,8 @@ impl Reader {
         let mut current = None;
         while self.inbox.ready(current.is_some()).await == Next::Send {
             // Room first, so that no reader is held by a client that does not read.
-            let Ok(room) = sender.reserve().await else {
+            let Ok(Ok(room)) = tokio::time::timeout(self.idle, sender.reserve()).await else {
+                tracing::debug!("client is gone, or takes nothing of what it asked for");
                 return;
             };
             let Ok(permit) = Arc::clone(&self.readers).acquire_owned().await else {

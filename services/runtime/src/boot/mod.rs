@@ -16,7 +16,7 @@ use mirrorlog_core::time::Timestamp;
 pub use config::{ConfigError, folder_of, load_config};
 pub use guest::Reading;
 pub use health::Health;
-pub use networks::{NetworkLimits, Networks, client_behind};
+pub use networks::{NetworkLimits, Networks, Place, client_behind};
 pub use serve::{
     GrpcLimits, HttpLimits, grpc_server, listen, serve_grpc, serve_grpc_unix, serve_http,
     serve_http_within,

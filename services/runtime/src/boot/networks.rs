@@ -66,9 +66,10 @@ type Buckets = RateLimiter<
 >;
 
 /// Who is connected, and how much was asked lately. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Networks(Arc<Inner>);
 
+#[derive(Debug)]
 struct Inner {
     limits: NetworkLimits,
     connected: Mutex<HashMap<IpNet, u32>>,
@@ -79,7 +80,8 @@ struct Inner {
 }
 
 /// A connection's place; given back when it is dropped.
-pub(super) struct Place {
+#[derive(Debug)]
+pub struct Place {
     networks: Networks,
     network: Option<IpNet>,
 }
@@ -104,7 +106,7 @@ impl Networks {
     }
 
     /// A place for one more connection; none when its network has as many as it may.
-    pub(super) fn enter(&self, peer: IpAddr) -> Option<Place> {
+    pub fn enter(&self, peer: IpAddr) -> Option<Place> {
         let most = self.0.limits.connections;
         let network = (most > 0 && !self.is_exempt(peer)).then(|| neighbourhood(peer));
         if let Some(network) = network {

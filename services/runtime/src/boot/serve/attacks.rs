@@ -256,3 +256,155 @@ async fn a_slow_reader_that_goes_on_is_served_to_the_end() {
     assert!(came > BODY_BYTES, "{came}");
     server.stop().await;
 }
+
+/// A gRPC server with nothing but health and reflection.
+async fn grpc(networks: NetworkLimits) -> (SocketAddr, CancellationToken) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+    let serving = stop.clone();
+    let limits = GrpcLimits {
+        networks,
+        ..GrpcLimits::default()
+    };
+    tokio::spawn(async move {
+        let (routes, health) = (Routes::default(), Health::new());
+        serve_grpc(listener, routes, &health, &limits, serving)
+            .await
+            .unwrap();
+    });
+    (address, stop)
+}
+
+/// What a connection brings until the server closes it.
+async fn until_closed(mut stream: TcpStream) -> Vec<u8> {
+    let mut came = Vec::new();
+    stream.read_to_end(&mut came).await.ok();
+    came
+}
+
+#[tokio::test(start_paused = true)]
+async fn attack_a_grpc_connection_that_says_nothing_is_closed() {
+    let (address, stop) = grpc(NetworkLimits::default()).await;
+    // Nothing, and half of the preface.
+    for said in [&b""[..], b"PRI * HTTP/2"] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(said).await.unwrap();
+        let begun = Instant::now();
+        let closed = timeout(GREETING.within * 2, until_closed(stream)).await;
+        assert!(closed.is_ok(), "{said:?}");
+        assert!(begun.elapsed() <= GREETING.within + Duration::from_secs(1));
+    }
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn attack_many_grpc_connections_of_one_network_leave_places_for_others() {
+    let (address, stop) = grpc(limits(3, 0, 0).networks).await;
+    let connect = async |from: &str| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        stream
+            .write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat())
+            .await
+            .ok();
+        stream
+    };
+    let mut held = Vec::new();
+    for host in 1..=3 {
+        let mut stream = connect(&format!("127.9.9.{host}")).await;
+        stream.read_exact(&mut [0; 9]).await.unwrap();
+        held.push(stream);
+    }
+    let refused = timeout(SOON, until_closed(connect("127.9.9.4").await))
+        .await
+        .unwrap();
+    assert!(refused.is_empty());
+    // The server's settings come to a neighbour.
+    connect("127.9.8.1")
+        .await
+        .read_exact(&mut [0; 9])
+        .await
+        .unwrap();
+    drop(held);
+    stop.cancel();
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// One frame (RFC 9113, 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    [head, payload.to_vec()].concat()
+}
+
+/// Headers of a call: POST, http, / (RFC 7541, appendix A), with or without the end of the stream.
+fn call(stream: u32, flags: u8) -> Vec<u8> {
+    const END_HEADERS: u8 = 4;
+    frame(1, END_HEADERS | flags, stream, &[0x83, 0x86, 0x84])
+}
+
+/// Error code of the GOAWAY among frames, if there is one.
+fn goaway(mut bytes: &[u8]) -> Option<u32> {
+    while bytes.len() >= 9 {
+        let length = u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]) as usize;
+        let (kind, rest) = (bytes[3], &bytes[9..]);
+        let payload = rest.get(..length)?;
+        if kind == 7 {
+            return Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+        }
+        bytes = &rest[length..];
+    }
+    None
+}
+
+#[tokio::test]
+async fn attack_rapid_resets_end_the_connection() {
+    const ENHANCE_YOUR_CALM: u32 = 0xb;
+    let (address, stop) = grpc(NetworkLimits::default()).await;
+    let mut flood = [PREFACE, &frame(4, 0, 0, &[])].concat();
+    for number in 0..10_000_u32 {
+        let stream = 2 * number + 1;
+        flood.extend(call(stream, 0));
+        flood.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
+    }
+    let (mut from, mut to) = TcpStream::connect(address).await.unwrap().into_split();
+    let flooding = tokio::spawn(async move { to.write_all(&flood).await });
+    let mut came = Vec::new();
+    timeout(SOON, from.read_to_end(&mut came))
+        .await
+        .unwrap()
+        .ok();
+    assert_eq!(goaway(&came), Some(ENHANCE_YOUR_CALM));
+    drop(from);
+    flooding.await.unwrap().ok();
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn attack_more_streams_than_allowed_are_refused() {
+    const REFUSED_STREAM: u32 = 7;
+    let (address, stop) = grpc(NetworkLimits::default()).await;
+    let allowed = GrpcLimits::default().streams_max;
+    let mut flood = [PREFACE, &frame(4, 0, 0, &[])].concat();
+    // None of them ends.
+    flood.extend((0..=allowed).flat_map(|number| call(2 * number + 1, 0)));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&flood).await.unwrap();
+    let mut came = Vec::new();
+    let refused = async {
+        loop {
+            let mut some = [0; 4096];
+            let read = stream.read(&mut some).await.unwrap();
+            assert!(read > 0, "closed without a word");
+            came.extend_from_slice(&some[..read]);
+            let reset = frame(3, 0, 2 * allowed + 1, &REFUSED_STREAM.to_be_bytes());
+            if came.windows(reset.len()).any(|frame| frame == reset) {
+                return;
+            }
+        }
+    };
+    timeout(SOON, refused).await.unwrap();
+    stop.cancel();
+}
