@@ -139,6 +139,9 @@ pub struct DnsSection {
     /// The channels that the names stand for; empty: all.
     #[serde(default, deserialize_with = "texts")]
     pub channels: Vec<ChannelId>,
+    /// What one network may take: who asks more over UDP is told to come by TCP, in as many bytes as it sent.
+    #[serde(default = "dns_limits")]
+    pub limits: NetworkLimits,
 }
 
 /// `[geo]`
@@ -426,6 +429,16 @@ fn usual_name() -> String {
 
 fn usual_ttl() -> Span {
     Span(Duration::from_secs(150))
+}
+
+/// A quarter of the places for TCP, and what no resolver asks that keeps answers for their time.
+fn dns_limits() -> NetworkLimits {
+    NetworkLimits {
+        connections: 64,
+        requests_per_s: 200,
+        burst: 1000,
+        ..NetworkLimits::default()
+    }
 }
 
 fn http_port() -> u16 {

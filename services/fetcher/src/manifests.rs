@@ -15,7 +15,7 @@ use runtime::store::{Draft, Pages, Store, StoreError};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{FetchOptions, Present, Source, fetch_manifest};
+use crate::client::{FetchOptions, HELD_MAX_BYTES, Present, Source, fetch_manifest};
 
 /// Longest wait for the archive's next pages before the mirror is asked.
 const ARCHIVE_STALL: Duration = Duration::from_secs(3);
@@ -275,7 +275,7 @@ impl Manifests {
     async fn walk<P: PageSource>(&self, root: Digest, other: &P) -> Result<(), ManifestsError> {
         let mut level = vec![root];
         let mut seen = BTreeSet::new();
-        let mut inner = Vec::new();
+        let (mut inner, mut held_bytes) = (Vec::new(), 0);
         while !level.is_empty() {
             seen.extend(level.iter().copied());
             if seen.len() > PAGES_MAX {
@@ -290,6 +290,12 @@ impl Manifests {
                     let (digest, bytes, page) = page?;
                     below.extend(page.children().filter(|child| !seen.contains(child)));
                     let is_leaf = page.children().next().is_none();
+                    if !is_leaf {
+                        held_bytes += bytes.as_ref().map_or(0, Vec::len);
+                    }
+                    if held_bytes > HELD_MAX_BYTES {
+                        return Err(ManifestsError::TooLarge(root));
+                    }
                     let stored = if is_leaf { &mut leaves } else { &mut inner };
                     stored.extend(bytes.map(|bytes| (digest, bytes)));
                 }

@@ -223,16 +223,18 @@ async fn attack_streams_of_one_network_leave_those_of_others() {
     let mut client = FetcherClient::connect(format!("http://{}", server.address))
         .await
         .unwrap();
-    let idle = || futures::stream::pending::<FetchRequest>();
     let mut held = Vec::new();
     for _ in 0..4 {
-        held.push(client.fetch(idle()).await.unwrap());
+        let (sender, requests) = tokio::sync::mpsc::channel::<FetchRequest>(1);
+        let answers = client.fetch(ReceiverStream::new(requests)).await.unwrap();
+        held.push((sender, answers));
     }
-    let refused = client.fetch(idle()).await.unwrap_err();
+    let nothing = futures::stream::empty::<FetchRequest>;
+    let refused = client.fetch(nothing()).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(refused.message().contains("your network"), "{refused}");
     drop(held);
-    let back = async { while client.fetch(idle()).await.is_err() {} };
+    let back = async { while client.fetch(nothing()).await.is_err() {} };
     tokio::time::timeout(Duration::from_secs(5), back)
         .await
         .unwrap();

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use runtime::boot::now;
+use runtime::boot::{Networks, now};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
@@ -117,15 +117,16 @@ pub(crate) async fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let desk = Arc::new(Desk::new(bound.zone, section, site, gauges));
+    let networks = Networks::new(section.limits.clone());
     // What is under way ends with these futures; resolvers ask again.
     tokio::select! {
         () = shutdown.cancelled() => Ok(()),
-        () = serve_udp(bound.udp, Arc::clone(&desk)) => Ok(()),
-        () = serve_tcp(bound.tcp, desk) => Ok(()),
+        () = serve_udp(bound.udp, Arc::clone(&desk), networks.clone()) => Ok(()),
+        () = serve_tcp(bound.tcp, desk, networks) => Ok(()),
     }
 }
 
-async fn serve_udp(socket: UdpSocket, desk: Arc<Desk>) {
+async fn serve_udp(socket: UdpSocket, desk: Arc<Desk>, networks: Networks) {
     let socket = Arc::new(socket);
     let mut buffer = vec![0; QUESTION_MAX_BYTES];
     let mut tasks = JoinSet::new();
@@ -139,11 +140,15 @@ async fn serve_udp(socket: UdpSocket, desk: Arc<Desk>) {
                 continue;
             }
         };
+        let carrier = match networks.ask(from.ip()) {
+            Ok(()) => Carrier::Udp,
+            Err(_wait) => Carrier::Brief,
+        };
         // A task each, so that a message that breaks something breaks nothing else.
         let (desk, socket) = (Arc::clone(&desk), Arc::clone(&socket));
         let question = buffer[..count].to_vec();
         tasks.spawn(async move {
-            if let Some(answer) = desk.answer(&question, from.ip(), Carrier::Udp, now())
+            if let Some(answer) = desk.answer(&question, from.ip(), carrier, now())
                 && let Err(error) = socket.send_to(&answer, from).await
             {
                 tracing::debug!(%error, "a DNS answer could not be sent");
@@ -152,14 +157,19 @@ async fn serve_udp(socket: UdpSocket, desk: Arc<Desk>) {
     }
 }
 
-async fn serve_tcp(listener: TcpListener, desk: Arc<Desk>) {
+async fn serve_tcp(listener: TcpListener, desk: Arc<Desk>, networks: Networks) {
     let mut tasks = JoinSet::new();
     loop {
         make_room(&mut tasks, TCP_MAX).await;
         match listener.accept().await {
             Ok((stream, from)) => {
+                // Whose network has its share is closed without a word.
+                let Some(place) = networks.enter(from.ip()) else {
+                    continue;
+                };
                 let desk = Arc::clone(&desk);
                 tasks.spawn(async move {
+                    let _place = place;
                     // Ends by silence, by an error or by age: nothing is amiss, and the other end knows.
                     timeout(TCP_LIFE, converse(stream, from, &desk)).await.ok();
                 });

@@ -27,6 +27,9 @@ const PLAIN_MAX: u16 = 512;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Carrier {
     Udp,
+    /// UDP, from where too much is asked, or only said to be: whose address it is nobody knows. The answer is no longer
+    /// than the question and says to come by TCP, which nobody can who lied about the address.
+    Brief,
     Tcp,
 }
 
@@ -74,10 +77,14 @@ impl Desk {
         let mut reply = Message::response(header.id, header.op_code);
         reply.metadata.recursion_desired = header.recursion_desired;
         let mut size_max = match carrier {
-            Carrier::Udp => PLAIN_MAX,
+            Carrier::Udp | Carrier::Brief => PLAIN_MAX,
             Carrier::Tcp => u16::MAX,
         };
         match question(bytes, &header) {
+            Ok((query, _)) if carrier == Carrier::Brief => {
+                reply.add_query(query);
+                reply.metadata.truncation = true;
+            }
             Ok((query, edns)) => {
                 if let (Carrier::Udp, Some(edns)) = (carrier, &edns) {
                     size_max = edns.max_payload().clamp(PLAIN_MAX, DEFAULT_MAX_PAYLOAD_LEN);

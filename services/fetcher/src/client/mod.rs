@@ -39,6 +39,9 @@ use crate::limit::RateLimiter;
 
 /// Most sources of one fetch.
 pub const SOURCES_MAX: usize = 63;
+/// Most bytes of inner pages that are held until all leaves are here. One page in a hundred is
+/// an inner one; stops a manifest that was made to have hardly anything but inner pages, each the digest of the next.
+pub(crate) const HELD_MAX_BYTES: usize = 256 * 1024 * 1024;
 /// Larger blobs are written to a partial file, so that a later fetch goes on inside them.
 pub const PARTIAL_ABOVE_BYTES: u64 = 1024 * 1024;
 
@@ -212,6 +215,14 @@ pub enum FetchError {
         #[source]
         source: PageError,
     },
+    /// Its inner pages take more memory than those of any: park.
+    #[error(
+        "the manifest has more inner pages than any, more than {HELD_MAX_BYTES} bytes by page {digest}"
+    )]
+    TooLarge {
+        /// The first one that is too much.
+        digest: Digest,
+    },
     /// The store could not be written: retry when there is room.
     #[error("fetched content could not be stored")]
     Store(#[from] StoreError),
@@ -225,7 +236,7 @@ impl FetchError {
     pub fn reaction(&self) -> Reaction {
         match self {
             Self::Cancelled | Self::AllDropped { .. } | Self::Task(_) => Reaction::Retry,
-            Self::Page { .. } => Reaction::Park,
+            Self::Page { .. } | Self::TooLarge { .. } => Reaction::Park,
             Self::Sources(_) => Reaction::Halt,
             Self::Store(error) => error.reaction(),
         }

@@ -9,7 +9,7 @@ use mirrorlog_core::limits::PAGE_MAX_BYTES;
 use mirrorlog_core::manifest::Page;
 use runtime::store::{Store, StoreError};
 
-use super::{FetchError, FetchOptions, Fetched, Kind, Source, Wanted, engine};
+use super::{FetchError, FetchOptions, Fetched, HELD_MAX_BYTES, Kind, Source, Wanted, engine};
 
 /// What a page that is here already says about the pages below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,7 @@ pub async fn fetch_manifest(
     let walk = Walk {
         store: store.clone(),
         present,
+        held_max_bytes: HELD_MAX_BYTES,
         state: Mutex::default(),
     };
     let (walk, wants) = tokio::task::spawn_blocking(move || {
@@ -64,6 +65,7 @@ pub async fn fetch_manifest(
 pub(super) struct Walk {
     store: Store,
     present: Present,
+    held_max_bytes: usize,
     state: Mutex<State>,
 }
 
@@ -73,6 +75,7 @@ struct State {
     seen: HashSet<Digest>,
     /// Inner pages, each after the one above it. Few: one in a hundred.
     held: Vec<(Digest, Bytes)>,
+    held_bytes: usize,
 }
 
 /// What a page turned out to be.
@@ -103,7 +106,14 @@ impl Walk {
         if children.is_empty() {
             return Ok(Found::Leaf);
         }
-        self.lock().held.push((*digest, bytes.clone()));
+        {
+            let mut state = self.lock();
+            state.held_bytes += bytes.len();
+            if state.held_bytes > self.held_max_bytes {
+                return Err(FetchError::TooLarge { digest: *digest });
+            }
+            state.held.push((*digest, bytes.clone()));
+        }
         Ok(Found::Inner(self.missing(children, has)?))
     }
 
@@ -179,4 +189,53 @@ fn children(digest: &Digest, bytes: &[u8]) -> Result<Vec<Digest>, FetchError> {
         source,
     })?;
     Ok(page.children().collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use mirrorlog_core::manifest::memory::MemoryPages;
+    use mirrorlog_core::manifest::{Builder, Entry, FileEntry, Mode, PageRead as _};
+    use mirrorlog_core::path::EntryPath;
+    use mirrorlog_core::time::Mtime;
+
+    use super::*;
+
+    #[test]
+    fn attack_inner_pages_without_end_are_not_held() {
+        let pages = MemoryPages::new();
+        let mut builder = Builder::new(&pages);
+        for number in 0..2000 {
+            let path = EntryPath::new(format!("{number:06}").as_bytes()).unwrap();
+            let entry = FileEntry {
+                size_bytes: 1,
+                digest: Digest::of(b"x"),
+                mode: Mode::Plain,
+                mtime: Mtime::from_seconds(0),
+            };
+            builder.push(&path, &Entry::File(entry)).unwrap();
+        }
+        let root = builder.finish().unwrap().root;
+        assert!(pages.page(&root).unwrap().children().next().is_some());
+        let bytes: Bytes = pages.bytes(&root).unwrap().into();
+        let dir = tempfile::tempdir().unwrap();
+        let walk = |held_max_bytes| Walk {
+            store: Store::open(dir.path()).unwrap(),
+            present: Present::Whole,
+            held_max_bytes,
+            state: Mutex::default(),
+        };
+        let nothing = |_: &Digest| Ok(false);
+        let enough = walk(bytes.len());
+        assert!(matches!(
+            enough.page(&root, &bytes, nothing),
+            Ok(Found::Inner(_))
+        ));
+        // One more of the same size is too much.
+        let more = enough.page(&root, &bytes, nothing).unwrap_err();
+        assert!(matches!(more, FetchError::TooLarge { .. }), "{more}");
+        assert_eq!(enough.take_held().len(), 1);
+        let less = walk(bytes.len() - 1).page(&root, &bytes, nothing);
+        assert!(matches!(less, Err(FetchError::TooLarge { .. })));
+    }
 }

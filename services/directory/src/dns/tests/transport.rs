@@ -199,3 +199,42 @@ async fn bytes_of_strangers_break_nothing() {
     }
     assert!(answered > 10_000, "{answered}");
 }
+
+#[tokio::test]
+async fn attack_a_flood_is_answered_with_no_more_than_it_sent() {
+    let limits = "limits = { requests_per_s = 1, burst = 20, exempt = [] }";
+    let net = Net::with(limits).await;
+    let mut question = question("nz.mirrors.test", RecordType::TXT);
+    let mut edns = Edns::new();
+    edns.set_max_payload(4096);
+    question.set_edns(edns);
+    let bytes = question.to_vec().unwrap();
+    let (mut whole, mut brief) = (0, 0);
+    for _ in 0..200 {
+        let came = net.udp_bytes(&bytes).await;
+        let answer = Message::from_vec(&came).unwrap();
+        if answer.metadata.truncation {
+            assert!(came.len() <= bytes.len() && answer.answers.is_empty());
+            brief += 1;
+        } else {
+            whole += 1;
+        }
+    }
+    assert!((20..40).contains(&whole), "{whole} {brief}");
+    assert!(!net.tcp(&question).await.metadata.truncation);
+}
+
+#[tokio::test]
+async fn attack_tcp_connections_of_one_network_are_bounded() {
+    let limits = "limits = { connections = 2, exempt = [] }";
+    let net = Net::with(limits).await;
+    let connect = || TcpStream::connect(net.address);
+    let held = [connect().await.unwrap(), connect().await.unwrap()];
+    let mut refused = connect().await.unwrap();
+    let closed = timeout(Duration::from_secs(2), refused.read_u16());
+    assert!(
+        closed.await.unwrap().is_err(),
+        "long before an idle one is closed"
+    );
+    drop(held);
+}
