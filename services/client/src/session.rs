@@ -157,9 +157,10 @@ impl Session {
                                 what,
                                 answer,
                             });
-                            step = match answer {
-                                Answer::Slow(bytes_per_s) => climb.postponed(index, bytes_per_s),
-                                answer => climb.answered(answer),
+                            step = if let Answer::Slow(bytes_per_s) = answer {
+                                climb.postponed(index, bytes_per_s)
+                            } else {
+                                climb.answered(answer)
                             };
                         }
                     }

@@ -44,7 +44,9 @@ async fn hostile(harm: Harm) -> String {
 impl Harm {
     async fn to(self, mut stream: TcpStream) -> std::io::Result<()> {
         let mut question = [0; 4096];
-        stream.read(&mut question).await?;
+        if stream.read(&mut question).await? == 0 {
+            return Ok(());
+        }
         let (said, pause): (&[u8], _) = match self {
             Self::SaysNothing => (b"", None),
             Self::DripsHeaders => (b"HTTP/1.1 200 OK\r\nA: ", Some(PAUSE)),
