@@ -268,7 +268,7 @@ async fn grpc(networks: NetworkLimits) -> (SocketAddr, CancellationToken) {
     };
     tokio::spawn(async move {
         let (routes, health) = (Routes::default(), Health::new());
-        serve_grpc(listener, routes, &health, &limits, serving)
+        serve_grpc(listener, routes, &health, &limits, None, serving)
             .await
             .unwrap();
     });

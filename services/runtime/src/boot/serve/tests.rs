@@ -24,7 +24,15 @@ async fn grpc_answers_health_and_reflection_and_stops() {
         let (health, stop) = (health.clone(), stop.clone());
         let routes = Routes::default();
         tokio::spawn(async move {
-            serve_grpc(listener, routes, &health, &GrpcLimits::default(), None, stop).await
+            serve_grpc(
+                listener,
+                routes,
+                &health,
+                &GrpcLimits::default(),
+                None,
+                stop,
+            )
+            .await
         })
     };
     let channel = Endpoint::from_shared(format!("http://{address}"))
