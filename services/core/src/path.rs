@@ -118,15 +118,24 @@ pub enum TargetError {
     /// Leads out of the tree.
     #[error("symlink leads out of the tree")]
     Escapes,
+    /// `..` after a name, as in `a/../b`.
+    #[error(
+        "'..' after a name in a symlink's target: where that leads depends on what the name is"
+    )]
+    ClimbsBack,
 }
 
 /// Resolves a symlink's target against the folder of the link, lexically.
 ///
-/// Returns the path it names inside the tree (empty for the tree's top).
+/// Returns the path it names inside the tree (empty for the tree's top). File systems resolve otherwise: where `a` is a
+/// symlink, their `a/..` is the folder above its target, and a chain of such links leads out of a tree in which each of
+/// them stays inside. Only a target that climbs first and then goes down means the same to both; others are refused, as
+/// rsync's `--safe-links` does since CVE-2024-12088.
 ///
 /// # Errors
 /// [`TargetError::Escapes`] for absolute targets and for those that climb above the top;
-/// [`TargetError::Malformed`] for what no file system takes.
+/// [`TargetError::ClimbsBack`] for those that climb after a name; [`TargetError::Malformed`] for what no file system
+/// takes.
 pub fn resolve_target(link: &EntryPath, target: &[u8]) -> Result<Vec<u8>, TargetError> {
     let breaks = |&b: &u8| b == 0 || b == b'\n';
     if target.is_empty() || target.len() > TARGET_MAX_BYTES || target.iter().any(breaks) {
@@ -137,13 +146,18 @@ pub fn resolve_target(link: &EntryPath, target: &[u8]) -> Result<Vec<u8>, Target
     }
     let mut parts: Vec<&[u8]> = link.as_bytes().split(|&b| b == b'/').collect();
     parts.pop();
+    let mut goes_down = false;
     for component in target.split(|&b| b == b'/') {
         match component {
             b"" | b"." => {}
+            b".." if goes_down => return Err(TargetError::ClimbsBack),
             b".." => {
                 parts.pop().ok_or(TargetError::Escapes)?;
             }
-            name => parts.push(name),
+            name => {
+                goes_down = true;
+                parts.push(name);
+            }
         }
     }
     Ok(parts.join(&b'/'))
@@ -273,6 +287,10 @@ mod tests {
         );
         assert_eq!(resolve_target(&link, b".."), Ok(Vec::new()));
         assert_eq!(resolve_target(&link, b"../.."), Err(TargetError::Escapes));
+        assert_eq!(
+            resolve_target(&link, b"../pool/../x"),
+            Err(TargetError::ClimbsBack)
+        );
         assert_eq!(resolve_target(&link, b"/etc"), Err(TargetError::Escapes));
     }
 
