@@ -7,6 +7,7 @@
 //! | [`store`] | pages and blobs as content-addressed files |
 //! | [`state`] | small control state in sled |
 //! | [`key`] | key files in signify's format |
+//! | [`beneath`] | folders that no name leads out of |
 //! | [`package`] | packing lists out of OpenBSD's packages |
 //! | [`boot`] | configuration, telemetry, shutdown, health, metrics, the clock |
 //! | [`tls`] | TLS on gRPC, and a network's own authority |
@@ -14,6 +15,7 @@
 //! | [`trace`] | one trace over NATS headers and gRPC metadata |
 #![warn(missing_docs)]
 
+pub mod beneath;
 pub mod boot;
 pub mod feed;
 pub mod key;
