@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod admin;
+mod hostile;
 
 use std::path::Path;
 
@@ -13,22 +14,29 @@ fn request(bench: &Bench) -> PublishRequest {
 
 struct Bench {
     dir: tempfile::TempDir,
+    top: PathBuf,
     admin: FakeAdmin,
 }
 
 impl Bench {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("tree")).unwrap();
+        let top = dir.path().to_owned();
+        Self::within(dir, top).await
+    }
+
+    /// Somewhere else; its socket, whose path has to be short, is in `dir`.
+    async fn within(dir: tempfile::TempDir, top: PathBuf) -> Self {
+        std::fs::create_dir(top.join("tree")).unwrap();
         let admin = FakeAdmin::start(&dir.path().join("admin.sock"));
-        let bench = Self { dir, admin };
+        let bench = Self { dir, top, admin };
         bench.write("a", "one");
         bench.write("d/b", "two");
         bench
     }
 
     fn tree(&self) -> PathBuf {
-        self.dir.path().join("tree")
+        self.top.join("tree")
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -38,9 +46,9 @@ impl Bench {
     }
 
     fn config(&self) -> PublishConfig {
-        let at = |name: &str| self.dir.path().join(name);
+        let at = |name: &str| self.top.join(name);
         PublishConfig {
-            socket: at("admin.sock"),
+            socket: self.dir.path().join("admin.sock"),
             store_dir: at("store"),
             state_dir: at("state"),
             immutable: Vec::new(),

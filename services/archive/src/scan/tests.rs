@@ -9,8 +9,11 @@ use tempfile::TempDir;
 use super::*;
 use crate::publish::{Purpose, Rule};
 
+mod hostile;
+
 struct Bench {
-    dir: TempDir,
+    _dir: TempDir,
+    top: PathBuf,
     workspace: Workspace,
 }
 
@@ -21,18 +24,27 @@ impl Bench {
 
     fn with(purpose: Purpose) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("tree")).unwrap();
-        let workspace = Workspace::open(
-            &dir.path().join("store"),
-            &dir.path().join("scratch"),
-            purpose,
-        )
-        .unwrap();
-        Self { dir, workspace }
+        let top = dir.path().to_owned();
+        Self::at(dir, top, purpose)
+    }
+
+    /// Somewhere else.
+    fn within(dir: TempDir, top: PathBuf) -> Self {
+        Self::at(dir, top, Purpose::Publish)
+    }
+
+    fn at(dir: TempDir, top: PathBuf, purpose: Purpose) -> Self {
+        std::fs::create_dir(top.join("tree")).unwrap();
+        let workspace = Workspace::open(&top.join("store"), &top.join("scratch"), purpose).unwrap();
+        Self {
+            _dir: dir,
+            top,
+            workspace,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join("tree").join(name)
+        self.top.join("tree").join(name)
     }
 
     fn write(&self, name: &str, text: &str) {
@@ -51,14 +63,14 @@ impl Bench {
     }
 
     fn scan_over(&self, published: Option<Digest>) -> (Scanned, Faults, u64) {
-        let tree = Tree::open(&self.dir.path().join("tree")).unwrap();
+        let tree = Tree::open(&self.top.join("tree")).unwrap();
         let counters = Counters::default();
         let mut faults = Faults::default();
         let input = ScanInput {
             tree: &tree,
             workspace: &self.workspace,
             select: &|_path| true,
-            cache: &self.dir.path().join("scan/c.cache"),
+            cache: &self.top.join("scan/c.cache"),
             published,
             counters: &counters,
         };
@@ -127,7 +139,7 @@ fn what_cannot_be_published_is_listed_and_nothing_is_cached() {
         [Rule::Path, Rule::SpecialFile, Rule::Symlink, Rule::Symlink]
     );
     assert_eq!(scanned.summary.entries, 1);
-    assert!(!bench.dir.path().join("scan/c.cache").exists());
+    assert!(!bench.top.join("scan/c.cache").exists());
 }
 
 #[test]
@@ -178,7 +190,7 @@ fn a_tree_that_changes_is_noticed() {
     for n in 0..3 {
         bench.write(&format!("d/{n}"), "before");
     }
-    let tree = Tree::open(&bench.dir.path().join("tree")).unwrap();
+    let tree = Tree::open(&bench.top.join("tree")).unwrap();
     let counters = Counters::default();
     let meddled = std::sync::atomic::AtomicBool::new(false);
     // Called for each entry while the scan runs: the moment at which somebody else writes.
@@ -194,7 +206,7 @@ fn a_tree_that_changes_is_noticed() {
         tree: &tree,
         workspace: &bench.workspace,
         select: &select,
-        cache: &bench.dir.path().join("scan/c.cache"),
+        cache: &bench.top.join("scan/c.cache"),
         published: None,
         counters: &counters,
     };

@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use mirrorlog_core::manifest::Mode;
-use rustix::fs::{AtFlags, FileType, OFlags, ResolveFlags, Stat};
+use runtime::beneath::{Links, Top};
+use rustix::fs::{AtFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 /// What stat says of a name, as far as it tells that content is still the same.
@@ -45,16 +46,14 @@ pub(crate) enum Kind {
 /// A folder whose content is to be published.
 #[derive(Debug)]
 pub(crate) struct Tree {
-    root: OwnedFd,
+    top: Top,
     path: PathBuf,
 }
 
 impl Tree {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
         Ok(Self {
-            root,
+            top: Top::open(path)?,
             path: path.canonicalize()?,
         })
     }
@@ -66,14 +65,14 @@ impl Tree {
 
     /// Opens a folder; empty: the tree's top.
     pub(crate) fn folder(&self, path: &[u8]) -> io::Result<OwnedFd> {
-        let path = if path.is_empty() { b"." } else { path };
-        self.open_below(path, OFlags::RDONLY | OFlags::DIRECTORY)
+        Ok(self.top.folder(path, Links::Refused)?)
     }
 
     /// Opens a file for reading, and says what it is now.
     pub(crate) fn file(&self, path: &[u8]) -> io::Result<(File, Stamp)> {
         // Not blocking: a pipe that was put there since must not hang the scan.
-        let file = self.open_below(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let file = self.top.open_at(path, flags, Links::Refused)?;
         let stamp = stamp(&rustix::fs::fstat(&file)?);
         Ok((File::from(file), stamp))
     }
@@ -95,31 +94,7 @@ impl Tree {
 
     /// Looks at the tree's top itself.
     pub(crate) fn look_at_top(&self) -> io::Result<Stamp> {
-        Ok(stamp(&rustix::fs::fstat(&self.root)?))
-    }
-
-    /// `openat2` with everything forbidden that could leave the tree; older kernels and strict
-    /// sandboxes lack it, so component by component then.
-    fn open_below(&self, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let resolve =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let mode = rustix::fs::Mode::empty();
-        match rustix::fs::openat2(&self.root, path, flags, mode, resolve) {
-            Err(Errno::NOSYS | Errno::PERM) => self.open_by_component(path, flags),
-            other => Ok(other?),
-        }
-    }
-
-    fn open_by_component(&self, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
-        let (folder, name) = split(path);
-        let mut at = self.root.try_clone()?;
-        let mode = rustix::fs::Mode::empty();
-        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        for component in folder.split(|&b| b == b'/').filter(|c| !c.is_empty()) {
-            at = rustix::fs::openat(&at, component, step, mode)?;
-        }
-        Ok(rustix::fs::openat(&at, name, flags, mode)?)
+        Ok(stamp(&rustix::fs::fstat(self.top.root())?))
     }
 }
 
@@ -137,7 +112,12 @@ pub(crate) fn look_at(folder: impl AsFd, name: &[u8]) -> io::Result<(Stamp, Kind
         FileType::RegularFile => Kind::File(Mode::from_bits(stat.st_mode)),
         FileType::Directory => Kind::Folder,
         FileType::Symlink => {
-            let target = rustix::fs::readlinkat(&folder, name, Vec::new())?;
+            let target = rustix::fs::readlinkat(&folder, name, Vec::new());
+            // It was a symlink, and something else has the name by now.
+            let target = target.map_err(|error| match error {
+                Errno::INVAL => Errno::NOENT,
+                other => other,
+            })?;
             Kind::Symlink(CStr::to_bytes(&target).into())
         }
         FileType::Fifo => Kind::Special("a pipe"),
@@ -162,7 +142,16 @@ pub(crate) fn means_changed(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(
         errno,
-        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NXIO)
+        // The last two: it was moved out of the tree while it was looked up.
+        Some(
+            Errno::NOENT
+                | Errno::NOTDIR
+                | Errno::LOOP
+                | Errno::ISDIR
+                | Errno::NXIO
+                | Errno::XDEV
+                | Errno::AGAIN
+        )
     )
 }
 
@@ -202,9 +191,6 @@ mod tests {
         for link in [&b"out"[..], b"same"] {
             assert!(means_changed(&folder_at(&top, link).unwrap_err()));
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
-        assert!(tree.open_by_component(b"in/file", flags).is_ok());
-        assert!(tree.open_by_component(b"out/passwd", flags).is_err());
         assert!(matches!(tree.look(b"out").unwrap().1, Kind::Symlink(t) if &*t == b"/etc"));
     }
 }

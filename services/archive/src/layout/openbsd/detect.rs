@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use mirrorlog_core::openbsd::package;
 use runtime::package::read_packing_list;
+use rustix::fs::{Mode, OFlags};
 
 use super::Outline;
 
@@ -71,7 +72,14 @@ impl Seen {
             return true;
         }
         // Other archives of that name are no packages.
-        let is_package = |path| File::open(path).is_ok_and(|file| read_packing_list(file).is_ok());
+        let is_package =
+            |path: &PathBuf| open(path).is_ok_and(|file| read_packing_list(file).is_ok());
         self.outline.has_lists() && self.package.as_ref().is_some_and(is_package)
     }
+}
+
+/// Opens what was a file a moment ago. Should it be a symlink or a pipe by now, it is not followed and hangs nobody.
+fn open(path: &Path) -> std::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
