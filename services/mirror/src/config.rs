@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use mirrorlog_core::id::{ChannelId, MirrorId, PoolId};
+use mirrorlog_core::limits::NAME_MAX_BYTES;
 use mirrorlog_core::view::{Part, View, ViewError};
 use runtime::boot::{ByteRate, ByteSize, NetworkLimits, Span, TelemetryConfig, text, texts};
 use runtime::log::NatsConfig;
@@ -95,8 +96,8 @@ pub struct MirrorSection {
     /// Free space that is never used.
     #[serde(default = "free_floor")]
     pub free_floor: ByteSize,
-    /// Host name in the trace file; the id when absent.
-    #[serde(default)]
+    /// Host name in the trace file, and that file's name; the id when absent.
+    #[serde(default, deserialize_with = "host_name")]
     pub fqdn: Option<String>,
     /// Who maintains it, for the trace file.
     #[serde(default)]
@@ -236,6 +237,19 @@ impl Default for PeersSection {
             rate: None,
         }
     }
+}
+
+fn host_name<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(from)?;
+    let label = |label: &str| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        !label.is_empty() && !label.starts_with('-') && label.bytes().all(plain)
+    };
+    if text.len() <= NAME_MAX_BYTES && text.split('.').all(label) {
+        return Ok(Some(text));
+    }
+    let told = format!("{text:?} is no host name: write one such as mirror.example.org");
+    Err(serde::de::Error::custom(told))
 }
 
 fn host_and_port<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {

@@ -82,7 +82,8 @@ async fn take(config: &Config, args: AdoptArgs, output: &Output) -> Result<u8, F
     }
     if let Some(first) = &taken.first_unread {
         output.note(&format!(
-            "{} could not be read, {} for one; what they have is fetched",
+            "{} could not be read or lie behind a symlink that leads out of the tree, {} for one; what they have is \
+             fetched (instead of a symlink, `mount --bind` leads to another disk)",
             count(taken.unread, "file or folder"),
             first.display()
         ));

@@ -1,11 +1,11 @@
 //! What a tree has of some builds, hashed and put into the store. What is there already is not read again, so a run
 //! that was interrupted goes on where its last commit was.
+//!
+//! Symlinks are followed as far as they stay in the tree. A file that is reached through others belongs to somebody
+//! else: a second name for it in the store would be one that its owner can write through.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ffi::OsStr;
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,7 +13,11 @@ use std::sync::{Mutex, PoisonError};
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::manifest::{self, FileEntry};
 use rayon::prelude::*;
+use runtime::beneath::{Links, Top};
 use runtime::store::{Batch, Pages, Pin, Store, StoreError};
+
+use rustix::fs::{AtFlags, Dir, FileType};
+use rustix::io::Errno;
 
 use super::{AdoptError, Wanted};
 
@@ -69,7 +73,8 @@ pub struct Taken {
     pub hashed_bytes: u64,
     /// Bytes that could not be shared with the tree, and take room of their own (or share extents only).
     pub copied_bytes: u64,
-    /// Files and folders of the tree that could not be read, and were passed over.
+    /// Files and folders of the tree that could not be read, or lie behind a symlink that leads out of it, and were
+    /// passed over.
     pub unread: u64,
     /// The first of them.
     pub first_unread: Option<PathBuf>,
@@ -86,7 +91,8 @@ pub struct Take {
 /// A content that a build has.
 #[derive(Clone)]
 struct Content {
-    path: PathBuf,
+    /// Below the tree.
+    path: Vec<u8>,
     file: FileEntry,
 }
 
@@ -112,8 +118,13 @@ impl Take {
     /// [`AdoptError`] of the tree, the store or the manifests. What was made durable stays.
     pub fn run(&self, dry: bool, taking: &Taking) -> Result<Taken, AdoptError> {
         let pages = Pages::new(self.store.clone(), PAGES_CACHED_BYTES);
+        let top = Top::open(&self.from).map_err(|source| AdoptError::Tree {
+            path: self.from.clone(),
+            source,
+        })?;
         let mut run = Run {
             take: self,
+            top,
             dry,
             taking,
             batch: self.store.batch(),
@@ -141,7 +152,7 @@ impl Take {
                     continue;
                 }
                 some.push(Content {
-                    path: self.from.join(OsStr::from_bytes(path.as_bytes())),
+                    path: path.as_bytes().to_vec(),
                     file: *file,
                 });
                 if some.len() >= LOOKED_AT_ONCE {
@@ -156,6 +167,7 @@ impl Take {
 
 struct Run<'a> {
     take: &'a Take,
+    top: Top,
     dry: bool,
     taking: &'a Taking,
     batch: Batch,
@@ -217,13 +229,10 @@ impl Run<'_> {
         if self.take.store.size(&file.digest)?.is_some() {
             return Ok(Look::Stored);
         }
-        let Some(open) = open(path, file.size_bytes) else {
+        let Some((open, mtime)) = self.open(path, file.size_bytes) else {
             return Ok(Look::Elsewhere);
         };
-        let dated = open
-            .metadata()
-            .is_ok_and(|metadata| metadata.mtime() == file.mtime.as_seconds());
-        if self.dry && dated {
+        if self.dry && mtime == file.mtime.as_seconds() {
             return Ok(Look::Taken);
         }
         // The file that is no longer what it was when the build was made is what a mirror of it lacks.
@@ -238,7 +247,7 @@ impl Run<'_> {
     /// None when it cannot be read.
     fn hash(
         &self,
-        path: &Path,
+        path: &[u8],
         open: &File,
         size_bytes: u64,
         expected: Option<&Digest>,
@@ -272,11 +281,11 @@ impl Run<'_> {
     }
 
     /// Goes on without: it is fetched.
-    fn cannot_read(&self, path: &Path) {
+    fn cannot_read(&self, path: &[u8]) {
         self.unread_count.fetch_add(1, Ordering::Relaxed);
         let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
         if unread.is_empty() {
-            unread.push(path.to_owned());
+            unread.push(self.top.shown(path));
         }
     }
 
@@ -285,24 +294,11 @@ impl Run<'_> {
         if self.moved.is_empty() {
             return Ok(());
         }
-        let mut folders = vec![self.take.from.clone()];
+        let mut folders: Vec<Vec<u8>> = vec![Vec::new()];
         let mut some = Vec::new();
         while let Some(folder) = folders.pop() {
-            let Ok(listed) = std::fs::read_dir(&folder) else {
+            if self.list(&folder, &mut folders, &mut some).is_err() {
                 self.cannot_read(&folder);
-                continue;
-            };
-            for item in listed.filter_map(Result::ok) {
-                // Gone by now, if it has no kind or size.
-                let Ok(kind) = item.file_type() else { continue };
-                if kind.is_dir() {
-                    folders.push(item.path());
-                } else if kind.is_file()
-                    && let Ok(size_bytes) = item.metadata().map(|metadata| metadata.len())
-                    && self.moved.contains_key(&size_bytes)
-                {
-                    some.push((item.path(), size_bytes));
-                }
             }
             if some.len() >= LOOKED_AT_ONCE {
                 self.under_other_names(std::mem::take(&mut some))?;
@@ -311,12 +307,44 @@ impl Run<'_> {
         self.under_other_names(some)
     }
 
-    fn under_other_names(&mut self, some: Vec<(PathBuf, u64)>) -> Result<(), AdoptError> {
+    /// Adds a folder's folders, and its files that are of a size that is missing.
+    fn list(
+        &self,
+        folder: &[u8],
+        folders: &mut Vec<Vec<u8>>,
+        some: &mut Vec<(Vec<u8>, u64)>,
+    ) -> Result<(), Errno> {
+        let open = self.top.folder(folder, Links::Refused)?;
+        for item in Dir::read_from(&open)? {
+            let item = item?;
+            let name = item.file_name().to_bytes();
+            if [&b"."[..], b".."].contains(&name) {
+                continue;
+            }
+            // Gone by now, if it has no kind or size.
+            let Ok(stat) = rustix::fs::statat(&open, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
+            let slash: &[u8] = if folder.is_empty() { b"" } else { b"/" };
+            let path = [folder, slash, name].concat();
+            let size_bytes = u64::try_from(stat.st_size).unwrap_or(0);
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => folders.push(path),
+                FileType::RegularFile if self.moved.contains_key(&size_bytes) => {
+                    some.push((path, size_bytes));
+                }
+                _other => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn under_other_names(&mut self, some: Vec<(Vec<u8>, u64)>) -> Result<(), AdoptError> {
         let found: Result<Vec<Option<Digest>>, AdoptError> = some
             .par_iter()
             .map(|(path, size_bytes)| {
-                let open = open(path, *size_bytes);
-                let found = open.map(|open| self.hash(path, &open, *size_bytes, None));
+                let open = self.open(path, *size_bytes);
+                let found = open.map(|(open, _)| self.hash(path, &open, *size_bytes, None));
                 Ok(found.transpose()?.flatten())
             })
             .collect();
@@ -355,14 +383,18 @@ impl Run<'_> {
         self.taken.first_unread = unread.into_iter().next();
         Ok(self.taken)
     }
-}
 
-/// A file of that size; none when there is no such thing, or it is gone by now.
-fn open(path: &Path, size_bytes: u64) -> Option<File> {
-    // Looked at first: opening a device or a pipe may wait for ever.
-    let metadata = std::fs::metadata(path).ok()?;
-    if !metadata.is_file() || metadata.len() != size_bytes {
-        return None;
+    /// A file of that size and when it was changed, in seconds; none when there is no such thing, or it is gone by now.
+    fn open(&self, path: &[u8], size_bytes: u64) -> Option<(File, i64)> {
+        match self.top.file(path, Links::Inside) {
+            Ok((file, stat)) => {
+                (u64::try_from(stat.st_size) == Ok(size_bytes)).then_some((file, stat.st_mtime))
+            }
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::INVAL) => None,
+            Err(_unreadable) => {
+                self.cannot_read(path);
+                None
+            }
+        }
     }
-    File::open(path).ok()
 }

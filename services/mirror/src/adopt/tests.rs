@@ -10,8 +10,16 @@ use tempfile::TempDir;
 
 use super::*;
 
+#[path = "../../../../tests/support/hostile/around.rs"]
+mod around;
+#[path = "../../../../tests/support/hostile/names.rs"]
+mod names;
+
+use around::{Canary, RACES, Swapper};
+
 struct World {
-    home: TempDir,
+    _home: TempDir,
+    top: PathBuf,
     store: Store,
 }
 
@@ -20,13 +28,23 @@ const THEN: u64 = 1_700_000_000;
 impl World {
     fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
-        let store = Store::open(&home.path().join("store")).unwrap();
-        std::fs::create_dir(home.path().join("tree")).unwrap();
-        Self { home, store }
+        let top = home.path().to_owned();
+        Self::within(home, top)
+    }
+
+    /// Somewhere else.
+    fn within(home: TempDir, top: PathBuf) -> Self {
+        let store = Store::open(&top.join("store")).unwrap();
+        std::fs::create_dir(top.join("tree")).unwrap();
+        Self {
+            _home: home,
+            top,
+            store,
+        }
     }
 
     fn tree(&self) -> PathBuf {
-        self.home.path().join("tree")
+        self.top.join("tree")
     }
 
     /// A file of the tree, of the date that builds have.
@@ -127,14 +145,14 @@ fn a_tree_gives_what_it_has_and_is_not_changed() {
 fn a_name_is_given_and_taken_back_in_one_step() {
     let world = World::new();
     world.write("old", "1");
-    let export = world.home.path().join("export");
+    let export = world.top.join("export");
     let text = format!(
         "[mirror]\nid = \"m\"\npool = \"nz\"\nstate = \"s\"\nstore = \"store\"\nkey = \"k\"\n[archive]\nfetch = \"a:1\"\n\
          keys = []\n[nats]\nurl = \"nats://a\"\n[http]\nlisten = \"127.0.0.1:1\"\n[grpc]\nlisten = \"127.0.0.1:2\"\n\
          [export]\ndir = {:?}\n",
         export
     );
-    let file = world.home.path().join("mirror.toml");
+    let file = world.top.join("mirror.toml");
     std::fs::write(&file, text).unwrap();
     let config = Config::load(&file).unwrap();
     let mount = Mount::new("/ubuntu").unwrap();
@@ -160,4 +178,70 @@ fn a_name_is_given_and_taken_back_in_one_step() {
     assert!(undo(&config, &mount, &name).is_err());
     // A tree in the export folder would lead to itself.
     assert!(switch(&config, &mount, &export.join("ubuntu")).is_err());
+}
+
+#[test]
+fn what_lies_behind_symlinks_that_lead_out_is_not_taken() {
+    let canary = Canary::new();
+    let world = World::within(tempfile::tempdir().unwrap(), canary.inside());
+    let link = |to: &Path, name: &str| {
+        std::os::unix::fs::symlink(to, world.tree().join(name)).unwrap();
+    };
+    world.write("real/x", "inside");
+    link(Path::new("real"), "same");
+    link(&canary.around().join("pool"), "pool");
+    link(Path::new("../../dists"), "dists");
+    link(&canary.around().join("secret"), "secret");
+    let secret = std::str::from_utf8(Canary::secret()).unwrap();
+    let build = [("dists/a", secret), ("same/x", "inside")];
+    let taken = world.take(&build).run(false, &Taking::default()).unwrap();
+    assert_eq!(taken.taken, amount(1, 6));
+    assert_eq!(taken.missing.files, 1);
+    // The operator learns of it.
+    assert_eq!(taken.first_unread, Some(world.tree().join("dists/a")));
+    for path in ["pool/secret", "secret", "dists/secret", "pool/a"] {
+        world
+            .take(&[(path, secret)])
+            .run(false, &Taking::default())
+            .unwrap();
+    }
+    assert!(world.has("inside") && !world.has(secret));
+    canary.check();
+}
+
+/// The content that the builds want is outside only: whoever follows a symlink for a moment takes it.
+#[test]
+fn races_bring_nothing_from_outside_into_the_store() {
+    let canary = Canary::new();
+    let world = World::within(tempfile::tempdir().unwrap(), canary.inside());
+    let secret = std::str::from_utf8(Canary::secret()).unwrap();
+    let other = "x".repeat(secret.len());
+    for path in ["pool/a", "dists/secret", "deep/er/secret", "secret"] {
+        world.write(path, &other);
+    }
+    let take = world.take(&[
+        ("deep/er/secret", secret),
+        ("dists/secret", secret),
+        ("pool/a", secret),
+        ("secret", secret),
+    ]);
+    let swapped = [
+        ("pool", "pool"),
+        ("dists", "dists"),
+        ("deep/er", "pool"),
+        ("secret", "secret"),
+    ];
+    let swapped = swapped.map(|(name, out)| (world.tree().join(name), canary.around().join(out)));
+    let swapper = Swapper::start(&canary.aside(), &swapped);
+    let mut unread = 0;
+    for _ in 0..RACES {
+        unread += take.run(false, &Taking::default()).unwrap().unread;
+    }
+    let swaps = swapper.end();
+    assert!(
+        swaps > u64::from(RACES) / 10 && unread > 100,
+        "{swaps} {unread}"
+    );
+    assert!(!world.has(secret));
+    canary.check();
 }

@@ -1,13 +1,17 @@
 //! Changes one tree on the disk. Nothing is done twice: what is as it should be stays untouched, so a change that was
 //! interrupted is made again from its start.
+//!
+//! A tree has symlinks that a build says, and servers and downstreams read it by its path. No symlink is followed here:
+//! each step uses one name in a folder that was opened through none.
 
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mirrorlog_core::manifest::{Entry, FileEntry};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
+use runtime::beneath::{Content, Links, Top, remove_all, split};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::ExportError;
@@ -16,48 +20,39 @@ use super::inodes::{Inode, Inodes, fits, mode_of, times};
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o755);
 /// A name on the way to its place; no path of a manifest is called so.
 const NEW: &str = "@new";
-const SEARCH: OFlags = OFlags::PATH
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+/// Where a folder goes whose name a file gets; no path of a manifest is called so either.
+const OLD: &str = "@old";
 
 /// One tree, open for changes.
 pub(super) struct Editor<'a> {
-    dir: PathBuf,
-    top: OwnedFd,
+    top: Top,
     inodes: &'a Inodes,
     /// The folder that was changed last.
     folder: Option<(Vec<u8>, OwnedFd)>,
 }
 
-/// A folder and a name in it.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|&b| b == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (b"", path),
-    }
-}
-
 impl<'a> Editor<'a> {
     /// Opens the tree in `dir`, or begins one.
     pub(super) fn open(dir: &Path, inodes: &'a Inodes) -> Result<Self, ExportError> {
-        std::fs::create_dir_all(dir).map_err(|e| ExportError::io("make", dir, e))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let top = rustix::fs::open(dir, flags, Mode::empty());
-        let top = top.map_err(|e| ExportError::io("open", dir, e))?;
-        rustix::fs::fchmod(&top, FOLDER_MODE).map_err(|e| ExportError::io("open", dir, e))?;
-        Ok(Self {
-            dir: dir.to_owned(),
+        let top = Top::make(dir).map_err(|e| ExportError::io("make", dir, e))?;
+        rustix::fs::fchmod(top.root(), FOLDER_MODE).map_err(|e| ExportError::io("open", dir, e))?;
+        let editor = Self {
             top,
             inodes,
             folder: None,
-        })
+        };
+        // What an interrupted change left.
+        editor.clear_old(b"")?;
+        Ok(editor)
     }
 
     fn fail(&self, what: &'static str, path: &[u8], error: impl Into<io::Error>) -> ExportError {
-        use std::os::unix::ffi::OsStrExt as _;
-        let path = self.dir.join(std::ffi::OsStr::from_bytes(path));
-        ExportError::io(what, &path, error)
+        ExportError::io(what, &self.top.shown(path), error)
+    }
+
+    /// The folder and the name of a path.
+    fn split<'p>(&self, path: &'p [u8]) -> Result<(&'p [u8], &'p [u8]), ExportError> {
+        split(path).map_err(|e| self.fail("use", path, e))
     }
 
     /// Puts an entry in its place, whatever is there.
@@ -70,7 +65,7 @@ impl<'a> Editor<'a> {
 
     fn put_file(&mut self, path: &[u8], file: &FileEntry) -> Result<(), ExportError> {
         let inode = self.inodes.of(file)?;
-        let (folder, name) = split(path);
+        let (folder, name) = self.split(path)?;
         self.make_folder(folder)?;
         match link(&inode, self.folder(), name) {
             Ok(()) => return Ok(()),
@@ -83,7 +78,7 @@ impl<'a> Editor<'a> {
             return Ok(());
         }
         self.clear_new(path)?;
-        match link(&inode, &self.top, NEW.as_bytes()) {
+        match link(&inode, self.top.root(), NEW.as_bytes()) {
             Ok(()) => self.move_new(path),
             Err(Errno::MLINK) => self.put_copy(path, file, &inode),
             Err(e) => Err(self.fail("link", path, e)),
@@ -97,7 +92,7 @@ impl<'a> Editor<'a> {
         file: &FileEntry,
         inode: &Inode,
     ) -> Result<(), ExportError> {
-        let (_, name) = split(path);
+        let (_, name) = self.split(path)?;
         let there = self.look(name).map_err(|e| self.fail("look at", path, e))?;
         if there.is_some_and(|there| fits(&there, file)) && self.has_content(name, file) {
             return Ok(());
@@ -125,7 +120,7 @@ impl<'a> Editor<'a> {
     }
 
     fn put_symlink(&mut self, path: &[u8], target: &[u8]) -> Result<(), ExportError> {
-        let (folder, name) = split(path);
+        let (folder, name) = self.split(path)?;
         self.make_folder(folder)?;
         match rustix::fs::symlinkat(target, self.folder(), name) {
             Ok(()) => return Ok(()),
@@ -137,13 +132,14 @@ impl<'a> Editor<'a> {
             return Ok(());
         }
         self.clear_new(path)?;
-        rustix::fs::symlinkat(target, &self.top, NEW).map_err(|e| self.fail("link", path, e))?;
+        rustix::fs::symlinkat(target, self.top.root(), NEW)
+            .map_err(|e| self.fail("link", path, e))?;
         self.move_new(path)
     }
 
     /// Puts a text in its place: the one path that no manifest has.
     pub(super) fn put_text(&mut self, path: &[u8], text: &str) -> Result<(), ExportError> {
-        let (folder, _) = split(path);
+        let (folder, _) = self.split(path)?;
         self.make_folder(folder)?;
         self.clear_new(path)?;
         let written = || -> io::Result<()> {
@@ -158,7 +154,7 @@ impl<'a> Editor<'a> {
 
     /// Removes what is at a path, and the folders that are empty then.
     pub(super) fn remove(&mut self, path: &[u8]) -> Result<(), ExportError> {
-        let (mut folder, name) = split(path);
+        let (mut folder, name) = self.split(path)?;
         if !self
             .enter(folder)
             .map_err(|e| self.fail("open", folder, e))?
@@ -171,21 +167,27 @@ impl<'a> Editor<'a> {
             Err(Errno::ISDIR) => return Ok(()),
             Err(e) => return Err(self.fail("remove", path, e)),
         }
-        // No folder on the way is a symlink: `enter` has seen to it.
         while !folder.is_empty() {
-            match rustix::fs::unlinkat(&self.top, folder, AtFlags::REMOVEDIR) {
-                Ok(()) => self.folder = None,
+            let (above, name) = self.split(folder)?;
+            let entered = self.enter(above);
+            if !entered.map_err(|e| self.fail("open", above, e))? {
+                break;
+            }
+            match rustix::fs::unlinkat(self.folder(), name, AtFlags::REMOVEDIR) {
+                Ok(()) => {}
                 Err(Errno::NOTEMPTY | Errno::EXIST) => break,
                 Err(e) => return Err(self.fail("remove", folder, e)),
             }
-            folder = split(folder).0;
+            folder = above;
         }
         Ok(())
     }
 
     /// The folder that was made or entered last; the top before that.
     fn folder(&self) -> &OwnedFd {
-        self.folder.as_ref().map_or(&self.top, |(_, open)| open)
+        self.folder
+            .as_ref()
+            .map_or(self.top.root(), |(_, open)| open)
     }
 
     /// Makes a folder and all above it; what has their names and is none gives way.
@@ -196,31 +198,10 @@ impl<'a> Editor<'a> {
         {
             return Ok(());
         }
-        let ends = folder.iter().enumerate().filter(|(_, b)| **b == b'/');
-        let ends: Vec<usize> = ends.map(|(at, _)| at).chain([folder.len()]).collect();
-        for end in ends {
-            let part = &folder[..end];
-            let made = match rustix::fs::mkdirat(&self.top, part, FOLDER_MODE) {
-                Err(Errno::EXIST) => {
-                    let stat = rustix::fs::statat(&self.top, part, AtFlags::SYMLINK_NOFOLLOW);
-                    let stat = stat.map_err(|e| self.fail("look at", part, e))?;
-                    if FileType::from_raw_mode(stat.st_mode).is_dir() {
-                        continue;
-                    }
-                    rustix::fs::unlinkat(&self.top, part, AtFlags::empty())
-                        .and_then(|()| rustix::fs::mkdirat(&self.top, part, FOLDER_MODE))
-                }
-                made => made,
-            };
-            // Whatever the process's umask is: servers of other users read here.
-            made.and_then(|()| rustix::fs::chmodat(&self.top, part, FOLDER_MODE, AtFlags::empty()))
-                .map_err(|e| self.fail("make", part, e))?;
-        }
-        match self.enter(folder) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(self.fail("open", folder, Errno::NOENT)),
-            Err(e) => Err(self.fail("open", folder, e)),
-        }
+        let made = self.top.make_folder(folder, Content::Ours);
+        let made = made.map_err(|e| self.fail("make", folder, e))?;
+        self.folder = Some((folder.to_owned(), made));
+        Ok(())
     }
 
     /// Opens a folder of the tree, through no symlink. False when there is none.
@@ -232,8 +213,7 @@ impl<'a> Editor<'a> {
         if self.folder.as_ref().is_some_and(|(last, _)| last == folder) {
             return Ok(true);
         }
-        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        match rustix::fs::openat2(&self.top, folder, SEARCH, Mode::empty(), inside) {
+        match self.top.folder(folder, Links::Refused) {
             Ok(open) => {
                 self.folder = Some((folder.to_owned(), open));
                 Ok(true)
@@ -253,38 +233,39 @@ impl<'a> Editor<'a> {
 
     fn create_new(&self) -> io::Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.top, NEW, flags, Mode::from_raw_mode(0o644))?;
+        let file = rustix::fs::openat(self.top.root(), NEW, flags, Mode::from_raw_mode(0o644))?;
         Ok(File::from(file))
     }
 
     fn clear_new(&self, path: &[u8]) -> Result<(), ExportError> {
-        match rustix::fs::unlinkat(&self.top, NEW, AtFlags::empty()) {
+        match rustix::fs::unlinkat(self.top.root(), NEW, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(self.fail("replace", path, e)),
         }
     }
 
+    fn clear_old(&self, path: &[u8]) -> Result<(), ExportError> {
+        remove_all(self.top.root(), OLD.as_bytes()).map_err(|e| self.fail("remove", path, e))
+    }
+
     /// Gives what is called new its place. A folder that is there belongs to the build before: all of it goes.
     fn move_new(&mut self, path: &[u8]) -> Result<(), ExportError> {
-        let (folder, name) = split(path);
-        let moved = rustix::fs::renameat(&self.top, NEW, self.folder(), name);
-        let moved = match moved {
-            Err(Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY) => {
-                use std::os::unix::ffi::OsStrExt as _;
-                let dir = self.dir.join(std::ffi::OsStr::from_bytes(path));
-                std::fs::remove_dir_all(&dir).map_err(|e| self.fail("remove", path, e))?;
-                self.folder = None;
-                self.enter(folder)
-                    .and_then(|_| rustix::fs::renameat(&self.top, NEW, self.folder(), name))
-            }
-            moved => moved,
-        };
-        moved.map_err(|e| self.fail("replace", path, e))
+        let (_, name) = self.split(path)?;
+        let give = |to: &Self| rustix::fs::renameat(to.top.root(), NEW, to.folder(), name);
+        match give(self) {
+            Ok(()) => return Ok(()),
+            Err(Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY) => {}
+            Err(e) => return Err(self.fail("replace", path, e)),
+        }
+        rustix::fs::renameat(self.folder(), name, self.top.root(), OLD)
+            .and_then(|()| give(self))
+            .map_err(|e| self.fail("replace", path, e))?;
+        self.clear_old(path)
     }
 
     /// Makes all of it durable, with everything else on the file system.
     pub(super) fn sync(&self) -> Result<(), ExportError> {
-        rustix::fs::syncfs(&self.top).map_err(|e| ExportError::io("sync", &self.dir, e))
+        rustix::fs::syncfs(self.top.root()).map_err(|e| ExportError::io("sync", self.top.path(), e))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Trees against what the manifests say, over many changes, interruptions and restarts.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod hostile;
 mod world;
 
 use std::cell::Cell;

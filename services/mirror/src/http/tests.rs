@@ -4,6 +4,7 @@
 
 mod files;
 mod folders;
+mod hostile;
 mod own;
 mod pkg_add;
 mod reach;
@@ -64,7 +65,13 @@ enum Put<'a> {
 impl World {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
+        let store = dir.path().to_owned();
+        Self::within(dir, &store)
+    }
+
+    /// With its store somewhere else.
+    fn within(dir: TempDir, store: &std::path::Path) -> Self {
+        let store = Store::open(store).unwrap();
         let (serving, reader) = ServingWriter::new();
         let leases = std::sync::Arc::default();
         let (suspects, suspected) = crate::suspects::Suspects::new();
