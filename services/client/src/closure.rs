@@ -3,12 +3,13 @@
 //! A package says it itself, in its packing list; so the closure is known package by package, as they come.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use mirrorlog_core::manifest::{self, Listed};
 use mirrorlog_core::openbsd::{Depend, PackageName, beside, package, resolve};
 use mirrorlog_core::path::EntryPath;
+use runtime::beneath::Place;
 use runtime::package::{PackageError, read_packing_list};
+use rustix::fs::OFlags;
 
 use crate::pin::{FindError, Found, Pinned, shown};
 use crate::watch::Watch;
@@ -62,12 +63,12 @@ impl From<DependError> for Trouble {
 }
 
 impl Shelf {
-    /// Paths of what the package at `path`, whose content is in `file`, needs directly; none for what is no package.
+    /// Paths of what the package at `path`, whose content is at `place`, needs directly; none for what is no package.
     pub(crate) async fn needed(
         &mut self,
         pinned: &Pinned,
         path: &EntryPath,
-        file: &Path,
+        place: &Place,
         watch: &dyn Watch,
     ) -> Result<Vec<Vec<u8>>, Trouble> {
         let Some(folder) = package_folder(path) else {
@@ -78,7 +79,8 @@ impl Shelf {
             package: name.clone(),
             source,
         };
-        let opened = std::fs::File::open(file).map_err(|error| read(PackageError::Read(error)))?;
+        let opened = place.open(OFlags::RDONLY);
+        let (opened, _) = opened.map_err(|error| read(PackageError::Read(error.into())))?;
         let list = read_packing_list(opened).map_err(read)?;
         let mut needed = Vec::new();
         for depend in &list.depends {

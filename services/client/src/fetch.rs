@@ -1,11 +1,12 @@
 //! One file of a pinned build, from whoever has it.
 
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mirrorlog_core::client::climb::{Answer, SourceIndex};
 use mirrorlog_core::client::speed::Transfer;
 use mirrorlog_core::id::Digest;
+use runtime::beneath::{Place, explained};
+use rustix::io::Errno;
 
 use crate::part::Part;
 use crate::pin::{Pinned, WantedFile, shown};
@@ -45,12 +46,17 @@ impl Pinned {
         to: &Path,
         watch: &dyn Watch,
     ) -> Result<Fetched, Stop> {
-        let part = part_path(to, file);
+        let fault = |error: Errno| LocalFault {
+            path: to.to_owned(),
+            source: explained(error),
+        };
+        let to = Place::of(to).map_err(fault)?;
+        let part = to.beside(part_name(to.name(), file).as_bytes());
+        let part = part.map_err(fault)?;
         let fetched = self
             .fetch_part(file, &part, Durability::Synced, watch)
             .await?;
-        let path = to.to_owned();
-        std::fs::rename(&part, to).map_err(|source| LocalFault { path, source })?;
+        part.rename(&to).map_err(fault)?;
         Ok(fetched)
     }
 
@@ -58,7 +64,7 @@ impl Pinned {
     pub(crate) async fn fetch_part(
         &self,
         file: &WantedFile,
-        part: &Path,
+        part: &Place,
         durability: Durability,
         watch: &dyn Watch,
     ) -> Result<Fetched, Stop> {
@@ -136,10 +142,9 @@ impl Pinned {
 }
 
 /// Beside its place, named by name and content: what another build left there is another file. No longer than any name.
-pub(crate) fn part_path(file: &Path, wanted: &WantedFile) -> PathBuf {
-    let name = file.file_name().unwrap_or_default().as_bytes();
+pub(crate) fn part_name(name: &[u8], wanted: &WantedFile) -> String {
     let both = [name, wanted.entry.digest.as_bytes()].concat();
     let mut hex = Digest::of(&both).to_hex();
     hex.truncate(16);
-    file.with_file_name(format!(".mirrorlog-{hex}.part"))
+    format!(".mirrorlog-{hex}.part")
 }

@@ -10,11 +10,14 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mirrorlog_core::client::climb::Level;
 use mirrorlog_core::id::{Build, ChannelId};
 use mirrorlog_core::layout::Layout;
+use runtime::beneath::{Folders, Place, Top, explained};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::Client;
 use crate::closure::{self, DependError, PACKAGES_MAX, Shelf};
-use crate::fetch::{Durability, Fetched, part_path};
-use crate::part::digest_of;
+use crate::fetch::{Durability, Fetched, part_name};
+use crate::part::digest_of_open;
 use crate::pin::{self, Aim, FindError, Found, PinError, Pinned, WantedFile, shown};
 use crate::session::Stop;
 use crate::watch::{Event, Watch};
@@ -145,6 +148,28 @@ pub struct Plan {
     pub sources: Vec<(String, Level)>,
 }
 
+/// Where a file is before it has its place.
+enum Came {
+    /// In its place already.
+    Here,
+    /// Beside it, under this name.
+    Part(String),
+}
+
+impl Came {
+    /// Opens the folder anew: the files that are fetched may be more than the folders that can be open.
+    fn place(&self, into: &Top, name: &Path) -> Result<Place, GetError> {
+        let place = place(into, name, Folders::There)?;
+        match self {
+            Self::Here => Ok(place),
+            Self::Part(part) => {
+                let part = place.beside(part.as_bytes());
+                part.map_err(|error| write(place.path(), error))
+            }
+        }
+    }
+}
+
 /// A file and where it goes.
 struct Task {
     file: WantedFile,
@@ -251,7 +276,11 @@ async fn wait(channel: &ChannelId, build: Option<Build>, whole: Duration, watch:
 async fn attempt(client: &Client, job: &Job, aim: Aim, watch: &dyn Watch) -> Result<Got, GetError> {
     let pinned = pin::pin(&client.0, &job.channel, aim, watch).await?;
     let tasks = tasks(&pinned, job, watch).await?;
-    let (done, tasks) = fetch_all(&pinned, job, tasks, watch).await?;
+    let into = Top::make(&job.into).map_err(|source| GetError::Write {
+        path: job.into.clone(),
+        source,
+    })?;
+    let (done, tasks) = fetch_all(&pinned, job, &into, tasks, watch).await?;
     let notices = notices(&pinned, &tasks);
     for (package, text) in &notices {
         watch.tell(Event::Notice { package, text });
@@ -263,11 +292,11 @@ async fn attempt(client: &Client, job: &Job, aim: Aim, watch: &dyn Watch) -> Res
             name,
             needed_by,
         },
-        (part, fetched),
+        (came, fetched),
     ) in tasks.into_iter().zip(done)
     {
-        let file = job.into.join(name);
-        put(&part, &file, &wanted)?;
+        let file = job.into.join(&name);
+        put(&into, &name, &came, &wanted)?;
         let path = shown(wanted.path.as_bytes());
         files.push(Delivered {
             path,
@@ -288,20 +317,21 @@ async fn attempt(client: &Client, job: &Job, aim: Aim, watch: &dyn Watch) -> Res
 async fn fetch_all(
     pinned: &Pinned,
     job: &Job,
+    into: &Top,
     tasks: Vec<Task>,
     watch: &dyn Watch,
-) -> Result<(Vec<(PathBuf, Fetched)>, Vec<Task>), GetError> {
+) -> Result<(Vec<(Came, Fetched)>, Vec<Task>), GetError> {
     let brings = job.needs == Needs::Brought && pinned.snapshot().layout == Layout::OpenBsd;
     let mut shelf = Shelf::default();
-    let (mut done, mut all): (Vec<(PathBuf, Fetched)>, Vec<Task>) = (Vec::new(), Vec::new());
+    let (mut done, mut all): (Vec<(Came, Fetched)>, Vec<Task>) = (Vec::new(), Vec::new());
     let mut wave = tasks;
     while !wave.is_empty() {
-        let fetches = stream::iter(&wave).map(|task| fetch_task(pinned, task, &job.into, watch));
-        let fetched: Vec<(PathBuf, Fetched)> =
-            fetches.buffered(FILES_AT_ONCE).try_collect().await?;
+        let fetches = stream::iter(&wave).map(|task| fetch_task(pinned, task, into, watch));
+        let fetched: Vec<(Came, Fetched)> = fetches.buffered(FILES_AT_ONCE).try_collect().await?;
         let mut next: Vec<Task> = Vec::new();
-        for (task, (part, _)) in wave.iter().zip(&fetched).filter(|_| brings) {
-            let needed = shelf.needed(pinned, &task.file.path, part, watch).await;
+        for (task, (came, _)) in wave.iter().zip(&fetched).filter(|_| brings) {
+            let place = came.place(into, &task.name)?;
+            let needed = shelf.needed(pinned, &task.file.path, &place, watch).await;
             for path in needed.map_err(|trouble| needs_error(pinned, task, trouble))? {
                 let known = |one: &Task| one.file.path.as_bytes() == path;
                 if !all.iter().chain(&wave).chain(&next).any(known) {
@@ -451,27 +481,20 @@ fn notices(pinned: &Pinned, tasks: &[Task]) -> Vec<(String, String)> {
 async fn fetch_task(
     pinned: &Pinned,
     task: &Task,
-    into: &Path,
+    into: &Top,
     watch: &dyn Watch,
-) -> Result<(PathBuf, Fetched), GetError> {
-    let file = into.join(&task.name);
-    if let Some(folder) = file.parent() {
-        std::fs::create_dir_all(folder).map_err(|source| GetError::Write {
-            path: folder.to_owned(),
-            source,
-        })?;
-    }
+) -> Result<(Came, Fetched), GetError> {
+    let file = place(into, &task.name, Folders::Made)?;
     if is_here(&file, &task.file) {
-        let had_bytes = task.file.entry.size_bytes;
-        return Ok((
-            file,
-            Fetched {
-                had_bytes,
-                ..Fetched::default()
-            },
-        ));
+        let fetched = Fetched {
+            had_bytes: task.file.entry.size_bytes,
+            ..Fetched::default()
+        };
+        return Ok((Came::Here, fetched));
     }
-    let part = part_path(&file, &task.file);
+    let name = part_name(file.name(), &task.file);
+    let part = file.beside(name.as_bytes());
+    let part = part.map_err(|error| write(file.path(), error))?;
     let fetched = pinned
         .fetch_part(&task.file, &part, Durability::Synced, watch)
         .await;
@@ -481,26 +504,45 @@ async fn fetch_task(
         build: pinned.build(),
         source,
     })?;
-    Ok((part, fetched))
+    Ok((Came::Part(name), fetched))
 }
 
 /// Another run for the same file may have put it there in between.
-fn put(part: &Path, file: &Path, wanted: &WantedFile) -> Result<(), GetError> {
-    match std::fs::rename(part, file) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_here(file, wanted) => {
-            Ok(())
+fn put(into: &Top, name: &Path, came: &Came, wanted: &WantedFile) -> Result<(), GetError> {
+    match came {
+        Came::Here => Ok(()),
+        Came::Part(_) => {
+            let file = place(into, name, Folders::There)?;
+            match came.place(into, name)?.rename(&file) {
+                Err(Errno::NOENT) if is_here(&file, wanted) => Ok(()),
+                renamed => renamed.map_err(|error| write(file.path(), error)),
+            }
         }
-        renamed => renamed.map_err(|source| GetError::Write {
-            path: file.to_owned(),
-            source,
-        }),
+    }
+}
+
+/// The place of a file below the folder: no symlink there is followed, which somebody else may have made.
+fn place(into: &Top, name: &Path, folders: Folders) -> Result<Place, GetError> {
+    let path = name.as_os_str().as_bytes();
+    into.place(path, folders)
+        .map_err(|error| write(&into.shown(path), error))
+}
+
+fn write(path: &Path, error: Errno) -> GetError {
+    GetError::Write {
+        path: path.to_owned(),
+        source: explained(error),
     }
 }
 
 /// True when the very content is there; what else is there is only looked at.
-fn is_here(file: &Path, wanted: &WantedFile) -> bool {
-    let same_size = file
-        .symlink_metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.len() == wanted.entry.size_bytes);
-    same_size && digest_of(file).is_ok_and(|digest| digest == wanted.entry.digest)
+fn is_here(file: &Place, wanted: &WantedFile) -> bool {
+    let Ok((open, stat)) = file.open(OFlags::RDONLY) else {
+        return false;
+    };
+    let same_size = u64::try_from(stat.st_size) == Ok(wanted.entry.size_bytes);
+    same_size && digest_of_open(open).is_ok_and(|digest| digest == wanted.entry.digest)
 }
+
+#[cfg(test)]
+mod tests;

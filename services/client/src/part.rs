@@ -1,14 +1,15 @@
 //! A file that is coming: what is here of it, and who gave what.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, Permissions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use mirrorlog_core::client::climb::SourceIndex;
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::manifest::{FileEntry, Mode};
+use runtime::beneath::{Place, explained};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
@@ -36,7 +37,7 @@ struct Giving {
 
 /// A file that is coming, hashed as it comes.
 pub(crate) struct Part {
-    path: PathBuf,
+    place: Place,
     file: File,
     at: u64,
     hasher: Sha256,
@@ -48,15 +49,15 @@ pub(crate) struct Part {
 
 impl Part {
     /// Opens what an earlier run left, or begins. What is longer than `size_bytes` is no part of it.
-    pub(crate) fn open(path: &Path, size_bytes: u64) -> Result<Self, LocalFault> {
-        Self::try_open(path, size_bytes).map_err(|source| LocalFault {
-            path: path.to_owned(),
+    pub(crate) fn open(place: &Place, size_bytes: u64) -> Result<Self, LocalFault> {
+        Self::try_open(place, size_bytes).map_err(|source| LocalFault {
+            path: place.path().to_owned(),
             source,
         })
     }
 
-    fn try_open(path: &Path, size_bytes: u64) -> io::Result<Self> {
-        let mut file = open_own(path)?;
+    fn try_open(place: &Place, size_bytes: u64) -> io::Result<Self> {
+        let mut file = open_own(place)?;
         // Two runs that write at the same time would each believe in bytes of the other.
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
             Errno::WOULDBLOCK => {
@@ -79,7 +80,7 @@ impl Part {
             file.set_len(0)?;
         }
         Ok(Self {
-            path: path.to_owned(),
+            place: place.clone(),
             file,
             at,
             hasher,
@@ -193,8 +194,8 @@ impl Part {
     }
 
     /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Takes the content of another file, behind what is here.
@@ -212,9 +213,14 @@ impl Part {
         }
     }
 
+    /// What is beside it cannot be used.
+    pub(crate) fn failed(&self, error: Errno) -> LocalFault {
+        self.fault(explained(error))
+    }
+
     fn fault(&self, source: io::Error) -> LocalFault {
         LocalFault {
-            path: self.path.clone(),
+            path: self.place.path().to_owned(),
             source,
         }
     }
@@ -243,7 +249,11 @@ impl Part {
 
 /// The digest of somebody's file, which is only read.
 pub(crate) fn digest_of(path: &Path) -> io::Result<Digest> {
-    let mut file = File::open(path)?;
+    digest_of_open(File::open(path)?)
+}
+
+/// The digest of an open file.
+pub(crate) fn digest_of_open(mut file: File) -> io::Result<Digest> {
     let (mut hasher, mut buffer) = (Sha256::new(), vec![0; READ_BYTES]);
     loop {
         match file.read(&mut buffer)? {
@@ -254,32 +264,15 @@ pub(crate) fn digest_of(path: &Path) -> io::Result<Digest> {
 }
 
 /// Opens a file of this user's alone, which nobody put there for us to write through.
-fn open_own(path: &Path) -> io::Result<File> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let open = |new: bool| {
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .create_new(new)
-            .truncate(false);
-        options.custom_flags(flags).mode(0o644).open(path)
-    };
-    if let Ok(file) = open(false) {
-        let meta = file.metadata()?;
-        let own = meta.is_file()
-            && meta.uid() == rustix::process::geteuid().as_raw()
-            && meta.nlink() == 1;
-        if own {
-            return Ok(file);
-        }
+fn open_own(place: &Place) -> io::Result<File> {
+    if let Ok((file, stat)) = place.open(OFlags::RDWR | OFlags::CREATE)
+        && stat.st_uid == rustix::process::geteuid().as_raw()
+        && stat.st_nlink == 1
+    {
+        return Ok(file);
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    open(true)
+    place.remove()?;
+    Ok(place.create_new()?)
 }
 
 #[cfg(test)]
@@ -287,8 +280,12 @@ fn open_own(path: &Path) -> io::Result<File> {
 mod tests {
     use super::*;
 
+    fn place(path: &Path) -> Place {
+        Place::of(path).unwrap()
+    }
+
     fn open(path: &Path) -> Part {
-        Part::open(path, 100).unwrap()
+        Part::open(&place(path), 100).unwrap()
     }
 
     #[test]
@@ -297,7 +294,7 @@ mod tests {
         let path = dir.path().join("part");
         let mut first = open(&path);
         first.write(b"hello ").unwrap();
-        let busy = Part::open(&path, 100).err().unwrap();
+        let busy = Part::open(&place(&path), 100).err().unwrap();
         assert_eq!(busy.source.kind(), io::ErrorKind::ResourceBusy);
         drop(first);
         let mut part = open(&path);
@@ -307,7 +304,7 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"hello world");
         drop(part);
         assert_eq!(
-            Part::open(&path, 10).unwrap().at(),
+            Part::open(&place(&path), 10).unwrap().at(),
             0,
             "longer than the file"
         );

@@ -79,9 +79,10 @@ pub(crate) struct Tail {
 impl Tail {
     /// Makes the file for blocks beside `part`.
     pub(crate) fn new(part: &Part, size_bytes: u64) -> Result<Self, LocalFault> {
-        let path = part.path().parent().unwrap_or(Path::new(".")).to_owned();
+        let folder = part.place().path().parent();
+        let path = folder.unwrap_or(Path::new(".")).to_owned();
         // Without a name: nothing stays behind, and nobody can be there first.
-        let file = tempfile::tempfile_in(&path);
+        let file = tempfile::tempfile_in(part.place().anchor());
         let file = file.map_err(|source| LocalFault {
             path: path.clone(),
             source,
@@ -315,6 +316,8 @@ impl Tail {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use runtime::beneath::Place;
+
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -322,7 +325,8 @@ mod tests {
     #[tokio::test]
     async fn helpers_work_from_the_back_and_the_front_takes_what_they_brought() {
         let dir = tempfile::tempdir().unwrap();
-        let mut part = Part::open(&dir.path().join("part"), 20 * MIB).unwrap();
+        let place = Place::of(&dir.path().join("part")).unwrap();
+        let mut part = Part::open(&place, 20 * MIB).unwrap();
         let tail = Tail::new(&part, 20 * MIB).unwrap();
         assert_eq!(tail.take(), Some((16 * MIB, 20 * MIB)));
         assert_eq!(tail.take(), Some((12 * MIB, 16 * MIB)));

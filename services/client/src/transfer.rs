@@ -9,7 +9,6 @@
 //!    one goes on where this one stopped. Nothing is lost, so behind a slow link, where all are alike, each mirror is
 //!    tried for a window and the fastest then has the time that it needs.
 
-use std::path::Path;
 use std::time::Instant;
 
 use fetcher::web::TooSlow;
@@ -18,6 +17,7 @@ use mirrorlog_core::client::speed::Transfer;
 use mirrorlog_core::url::encode_path;
 use reqwest::header::{AGE, CONTENT_RANGE};
 use reqwest::{Response, StatusCode};
+use runtime::beneath::anchor;
 
 use crate::part::Part;
 use crate::pin::{Pinned, WantedFile, shown};
@@ -94,19 +94,22 @@ impl Coming<'_> {
             Source::Universe(universe) => {
                 let stall = self.pinned.session.inner.web.stall;
                 // Under one name, so that the next run goes on with it.
-                let mut dir = part.path().as_os_str().to_owned();
-                dir.push(".archive");
-                let dir = Path::new(&dir);
+                let name = [part.place().name(), b".archive"].concat();
+                let place = part.place().beside(&name);
+                let place = place.map_err(|error| part.failed(error))?;
+                let open = place.own_folder();
+                let open = open.map_err(|error| part.failed(error))?;
+                let dir = anchor(&open);
                 let reached = |bytes| self.reached(bytes);
                 let digest = self.file.entry.digest;
                 let blob = universe
-                    .blob(digest, size_bytes, dir, stall, reached)
+                    .blob(digest, size_bytes, &dir, stall, reached)
                     .await?;
                 part.restart()?;
                 part.give(self.index);
                 part.append(&blob)?;
-                if let Err(error) = std::fs::remove_dir_all(dir) {
-                    tracing::debug!(%error, dir = %dir.display(), "stays behind");
+                if let Err(error) = place.remove_all() {
+                    tracing::debug!(%error, dir = %place.path().display(), "stays behind");
                 }
             }
             Source::Mirror(mirror) => {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use mirrorlog_core::client::climb::{Answer, Verdict};
 use mirrorlog_core::id::{ChannelId, Digest};
 use mirrorlog_core::time::Mtime;
+use runtime::beneath::Place;
 use sha2::{Digest as _, Sha512};
 use tokio::sync::Mutex;
 
@@ -278,8 +279,9 @@ impl Site {
             start = start.with("Resume-Point", had_bytes);
         }
         watch.replies.send(&start);
+        let place = Place::of(&question.to).map_err(|error| local(&question.to, &error.into()))?;
         pinned
-            .fetch_part(file, &question.to, Durability::Left, watch)
+            .fetch_part(file, &place, Durability::Left, watch)
             .await
             .map_err(miss)?;
         let mut done = question.done(file, &date);
