@@ -1,7 +1,7 @@
 //! The lists as static files, for any web server: the way out when no replica runs.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,9 +9,11 @@ use fetcher::client::{Source, SourceError};
 use fetcher::manifests::Manifests;
 use mirrorlog_core::directory::Directory;
 use mirrorlog_core::time::Timestamp;
+use runtime::beneath::{self, Folders, Place, Top, explained};
 use runtime::boot::now;
 use runtime::store::{Store, StoreError};
 use runtime::tls::TlsError;
+use rustix::io::Errno;
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -131,88 +133,96 @@ impl From<Fault> for ExportError {
     }
 }
 
+/// The folder may be a web server's, where others write too: no symlink in it is followed.
 fn write_all(dir: &Path, files: &[statics::File]) -> Result<u64, ExportError> {
-    let record = dir.join(WRITTEN);
-    let before = std::fs::read_to_string(&record).unwrap_or_default();
+    let top = Top::make(dir).map_err(|error| (dir.to_owned(), error))?;
+    let before = read(&top, WRITTEN)?;
     let names: BTreeSet<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
     let ours: BTreeSet<&str> = before.lines().collect();
-    let foreign = |name: &&str| !ours.contains(*name) && dir.join(name).exists();
-    if let Some(name) = names.iter().copied().find(|name| foreign(name)) {
-        let path = dir.join(name);
-        return Err(ExportError::Foreign { path });
+    for name in names.iter().filter(|name| !ours.contains(**name)) {
+        if is_there(&top, name)? {
+            let path = dir.join(name);
+            return Err(ExportError::Foreign { path });
+        }
     }
     let lines = |names: &BTreeSet<&str>| -> String {
         names.iter().map(|name| format!("{name}\n")).collect()
     };
     // Said before it is done: an export that was cut off finds its own again.
-    write(&record, &lines(&ours.union(&names).copied().collect()))?;
+    write(
+        &top,
+        WRITTEN,
+        &lines(&ours.union(&names).copied().collect()),
+    )?;
     for (name, text) in files {
-        write(&dir.join(name), text)?;
+        write(&top, name, text)?;
     }
-    // Only what an export wrote is removed, and never a name that leads out.
-    let plain = |name: &&str| !name.starts_with('/') && !name.split('/').any(|part| part == "..");
-    for gone in before
-        .lines()
-        .filter(plain)
-        .filter(|name| !names.contains(name))
-    {
-        let path = dir.join(gone);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err((path, error).into());
-            }
-            Ok(()) | Err(_) => {}
-        }
+    for gone in ours.difference(&names) {
+        remove(&top, gone)?;
     }
-    write(&record, &lines(&names))?;
+    write(&top, WRITTEN, &lines(&names))?;
     Ok(names.len() as u64)
 }
 
-fn write(path: &Path, text: &str) -> Result<(), Fault> {
-    let fault = |path: &Path| {
-        let path = path.to_owned();
-        move |error| (path, error)
-    };
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(fault(folder))?;
+fn fault(top: &Top, name: &str) -> impl Fn(Errno) -> Fault {
+    let path = top.shown(name.as_bytes());
+    move |error| (path.clone(), explained(error))
+}
+
+/// The place of a name; none where its folder is not there.
+fn place(top: &Top, name: &str) -> Result<Option<Place>, Errno> {
+    match top.place(name.as_bytes(), Folders::There) {
+        Ok(place) => Ok(Some(place)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error),
     }
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    std::fs::write(&new, text).map_err(fault(path))?;
-    std::fs::rename(&new, path).map_err(fault(path))
+}
+
+fn is_there(top: &Top, name: &str) -> Result<bool, Fault> {
+    let looked = place(top, name).and_then(|place| match place {
+        Some(place) => Ok(place.look()?.is_some()),
+        None => Ok(false),
+    });
+    looked.map_err(fault(top, name))
+}
+
+/// What a file says; empty when it is not there.
+fn read(top: &Top, name: &str) -> Result<String, Fault> {
+    let fault = fault(top, name);
+    match top.file(name.as_bytes(), beneath::Links::Refused) {
+        Ok((file, _)) => {
+            io::read_to_string(file).map_err(|error| (top.shown(name.as_bytes()), error))
+        }
+        Err(Errno::NOENT) => Ok(String::new()),
+        Err(error) => Err(fault(error)),
+    }
+}
+
+/// Only what an export wrote is removed, and never by a name that leads out.
+fn remove(top: &Top, name: &str) -> Result<(), Fault> {
+    let removed = place(top, name).and_then(|place| match place {
+        Some(place) => place.remove(),
+        None => Ok(()),
+    });
+    match removed {
+        // The record has been changed by hand: such a name was never written.
+        Err(Errno::INVAL | Errno::XDEV) => Ok(()),
+        removed => removed.map_err(fault(top, name)),
+    }
+}
+
+fn write(top: &Top, name: &str, text: &str) -> Result<(), Fault> {
+    let fault = fault(top, name);
+    let place = top.place(name.as_bytes(), Folders::Made);
+    let place = place.map_err(&fault)?;
+    let new = place.beside(&[place.name(), b".new"].concat());
+    let new = new.map_err(&fault)?;
+    new.remove().map_err(&fault)?;
+    let mut file = new.create_new().map_err(&fault)?;
+    let written = file.write_all(text.as_bytes());
+    written.map_err(|error| (top.shown(name.as_bytes()), error))?;
+    new.rename(&place).map_err(&fault)
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_longer_written_goes_and_nothing_else() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = |name: &str| (name.to_owned(), name.to_owned());
-        std::fs::write(dir.path().join("robots.txt"), "mine").unwrap();
-        assert_eq!(write_all(dir.path(), &[file("a/x"), file("b")]).unwrap(), 2);
-        assert_eq!(write_all(dir.path(), &[file("b")]).unwrap(), 1);
-        assert!(!dir.path().join("a/x").exists());
-        assert_eq!(std::fs::read_to_string(dir.path().join("b")).unwrap(), "b");
-        assert!(dir.path().join("robots.txt").exists());
-        let foreign = write_all(dir.path(), &[file("b"), file("robots.txt")]);
-        assert!(matches!(foreign, Err(ExportError::Foreign { .. })));
-        let kept = std::fs::read_to_string(dir.path().join("robots.txt"));
-        assert_eq!(kept.unwrap(), "mine");
-    }
-
-    #[test]
-    fn an_export_that_was_cut_off_goes_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = |name: &str| (name.to_owned(), name.to_owned());
-        std::fs::create_dir(dir.path().join("b")).unwrap();
-        std::fs::write(dir.path().join(WRITTEN), "b\n").unwrap();
-        let cut = write_all(dir.path(), &[file("a"), file("b")]);
-        assert!(matches!(cut, Err(ExportError::Write { .. })));
-        assert!(dir.path().join("a").exists());
-        std::fs::remove_dir(dir.path().join("b")).unwrap();
-        assert_eq!(write_all(dir.path(), &[file("a"), file("b")]).unwrap(), 2);
-    }
-}
+mod tests;
