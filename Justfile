@@ -95,6 +95,10 @@ doctest:
 lint:
     cargo clippy --workspace --all-targets --locked -- -D warnings
 
+# licences, bans and sources of all dependencies by deny.toml: needs cargo-deny; `just deny advisories` fetches the known faults
+deny *checks="licenses bans sources":
+    cargo deny --locked check {{checks}}
+
 # format
 fmt:
     cargo fmt --all
