@@ -30,6 +30,9 @@ mod enroll;
 pub mod fence;
 pub mod gauges;
 pub mod heads;
+#[cfg(test)]
+#[path = "../../../tests/support/hostile/mod.rs"]
+mod hostile;
 pub mod journal;
 pub mod journal_service;
 mod layout;

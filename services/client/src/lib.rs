@@ -39,6 +39,9 @@ mod directory;
 mod feedback;
 mod fetch;
 mod get;
+#[cfg(test)]
+#[path = "../../../tests/support/hostile/mod.rs"]
+mod hostile;
 mod options;
 mod pages;
 mod part;

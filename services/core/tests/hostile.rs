@@ -52,8 +52,8 @@ fn stays(link: &[u8], target: &[u8]) -> bool {
     let parts = parts
         .iter()
         .filter(|part| !part.is_empty() && part != &b".");
-    let ups = parts.clone().take_while(|part| part == &b"..").count();
-    let climbs_again = parts.skip(ups).any(|part| part == &b"..");
+    let ups = parts.clone().take_while(|part| **part == b"..").count();
+    let climbs_again = parts.skip(ups).any(|part| *part == b"..");
     ups <= depth && !climbs_again && target.first() != Some(&b'/')
 }
 

@@ -37,6 +37,9 @@ pub mod export;
 mod feedback;
 mod gauges;
 mod geo;
+#[cfg(test)]
+#[path = "../../../tests/support/hostile/mod.rs"]
+mod hostile;
 mod http;
 mod pieces;
 mod probe;

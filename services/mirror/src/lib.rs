@@ -19,6 +19,9 @@
 //! | `scrub`, `collect` | what is lost is found, what is unused goes |
 
 pub mod config;
+#[cfg(test)]
+#[path = "../../../tests/support/hostile/mod.rs"]
+mod hostile;
 pub mod run;
 
 pub mod adopt;

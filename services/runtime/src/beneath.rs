@@ -413,9 +413,9 @@ fn halves(path: &[u8]) -> (&[u8], &[u8]) {
 
 fn regular(file: OwnedFd) -> Result<(File, Stat), Errno> {
     let stat = rustix::fs::fstat(&file)?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok((File::from(file), stat)),
-        _other => Err(Errno::INVAL),
+    match FileType::from_raw_mode(stat.st_mode).is_file() {
+        true => Ok((File::from(file), stat)),
+        false => Err(Errno::INVAL),
     }
 }
 

@@ -13,6 +13,14 @@ use super::names::PLAIN;
 /// Times that a step is done while names are swapped.
 pub(crate) const RACES: u32 = 10_000;
 
+/// How often a step is done that takes milliseconds: `usual` times, and [`RACES`] times with `MIRRORLOG_RACES=all`.
+pub(crate) fn races(usual: u32) -> u32 {
+    match std::env::var("MIRRORLOG_RACES").is_ok_and(|how| how == "all") {
+        true => RACES,
+        false => usual,
+    }
+}
+
 /// A folder with others around it, whose files have the names that the tree has too, and a secret.
 pub(crate) struct Canary {
     home: tempfile::TempDir,

@@ -10,6 +10,14 @@ use std::path::{Component, Path};
 /// Names of one test, over all its layers.
 pub(crate) const NAMES: u32 = 100_000;
 
+/// Names where each makes folders and files: some, and [`NAMES`] with `MIRRORLOG_NAMES=all`.
+pub(crate) fn names_on_disk() -> u32 {
+    match std::env::var("MIRRORLOG_NAMES").is_ok_and(|how| how == "all") {
+        true => NAMES,
+        false => NAMES / 5,
+    }
+}
+
 /// Names that are in every tree, and in every folder around it.
 pub(crate) const PLAIN: [&str; 8] = ["a", "b", "pool", "poo", "pool.", "dists", "x.deb", "secret"];
 

@@ -3,13 +3,8 @@
 
 use super::*;
 
-#[path = "../../../../tests/support/hostile/around.rs"]
-mod around;
-#[path = "../../../../tests/support/hostile/names.rs"]
-mod names;
-
-use around::{Canary, RACES, Swapper};
-use names::{Hostile, NAMES, is_below};
+use crate::hostile::around::{Canary, RACES, Swapper};
+use crate::hostile::names::{Hostile, NAMES, is_below};
 
 #[test]
 fn what_is_no_longer_written_goes_and_nothing_else() {

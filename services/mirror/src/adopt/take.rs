@@ -328,12 +328,11 @@ impl Run<'_> {
             let slash: &[u8] = if folder.is_empty() { b"" } else { b"/" };
             let path = [folder, slash, name].concat();
             let size_bytes = u64::try_from(stat.st_size).unwrap_or(0);
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory => folders.push(path),
-                FileType::RegularFile if self.moved.contains_key(&size_bytes) => {
-                    some.push((path, size_bytes));
-                }
-                _other => {}
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            if kind.is_dir() {
+                folders.push(path);
+            } else if kind.is_file() && self.moved.contains_key(&size_bytes) {
+                some.push((path, size_bytes));
             }
         }
         Ok(())

@@ -10,12 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-#[path = "../../../../tests/support/hostile/around.rs"]
-mod around;
-#[path = "../../../../tests/support/hostile/names.rs"]
-mod names;
-
-use around::{Canary, RACES, Swapper};
+use crate::hostile::around::{Canary, RACES, Swapper};
 
 struct World {
     _home: TempDir,

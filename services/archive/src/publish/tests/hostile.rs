@@ -4,13 +4,8 @@ use std::os::unix::fs::symlink;
 
 use super::*;
 
-#[path = "../../../../../tests/support/hostile/around.rs"]
-mod around;
-#[path = "../../../../../tests/support/hostile/names.rs"]
-mod names;
-
-use around::Canary;
-use names::{Hostile, NAMES, is_below};
+use crate::hostile::around::Canary;
+use crate::hostile::names::{Hostile, NAMES, is_below};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invariant_no_changed_path_leads_out_of_the_tree() {

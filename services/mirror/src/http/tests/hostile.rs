@@ -6,13 +6,8 @@ use mirrorlog_core::path::{EntryPath, resolve_target};
 
 use super::*;
 
-#[path = "../../../../../tests/support/hostile/around.rs"]
-mod around;
-#[path = "../../../../../tests/support/hostile/names.rs"]
-mod names;
-
-use around::Canary;
-use names::{Hostile, NAMES};
+use crate::hostile::around::Canary;
+use crate::hostile::names::{Hostile, NAMES};
 
 /// Whatever a manifest can hold, symlinks among it.
 fn puts(hostile: &mut Hostile) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
