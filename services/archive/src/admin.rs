@@ -20,7 +20,10 @@ use wire::v1::{
     DescribeReply, DescribeRequest, OrderReply, OrderRequest, RepairLogReply, RepairLogRequest,
     RetractReply, RetractRequest,
 };
-use wire::v1::{InstallRootReply, InstallRootRequest, InviteReply, InviteRequest};
+use wire::v1::{
+    InstallRootReply, InstallRootRequest, InviteReply, InviteRequest, WithdrawReply,
+    WithdrawRequest,
+};
 use wire::{rpc, v1};
 
 use crate::collect::{CollectError, Wanted};
@@ -319,6 +322,20 @@ impl v1::admin_server::Admin for AdminService {
         }))
     }
 
+    async fn withdraw(
+        &self,
+        request: Request<WithdrawRequest>,
+    ) -> Result<Response<WithdrawReply>, Status> {
+        let mirror = rpc::mirror("mirror", &request.into_inner().mirror)?;
+        let Some(enroller) = &self.daemon.enroller else {
+            return Err(enroll_failed(&EnrollError::Off));
+        };
+        let of = Arc::clone(enroller);
+        let gone = run_blocking(move || of.withdraw(&mirror)).await;
+        let invitations = gone.map_err(|error| enroll_failed(&error))? as u64;
+        Ok(Response::new(WithdrawReply { invitations }))
+    }
+
     async fn install_root(
         &self,
         request: Request<InstallRootRequest>,
@@ -494,9 +511,7 @@ fn status(error: CommitError) -> Status {
         CommitError::Halted { .. } => Code::DataLoss,
         CommitError::Fence { source, .. } => match source {
             FenceError::TakenOver(_) => Code::PermissionDenied,
-            FenceError::Behind(_) | FenceError::Decode { .. } | FenceError::Codec(_) => {
-                Code::DataLoss
-            }
+            FenceError::Behind(_) | FenceError::Codec(_) => Code::DataLoss,
             FenceError::Busy(_) => Code::Aborted,
             FenceError::Log(error) => log_code(error),
             FenceError::State(_) => Code::Internal,

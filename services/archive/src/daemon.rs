@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use mirrorlog_core::id::{Build, ChannelId, Lane, Mount, PoolId};
@@ -142,6 +142,10 @@ pub struct Daemon {
     pub(crate) keys: TrustedKeys,
     /// What others believe.
     pub(crate) trust: Trust,
+    /// One root document at a time.
+    pub(crate) installing: Mutex<()>,
+    /// The root document that may be told of: what it asks for is done.
+    pub(crate) announced: AtomicU64,
     /// Who lets mirrors in.
     pub(crate) enroller: Option<Arc<Enroller>>,
     pub(crate) pages: Pages,
@@ -195,6 +199,8 @@ impl Daemon {
             signer,
             keys,
             trust,
+            installing: Mutex::default(),
+            announced: AtomicU64::new(0),
             enroller,
             pages,
             gauges,

@@ -21,7 +21,7 @@ use wire::v1::{self, JoinReply, JoinRequest};
 use crate::daemon::Daemon;
 use crate::fence::run_blocking;
 use crate::journal::with_causes;
-use crate::state::Key;
+use crate::state::{INVITATION_PREFIX, Key};
 
 /// Longest life of a token.
 pub(crate) const EXPIRES_MAX_MS: i64 = 30 * 24 * 3600 * 1000;
@@ -39,7 +39,7 @@ pub(crate) struct Invitation {
     expires_ms: i64,
     /// The keys with which it was used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    used: Option<Keys>,
+    used: Option<Used>,
 }
 
 /// What a mirror brings.
@@ -51,12 +51,21 @@ struct Keys {
     nats_user: String,
 }
 
+/// How an invitation was used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Used {
+    keys: Keys,
+    /// When first: whatever is given out again is dated then, so that a user that was shut out since stays out.
+    at_ms: i64,
+}
+
 impl Invitation {
     /// True when whoever shows the secret, says who it is and brings these keys, is to be let in.
     fn admits(&self, mirror: &str, keys: &Keys, now: Timestamp) -> bool {
         let fresh = now.as_ms() < self.expires_ms;
         // An answer that was lost is given again, to the same keys only.
-        let unused = self.used.as_ref().is_none_or(|used| used == keys);
+        let unused = self.used.as_ref().is_none_or(|used| used.keys == *keys);
         fresh && unused && self.mirror == mirror
     }
 }
@@ -97,7 +106,10 @@ pub(crate) enum EnrollError {
 pub(crate) struct Enroller {
     signer: runtime::log::access::KeyPair,
     account: String,
+    /// Signs mirrors that join, and nobody else believes it for more.
     authority: Authority,
+    /// By which the archive itself is known.
+    ca: String,
     state: Arc<dyn Control>,
     /// One at a time: a token is used once.
     turn: Mutex<()>,
@@ -131,7 +143,8 @@ impl Enroller {
         Ok(Self {
             signer,
             account: read("account")?.trim().to_owned(),
-            authority: Authority::read(&access.join("ca.pem"), &access.join("ca.key"))?,
+            authority: Authority::read(&access.join("guests.pem"), &access.join("guests.key"))?,
+            ca: read("ca.pem")?,
             state,
             turn: Mutex::default(),
         })
@@ -163,9 +176,22 @@ impl Enroller {
         Ok(secret)
     }
 
+    /// Withdraws what invitations a mirror has, used or not. Gives how many. Blocks.
+    pub(crate) fn withdraw(&self, mirror: &MirrorId) -> Result<usize, EnrollError> {
+        let mut gone = Vec::new();
+        for (key, value) in self.state.scan(INVITATION_PREFIX)? {
+            let invitation: Invitation = serde_json::from_slice(&value)?;
+            if invitation.mirror == mirror.as_str() {
+                gone.push(Write::Delete(key));
+            }
+        }
+        self.state.commit(&gone)?;
+        Ok(gone.len())
+    }
+
     /// The authority's certificate, by which the joining mirror knows this archive.
     pub(crate) fn ca(&self) -> &str {
-        self.authority.pem()
+        &self.ca
     }
 
     /// Uses an invitation; `None` where it does not admit. It is noted durably before anything is given out. Blocks.
@@ -185,7 +211,10 @@ impl Enroller {
             return Ok(None);
         }
         let used = Invitation {
-            used: Some(keys.clone()),
+            used: Some(invitation.used.unwrap_or(Used {
+                keys: keys.clone(),
+                at_ms: now.as_ms(),
+            })),
             ..invitation
         };
         self.keep(&name, &used)?;
@@ -216,7 +245,8 @@ impl EnrollService {
         id: &MirrorId,
         request: &JoinRequest,
     ) -> Result<JoinReply, EnrollError> {
-        let now = runtime::boot::now();
+        let used = invitation.used.as_ref();
+        let now = used.map_or_else(runtime::boot::now, |used| Timestamp::from_ms(used.at_ms));
         let user = User::mirror(id)?;
         let issuer = Issuer {
             account: &self.enroller.account,
@@ -232,7 +262,8 @@ impl EnrollService {
                 .authority
                 .answer(&request.certificate_request, &subject, now)?;
         let documents = self.daemon.trust.documents();
-        let (root_document, archive_keys) = match documents.last() {
+        // The first one: whoever has it can follow, and lead others who have it too.
+        let (root_document, archive_keys) = match documents.first() {
             Some((_, document)) => (document.clone(), Vec::new()),
             None => {
                 let keys = self.daemon.trust.archive().now();
@@ -249,6 +280,7 @@ impl EnrollService {
             nats_url: told.nats_url.clone(),
             nats_token: token,
             certificate,
+            guests: self.enroller.authority.pem().to_owned(),
             root_document: root_document.into(),
             archive_keys,
         })
@@ -258,18 +290,24 @@ impl EnrollService {
     fn record(&self, id: &MirrorId, key: &PublicKey, keys: &Keys) -> Result<(), EnrollError> {
         let dir = self.daemon.config.state.join("enrolled").join(id.as_str());
         let text = wire::signify::print_public(key, &format!("mirrorlog {id} public key"));
-        let user = format!("{}\n", keys.nats_user);
-        let write = |name: &str, text: &str| {
+        // A file a user: of one that came again the earlier ones have to be shut out too.
+        let files = [
+            (
+                format!("{}.user", keys.nats_user),
+                format!("{}\n", keys.nats_user),
+            ),
+            (format!("{id}.pub"), text),
+        ];
+        for (name, text) in files {
             let path = dir.join(name);
             let written = std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(&path, text));
             written.map_err(|source| EnrollError::Io {
                 action: "write",
                 path,
                 source,
-            })
-        };
-        write(&format!("{id}.pub"), &text)?;
-        write("nats-user", &user)
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -363,7 +401,10 @@ mod tests {
     #[test]
     fn a_used_token_answers_the_same_keys_only() {
         let used = Invitation {
-            used: Some(keys("a")),
+            used: Some(Used {
+                keys: keys("a"),
+                at_ms: 0,
+            }),
             ..invitation()
         };
         assert!(used.admits("nz9", &keys("a"), Timestamp::from_ms(1)));

@@ -19,7 +19,6 @@ use mirrorlog_core::archive::{Behind, Counted, Counter, Note, Series};
 use mirrorlog_core::id::{Build, ChannelId};
 use runtime::log::{Bucket, LogError};
 use runtime::state::{Control, StateError, Write};
-use wire::DecodeError;
 use wire::kv::Numbering;
 
 use crate::state::{CodecError, Key, decode_note, decode_number, encode_note, encode_number};
@@ -45,15 +44,6 @@ pub enum FenceError {
     /// The counter changes all the time.
     #[error("the counter of channel {0} changes all the time, try again")]
     Busy(ChannelId),
-    /// A counter is not readable.
-    #[error("the counter {key} is not valid")]
-    Decode {
-        /// Its key.
-        key: String,
-        /// Why.
-        #[source]
-        source: DecodeError,
-    },
     /// The control state failed.
     #[error(transparent)]
     State(#[from] StateError),
@@ -182,7 +172,7 @@ impl Fence {
     /// Puts this epoch on a channel's counters, so that an older archive cannot change them.
     ///
     /// # Errors
-    /// [`FenceError::TakenOver`], [`FenceError::Log`], [`FenceError::Decode`], [`FenceError::State`].
+    /// [`FenceError::TakenOver`], [`FenceError::Log`], [`FenceError::State`].
     pub async fn claim(&self, bucket: &Bucket, channel: &ChannelId) -> Result<(), FenceError> {
         for series in [Series::Builds, Series::Retractions] {
             let key = counter_key(channel, series);
@@ -354,15 +344,22 @@ impl Fence {
                 counted: None,
             },
             Some((revision, value)) => {
-                let decoded = Numbering::decode(&value);
-                let key = key.to_owned();
-                let Numbering { epoch, newest } =
-                    decoded.map_err(|source| FenceError::Decode { key, source })?;
-                let number = newest.map_or(0, Build::get);
-                Seen {
-                    revision,
-                    counted: Some(Counted { epoch, number }),
-                }
+                // What nobody of us wrote is as good as lost: mirrors and the log are asked, and it is written anew.
+                let counted = match Numbering::decode(&value) {
+                    Ok(Numbering { epoch, newest }) => Some(Counted {
+                        epoch,
+                        number: newest.map_or(0, Build::get),
+                    }),
+                    Err(error) => {
+                        tracing::error!(
+                            key,
+                            error = wire::causes(&error),
+                            "the count of builds is not readable"
+                        );
+                        None
+                    }
+                };
+                Seen { revision, counted }
             }
         };
         let own = self.epoch();

@@ -194,7 +194,7 @@ impl Daemon {
         };
         let event = Event::decode(&payload).map_err(|error| with_causes(&error));
         let entry = event.and_then(|event| {
-            Entry::open(event.body, &channel.declared.name, &self.keys)
+            Entry::open(event.body, &channel.declared.name, &self.log_keys())
                 .map_err(|error| with_causes(&error))
         });
         match entry {
@@ -220,6 +220,7 @@ impl Daemon {
         tracing::warn!(channel = %name, "the log is ahead of the journal: merging what this archive signed");
         let history = channel.journal.history();
         let mut found: BTreeMap<Item, Entry> = BTreeMap::new();
+        let keys = self.log_keys();
         let mut events = link.log.follow(0).await?;
         loop {
             let next = tokio::time::timeout(SILENCE_MAX, events.next()).await;
@@ -229,8 +230,7 @@ impl Daemon {
             };
             if &event.channel == name {
                 let decoded = Event::decode(&event.payload).ok();
-                let entry =
-                    decoded.and_then(|event| Entry::open(event.body, name, &self.keys).ok());
+                let entry = decoded.and_then(|event| Entry::open(event.body, name, &keys).ok());
                 if let Some(entry) = entry.filter(|entry| is_new(&history, &entry.known)) {
                     found.insert(entry.known.item(), entry);
                 }

@@ -5,21 +5,25 @@
 //! statement's digest stays, and with it the chain of snapshots. Only then do others hear of the document.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use mirrorlog_core::sign::KeyNumber;
+use mirrorlog_core::sign::{KeyNumber, TrustedKeys};
 use mirrorlog_core::trust::{Role, RootVersion};
 use runtime::log::LogError;
 use runtime::trust::{Taken, TrustError, key_of};
 use tonic::Code;
 use wire::{EventBody, SignedRoot, SignedRootError};
 
-use crate::daemon::{Daemon, Link};
+use crate::daemon::{Channel, Daemon, Link};
 use crate::fence::run_blocking;
 use crate::journal::{Entry, JournalError};
 use crate::signer::SignError;
 
 /// Largest document that goes through the log, in bytes: nats-server's `max_payload` is 1 MiB, with headers.
 const ON_LOG_MAX_BYTES: usize = 1000 * 1024;
+
+/// Statements that are signed before they are written.
+const SIGNED_AT_ONCE: usize = 64;
 
 /// Why a root document was not installed.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +76,8 @@ pub(crate) struct Installed {
 }
 
 impl Daemon {
-    /// Takes in a root document: everything that it asks for is done before others hear of it.
+    /// Takes in a root document: everything that it asks for is done before others hear of it, also when whoever asked
+    /// has gone.
     ///
     /// # Errors
     /// [`InstallError`].
@@ -81,13 +86,34 @@ impl Daemon {
         bytes: Vec<u8>,
     ) -> Result<Installed, InstallError> {
         let daemon = Arc::clone(self);
-        let taken = run_blocking(move || daemon.take_root(&bytes)).await?;
+        let work = async move {
+            let _one = daemon.installing.lock().await;
+            let of = Arc::clone(&daemon);
+            let taken = run_blocking(move || of.take_root(&bytes)).await?;
+            let resigned = daemon.announce_roots().await?;
+            Ok(Installed { taken, resigned })
+        };
+        match tokio::spawn(work).await {
+            Ok(installed) => installed,
+            Err(died) => std::panic::resume_unwind(died.into_panic()),
+        }
+    }
+
+    /// Signs again what needs it, then lets everybody know of the document in force.
+    ///
+    /// # Errors
+    /// [`InstallError`]: then nobody hears of it yet.
+    pub(crate) async fn announce_roots(self: &Arc<Self>) -> Result<usize, InstallError> {
+        let Some(version) = self.trust.version() else {
+            return Ok(0);
+        };
         let resigned = self.sign_again().await?;
         self.renew_heads().await;
+        self.announced.store(version.get(), Ordering::Release);
         if let Some(link) = self.link() {
             self.put_roots(&link).await;
         }
-        Ok(Installed { taken, resigned })
+        Ok(resigned)
     }
 
     fn take_root(&self, bytes: &[u8]) -> Result<Taken, InstallError> {
@@ -105,34 +131,24 @@ impl Daemon {
         Ok(self.trust.take(&document)?)
     }
 
-    /// Signs again what is signed by keys that the root document does not name any more. Gives how many statements.
-    ///
-    /// # Errors
-    /// [`InstallError`]: the rest stays as it is, and is signed at the next start.
-    pub(crate) async fn sign_again(self: &Arc<Self>) -> Result<usize, InstallError> {
-        if self.trust.version().is_none() {
+    /// Signs again what is signed by keys that the root document does not name any more, a batch at a time: what is done
+    /// stays done. Gives how many statements.
+    async fn sign_again(self: &Arc<Self>) -> Result<usize, InstallError> {
+        let counts = self.log_keys();
+        if !counts.iter().any(|key| *key == self.signer.public()) {
+            // Nothing that it signs would count.
             return Ok(0);
         }
         let mut resigned = 0;
         for channel in self.channels() {
-            let _turn = channel.turn.lock().await;
-            let (counts, of) = (self.trust.archive().now(), Arc::clone(&channel));
+            let (counts, of) = (counts.clone(), Arc::clone(&channel));
             let earlier = run_blocking(move || of.journal.of_earlier_keys(&counts)).await?;
-            let mut again = Vec::with_capacity(earlier.len());
-            for entry in earlier {
-                let bytes = entry.body.signed().statement.clone();
-                let signed = self.signer.sign_bytes(bytes).await?;
-                again.push(Entry {
-                    body: match entry.body {
-                        EventBody::Snapshot(_) => EventBody::Snapshot(signed),
-                        EventBody::Retraction(_) => EventBody::Retraction(signed),
-                    },
-                    ..entry
-                });
+            let mut earlier = earlier.into_iter().peekable();
+            while earlier.peek().is_some() {
+                let batch: Vec<Entry> = earlier.by_ref().take(SIGNED_AT_ONCE).collect();
+                resigned += batch.len();
+                self.sign_batch(&channel, batch).await?;
             }
-            resigned += again.len();
-            let of = Arc::clone(&channel);
-            run_blocking(move || of.journal.replace_signatures(&again)).await?;
         }
         if resigned > 0 {
             tracing::info!(resigned, "statements of earlier keys were signed again");
@@ -140,21 +156,64 @@ impl Daemon {
         Ok(resigned)
     }
 
-    /// Puts every root document into the log that it lacks.
+    async fn sign_batch(
+        &self,
+        channel: &Arc<Channel>,
+        batch: Vec<Entry>,
+    ) -> Result<(), InstallError> {
+        let mut again = Vec::with_capacity(batch.len());
+        for entry in batch {
+            let bytes = entry.body.signed().statement.clone();
+            let signed = self.signer.sign_bytes(bytes).await?;
+            again.push(Entry {
+                body: match entry.body {
+                    EventBody::Snapshot(_) => EventBody::Snapshot(signed),
+                    EventBody::Retraction(_) => EventBody::Retraction(signed),
+                },
+                ..entry
+            });
+        }
+        let _turn = channel.turn.lock().await;
+        let of = Arc::clone(channel);
+        Ok(run_blocking(move || of.journal.replace_signatures(&again)).await?)
+    }
+
+    /// Whose statements count that come from the log: with a root document those of its keys alone, so that what a key
+    /// signed that was taken away is not taken in again.
+    pub(crate) fn log_keys(&self) -> TrustedKeys {
+        match self.trust.in_force() {
+            Some(root) => root.keys(Role::Archive),
+            None => self.keys.clone(),
+        }
+    }
+
+    /// Puts every root document into the log that it lacks, up to the one that may be told of. The newest says whether
+    /// the others are there.
     pub(crate) async fn put_roots(&self, link: &Link) {
-        for (version, bytes) in self.trust.documents() {
-            if let Err(error) = put(link, version, bytes).await {
-                tracing::debug!(%version, error = %error, "root document not put, tried again later");
+        let announced = self.announced.load(Ordering::Acquire);
+        let documents = self.trust.documents().into_iter();
+        let told = documents.filter(|(version, _)| version.get() <= announced);
+        for (version, bytes) in told.rev() {
+            match put(link, version, bytes).await {
+                Ok(false) => return,
+                Ok(true) => {}
+                Err(error) => {
+                    tracing::warn!(%version, error = %error, "a root document is not on the log yet, tried again later");
+                }
             }
         }
     }
 }
 
-async fn put(link: &Link, version: RootVersion, bytes: Vec<u8>) -> Result<(), LogError> {
+/// True when it was not there.
+async fn put(link: &Link, version: RootVersion, bytes: Vec<u8>) -> Result<bool, LogError> {
     let key = key_of(version);
     let there = link.roots.get(&key).await?;
     if there.is_some_and(|(_, value)| value == bytes) {
-        return Ok(());
+        return Ok(false);
     }
-    link.roots.put(&key, bytes.into()).await.map(drop)
+    link.roots
+        .put(&key, bytes.into())
+        .await
+        .map(|_revision| true)
 }

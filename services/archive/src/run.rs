@@ -36,6 +36,10 @@ use crate::signer::Signer;
 const PAGES_CACHE_BYTES: usize = 16 * 1024 * 1024;
 /// How soon what could not be sent or opened is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// So long before its end a root document is spoken of.
+const TRUST_WARNING: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How often its end is looked at.
+const TRUST_LOOK: Duration = Duration::from_secs(60);
 /// How often heads are tried again that what signs did not sign.
 const OWED_EVERY: Duration = Duration::from_secs(60);
 
@@ -51,13 +55,6 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     let opened = config.clone();
     let daemon = Arc::new(run_blocking(move || open(opened, gauges)).await?);
 
-    // Before anybody asks: what was signed by keys that count no more.
-    if let Err(error) = daemon.sign_again().await {
-        tracing::error!(
-            error = with_causes(&error),
-            "not everything of earlier keys could be signed again"
-        );
-    }
     match &daemon.signer {
         Signer::Key(_) => daemon.sign_heads().await,
         // It may take its time, and the archive serves meanwhile.
@@ -84,6 +81,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         networks: config.grpc_limits.clone(),
         ..GrpcLimits::default()
     };
+    let guests = limits.clone();
     let http_limits = HttpLimits {
         networks: config.http_limits.clone(),
         ..HttpLimits::default()
@@ -108,13 +106,18 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
             ..tls
         });
         let tls = runtime::tls::load(tls.as_ref())?;
-        let (health_of, stop) = (health.clone(), shutdown.clone());
+        let (health_of, stop, limits) = (health.clone(), shutdown.clone(), guests.clone());
         tasks.spawn(async move {
             Ok(serve_grpc(listener, routes, &health_of, &limits, tls.as_ref(), stop).await?)
         });
     }
     let (router, stop) = (health.router(Arc::new(registry)), shutdown.clone());
     tasks.spawn(async move { Ok(serve_http_within(http, router, http_limits, stop).await?) });
+    tasks.spawn(keep_trust(
+        Arc::clone(&daemon),
+        health.clone(),
+        shutdown.clone(),
+    ));
     tasks.spawn(follow_log(
         Arc::clone(&daemon),
         health.clone(),
@@ -189,6 +192,36 @@ fn open(config: Config, gauges: Gauges) -> anyhow::Result<Daemon> {
     Ok(Daemon::open(
         config, signer, keys, trust, enroller, state, pages, gauges, instance,
     )?)
+}
+
+/// Does what the root document in force asks for, and says when it ends.
+async fn keep_trust(
+    daemon: Arc<Daemon>,
+    health: Health,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let work = async {
+        let one = daemon.installing.lock().await;
+        if let Err(error) = daemon.announce_roots().await {
+            let text = format!(
+                "earlier statements are not all signed again: {}",
+                with_causes(&error)
+            );
+            tracing::error!("{text}");
+            health.degrade("signatures", text);
+        }
+        drop(one);
+        loop {
+            match daemon.trust.ends_within(TRUST_WARNING) {
+                Some(text) => health.degrade("trust", text),
+                None => health.recover("trust"),
+            }
+            tokio::time::sleep(TRUST_LOOK).await;
+            daemon.trust.look();
+        }
+    };
+    shutdown.run_until_cancelled(work).await;
+    Ok(())
 }
 
 /// Keeps the link to the log: opens it, compares, sends what waits, follows wanted builds.
@@ -283,7 +316,6 @@ fn unhealthy(health: &Health, error: &FenceError) {
         },
         FenceError::Behind(_)
         | FenceError::Busy(_)
-        | FenceError::Decode { .. }
         | FenceError::State(_)
         | FenceError::Codec(_) => health.fail("fence", text),
     }

@@ -41,6 +41,8 @@ pub enum Key {
 
 /// All keys of drains start with it.
 pub const DRAIN_PREFIX: &[u8] = b"d";
+/// All keys of invitations start with it.
+pub const INVITATION_PREFIX: &[u8] = b"i";
 /// All outbox keys start with it.
 pub const OUTBOX_PREFIX: &[u8] = b"o";
 
@@ -58,7 +60,7 @@ impl Key {
             }
             Self::Outbox(position) => [OUTBOX_PREFIX, &position.to_be_bytes()].concat(),
             Self::Drain(mirror) => [DRAIN_PREFIX, mirror.as_str().as_bytes()].concat(),
-            Self::Invitation(secret) => [b"i", &secret.as_bytes()[..]].concat(),
+            Self::Invitation(secret) => [INVITATION_PREFIX, &secret.as_bytes()[..]].concat(),
         }
     }
 

@@ -9,7 +9,7 @@ use crate::options::Trust;
 use crate::session::Session;
 
 /// Sources that are asked in one run. One that holds versions back is noticed by the next, at last by their end.
-const SOURCES: usize = 3;
+const SOURCES: usize = 5;
 /// Versions that one source may give in a run. Stops a chain without end.
 const VERSIONS_MAX: usize = 1024;
 

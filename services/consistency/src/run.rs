@@ -293,7 +293,7 @@ impl Parts<'_> {
             self.keys.trust.archive().clone(),
             self.keys.verdicts(),
         );
-        feed.follow_trust(&self.keys.trust, tasks);
+        feed.follow_trust(&self.keys.trust, tasks).await;
         let archive = runtime::tls::endpoint(&self.config.archive.fetch, self.tls)?;
         feed.follow_journal(archive, tasks);
         Ok(inbox.start(feed, tasks).await?)

@@ -239,7 +239,7 @@ impl Follower {
             self.trust.archive().clone(),
             self.trust.consistency().clone(),
         );
-        feed.follow_trust(&self.trust, tasks);
+        feed.follow_trust(&self.trust, tasks).await;
         let tls = runtime::tls::load(self.config.tls.as_ref())?;
         let archive = runtime::tls::endpoint(&self.config.archive.fetch, tls.as_ref())?;
         feed.follow_journal(archive, tasks);

@@ -294,7 +294,7 @@ impl Engine {
                 }
             }
             Message::StreamChanged { lane, stream } => self.on_stream_changed(lane, stream).await,
-            Message::Trusted => self.on_trusted(),
+            Message::Trusted => self.on_trusted().await,
             Message::Head { signed, head } => self.on_head(signed, &head, Vec::new()).await,
             Message::Journal { channel, answer } => self.on_journal(&channel, answer).await,
             Message::Planned {

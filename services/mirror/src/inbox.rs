@@ -10,6 +10,7 @@ use mirrorlog_core::drain::Drains;
 use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::{DeltaSource, Head, Order, ReplayFrom, Verdict};
+use mirrorlog_core::time::Timestamp;
 use runtime::log::{self, AckHandle, Delivery, Log, LogError, Position};
 use runtime::trust::Keys;
 use tokio_util::sync::CancellationToken;
@@ -127,6 +128,11 @@ impl Inbox {
             Opened::Snapshot(snapshot) => &snapshot.channel,
             Opened::Retraction(retraction) => &retraction.channel,
         };
+        let said = match &opened {
+            Opened::Snapshot(snapshot) => snapshot.created,
+            Opened::Retraction(retraction) => retraction.created,
+        };
+        check_time(head.as_ref().map_or(said, |head| said.max(head.issued)))?;
         if *channel != event.channel {
             return Err(format!(
                 "statement of {channel} on the subject of {}",
@@ -188,6 +194,7 @@ impl Inbox {
     fn open_head(&self, key: &str, value: &Bytes) -> Result<Option<(Signed, Head)>, String> {
         let signed = Signed::decode(value).map_err(|e| chain(&e))?;
         let head = signed.open_head(&self.keys.now()).map_err(|e| chain(&e))?;
+        check_time(head.issued)?;
         if head.channel.as_str() != key {
             return Err(format!("head of {} under the key {key}", head.channel));
         }
@@ -340,6 +347,11 @@ impl Replay {
     }
 }
 
+/// How far a statement may be dated ahead, in milliseconds: as far as clocks of machines that nobody looks after are off.
+const AHEAD_MAX_MS: i64 = 2 * 24 * 3600 * 1000;
+/// Most parked messages; more are counted and logged, and not kept. Stops whoever writes to the log from filling the disk.
+const PARKED_MAX: u64 = 256;
+
 /// Events that could not be decoded or verified: kept on disk, counted, never silently dropped.
 #[derive(Clone)]
 pub(crate) struct Parked {
@@ -374,18 +386,29 @@ impl Parked {
         if path.exists() {
             return;
         }
+        if self.count.fetch_add(1, Ordering::Relaxed) >= PARKED_MAX {
+            return;
+        }
         let written = tokio::task::spawn_blocking(move || {
             let file = std::fs::File::create(&path)?;
             std::io::Write::write_all(&mut &file, &payload)?;
             file.sync_all()
         });
         match written.await {
-            Ok(Ok(())) => {
-                self.count.fetch_add(1, Ordering::Relaxed);
-            }
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, name, "cannot keep a parked message"),
             Err(error) => tracing::error!(%error, name, "parking was interrupted"),
         }
+    }
+}
+
+/// A statement of the far future would keep every honest one out: of two heads the later one counts.
+pub(crate) fn check_time(said: Timestamp) -> Result<(), String> {
+    match said.ms_since(runtime::boot::now()) {
+        ahead if ahead > AHEAD_MAX_MS => {
+            Err("it is dated days ahead of this machine's clock".to_owned())
+        }
+        _near => Ok(()),
     }
 }
 

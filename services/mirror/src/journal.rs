@@ -128,7 +128,7 @@ impl Journal {
             Ok(reply) => {
                 let signed = Signed::from_proto(reply.into_inner())?;
                 let head = signed.open_head(&self.keys.now())?;
-                if head.channel != *channel {
+                if head.channel != *channel || crate::inbox::check_time(head.issued).is_err() {
                     return Err(JournalError::Other);
                 }
                 Some((signed, head))

@@ -10,6 +10,7 @@ use runtime::boot::{GrpcLimits, Health, HttpLimits};
 use runtime::log::{Log, Position};
 use runtime::state::{Control, Opened, SledState};
 use runtime::store::{Pages, Store};
+use runtime::tls::Tls;
 use runtime::trust::{Keys, Trust, TrustError};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -127,7 +128,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         syncer: Syncer {
             pages,
             sources: Syncer::sources(&[&config.archive.fetch], tls.as_ref())?,
-            pool: Pool::new(&config, tls.clone(), &rate),
+            pool: Pool::new(&config, tls.as_ref().map(Tls::for_peers), &rate),
             rate,
             room: Room::new(store.clone(), mirror.free_floor, mirror.budget),
             sweeps: collect::Sweeps::default(),
@@ -254,6 +255,9 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     Ok(())
 }
 
+/// How long root documents are waited for before the log is read.
+const TRUST_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Whom this mirror believes.
 ///
 /// # Errors
@@ -314,6 +318,9 @@ struct Follow {
 impl Follow {
     async fn inbox(&mut self) -> Option<Inbox> {
         let log = self.log.wait_for(Option::is_some).await.ok()?.clone()?;
+        // What was said by keys that were taken away since is not to be believed at a start.
+        let caught_up = self.parts.trust.caught_up();
+        tokio::time::timeout(TRUST_PATIENCE, caught_up).await.ok();
         let mirror = &self.parts.config.mirror;
         Some(Inbox {
             log,

@@ -3,12 +3,15 @@
 mod authority;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity, ServerTlsConfig};
 
 pub use authority::{Authority, AuthorityError, Request, Subject};
 
+/// Time for a TLS handshake. Stops those who begin one and say no more.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Largest certificate or key file that is read, in bytes.
 const FILE_MAX_BYTES: u64 = 256 * 1024;
 
@@ -22,6 +25,9 @@ pub struct TlsConfig {
     pub cert: PathBuf,
     /// Its key (PEM).
     pub key: PathBuf,
+    /// Certificates (PEM) of the authority of mirrors that joined by a token: believed of those who call, and of peers.
+    #[serde(default)]
+    pub guests: Option<PathBuf>,
     /// Who may call.
     #[serde(default)]
     pub clients: Clients,
@@ -78,6 +84,9 @@ impl TlsConfig {
         for path in [&mut self.ca, &mut self.cert, &mut self.key] {
             *path = base.join(&*path);
         }
+        if let Some(guests) = &mut self.guests {
+            *guests = base.join(&*guests);
+        }
     }
 
     /// Reads the files.
@@ -89,8 +98,14 @@ impl TlsConfig {
         let ca = read("ca", &self.ca, "certificate", certificate)?;
         let cert = read("cert", &self.cert, "certificate", certificate)?;
         let key = read("key", &self.key, "private key", "PRIVATE KEY")?;
+        let mut all = ca.clone();
+        if let Some(guests) = &self.guests {
+            all.push(b'\n');
+            all.extend(read("guests", guests, "certificate", certificate)?);
+        }
         Ok(Tls {
             ca: Certificate::from_pem(ca),
+            all: Certificate::from_pem(all),
             identity: Identity::from_pem(cert, key),
             clients: self.clients,
         })
@@ -143,7 +158,10 @@ pub fn load(config: Option<&TlsConfig>) -> Result<Option<Tls>, TlsError> {
 /// A service's certificate, key and authority, read.
 #[derive(Clone)]
 pub struct Tls {
+    /// Who speaks for the network's own services.
     ca: Certificate,
+    /// Who may call: those and the guests.
+    all: Certificate,
     identity: Identity,
     clients: Clients,
 }
@@ -151,10 +169,21 @@ pub struct Tls {
 impl Tls {
     /// For a server.
     pub fn server(&self) -> ServerTlsConfig {
-        let config = ServerTlsConfig::new().identity(self.identity.clone());
+        let config = ServerTlsConfig::new()
+            .identity(self.identity.clone())
+            .timeout(HANDSHAKE);
         match self.clients {
-            Clients::Known => config.client_ca_root(self.ca.clone()),
+            Clients::Known => config.client_ca_root(self.all.clone()),
             Clients::Any => config,
+        }
+    }
+
+    /// The same for calls to peers, who may be guests.
+    #[must_use]
+    pub fn for_peers(&self) -> Self {
+        Self {
+            ca: self.all.clone(),
+            ..self.clone()
         }
     }
 

@@ -23,6 +23,8 @@ use crate::log::{Bucket, Log, LogError};
 /// Bucket of root documents: version -> document.
 pub const BUCKET: &str = "root";
 
+/// Digits of the pinned document's digest that name the folder of what followed it.
+const CHAIN_NAME: usize = 16;
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(5);
 /// How often the document's end is looked at.
@@ -118,6 +120,7 @@ struct Inner {
     mirrors: RwLock<BTreeMap<MirrorId, TrustedKeys>>,
     chain: Option<Chain>,
     changed: watch::Sender<Option<RootVersion>>,
+    ready: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -149,13 +152,15 @@ impl Trust {
     }
 
     /// Believes a root document, or the version after it that was in force when the service ended. Documents are kept in
-    /// `roots` of `state`, the service's folder; without one they are forgotten with the process.
+    /// a folder of `roots` in `state`, the service's folder; without one they are forgotten with the process.
     ///
     /// # Errors
     /// [`TrustError`], naming the file.
     pub fn open(config: &TrustConfig, state: Option<&Path>) -> Result<Self, TrustError> {
-        let dir = state.map(|state| state.join("roots"));
         let pinned = read(&config.root)?;
+        // Of each pinned document its own: another network, or a chain begun anew, has nothing to do with it.
+        let chain = pinned.digest().to_hex();
+        let dir = state.map(|state| state.join("roots").join(&chain[..CHAIN_NAME]));
         let mut trusted = pinned.pin().map_err(|source| TrustError::File {
             path: config.root.clone(),
             source,
@@ -227,6 +232,7 @@ impl Trust {
             mirrors: RwLock::new(mirrors),
             chain,
             changed: watch::Sender::new(None),
+            ready: watch::Sender::new(false),
         };
         let trust = Self(Arc::new(inner));
         trust.look();
@@ -269,6 +275,35 @@ impl Trust {
     pub fn expired(&self) -> Option<RootVersion> {
         let root = self.in_force()?;
         root.is_expired(crate::boot::now()).then(|| root.version())
+    }
+
+    /// What to say when the document ends within `warning`, or has ended.
+    pub fn ends_within(&self, warning: Duration) -> Option<String> {
+        let root = self.in_force()?;
+        let left_ms = root.root().parts().expires.ms_since(crate::boot::now());
+        let warning_ms = i64::try_from(warning.as_millis()).unwrap_or(i64::MAX);
+        let days = left_ms / (24 * 3600 * 1000);
+        (left_ms < warning_ms).then(|| match root.is_expired(crate::boot::now()) {
+            true => format!(
+                "root document {} has expired: nobody believes anything new; install the next one",
+                root.version()
+            ),
+            false => format!(
+                "root document {} ends in {days} days: make the next one (key rotate --expires)",
+                root.version()
+            ),
+        })
+    }
+
+    /// Returns when every document that the log has was taken in, after [`Trust::follow`] has begun; at once without a
+    /// root document. For those who read the log: what an earlier document says is not to be believed any more.
+    pub async fn caught_up(&self) {
+        if self.0.chain.is_none() {
+            return;
+        }
+        let mut ready = self.0.ready.subscribe();
+        // The sender lives as long as this.
+        ready.wait_for(|ready| *ready).await.ok();
     }
 
     /// Changes when another root document is in force, or it has expired.
@@ -322,7 +357,7 @@ impl Trust {
     }
 
     /// Sets the keys as the document in force, and the time, say.
-    fn look(&self) {
+    pub fn look(&self) {
         let Some(root) = self.in_force() else { return };
         let expired = self.expired().is_some();
         let keys = |role| match expired {
@@ -381,6 +416,8 @@ impl Trust {
 
     async fn follow_once(&self, log: &Log) -> Result<(), LogError> {
         let bucket = log.bucket(BUCKET).await?;
+        self.catch_up(&bucket).await?;
+        self.0.ready.send_replace(true);
         let mut watch = bucket.watch().await?;
         loop {
             let change = watch.next().await;
@@ -491,12 +528,21 @@ fn file_of(dir: &Path, version: RootVersion) -> PathBuf {
 /// Writes a document, durably.
 fn keep(dir: Option<&Path>, version: RootVersion, document: &SignedRoot) -> Result<(), TrustError> {
     let Some(dir) = dir else { return Ok(()) };
+    let bytes = document.encode();
     let path = file_of(dir, version);
-    let beside = dir.join(format!(".new-{version}"));
+    if std::fs::read(&path).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
+    // A name of its own: others may keep the same document at the same time.
+    let beside = dir.join(format!(
+        ".new-{version}-{}-{:08x}",
+        std::process::id(),
+        getrandom::u32().unwrap_or(0)
+    ));
     let written = std::fs::create_dir_all(dir)
-        .and_then(|()| std::fs::File::create(&beside))
+        .and_then(|()| std::fs::File::create_new(&beside))
         .and_then(|mut file| {
-            file.write_all(&document.encode())?;
+            file.write_all(&bytes)?;
             file.sync_all()
         })
         .and_then(|()| std::fs::rename(&beside, &path))

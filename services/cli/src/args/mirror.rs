@@ -27,6 +27,11 @@ Examples:
   mirrorlog --config archive.toml mirror invite nz9 --pool nz --host mirror.example.org
   mirrorlog mirror enroll --token T                  on the mirror")]
     Invite(InviteArgs),
+    /// Withdraw a mirror's invitations: none of its tokens counts any more
+    Uninvite {
+        /// The mirror's id
+        mirror: MirrorId,
+    },
     /// Join a network: writes keys, credentials and a configuration
     Enroll(EnrollArgs),
     /// Send a mirror no more clients; it goes on following and serving

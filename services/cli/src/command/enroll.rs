@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use wire::v1::enroll_client::EnrollClient;
-use wire::v1::{InviteRequest, JoinReply, JoinRequest};
+use wire::v1::{InviteRequest, JoinReply, JoinRequest, WithdrawRequest};
 
 use super::ask::Archive;
 use super::write_key;
@@ -93,6 +93,28 @@ pub(crate) async fn invite(
     Ok(0)
 }
 
+/// Withdraws a mirror's tokens.
+pub(crate) async fn uninvite(
+    config: &Path,
+    mirror: &MirrorId,
+    output: &Output,
+) -> Result<u8, Failure> {
+    let archive = Archive::open(config).await?;
+    let request = WithdrawRequest {
+        mirror: mirror.to_string(),
+    };
+    let reply = archive.admin().await?.withdraw(request).await?.into_inner();
+    if output.json {
+        output.json(&json!({ "mirror": mirror.as_str(), "withdrawn": reply.invitations }));
+    } else {
+        output.line(&format!(
+            "{} tokens of {mirror} withdrawn",
+            reply.invitations
+        ));
+    }
+    Ok(0)
+}
+
 /// Joins.
 pub(crate) async fn enroll(args: &EnrollArgs, output: &Output) -> Result<u8, Failure> {
     let token = Token::parse(&read_token(&args.token)?)?;
@@ -128,6 +150,7 @@ pub(crate) async fn enroll(args: &EnrollArgs, output: &Output) -> Result<u8, Fai
     secret(&dir.join("tls.key"), &request.key)?;
     plain(&dir.join("tls.pem"), joined.certificate.as_bytes())?;
     plain(&dir.join("ca.pem"), token.ca.as_bytes())?;
+    plain(&dir.join("guests.pem"), joined.guests.as_bytes())?;
     let trusted = write_trusted(&dir, &joined)?;
     plain(&config, configuration(&id, &joined, &trusted).as_bytes())?;
     if output.json {
@@ -219,7 +242,9 @@ fn configuration(id: &MirrorId, joined: &JoinReply, trusted: &Trusted) -> String
     let filled = lines.iter().fold(MIRROR.to_owned(), |text, (from, to)| {
         text.replacen(from, to, 1)
     });
-    format!("{filled}\n[tls]\nca = \"ca.pem\"\ncert = \"tls.pem\"\nkey = \"tls.key\"\n{root}")
+    format!(
+        "{filled}\n[tls]\nca = \"ca.pem\"\nguests = \"guests.pem\"\ncert = \"tls.pem\"\nkey = \"tls.key\"\n{root}"
+    )
 }
 
 fn read_token(given: &str) -> Result<String, Failure> {

@@ -78,6 +78,9 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
         Command::Mirror(MirrorCommand::Invite(invite)) => {
             enroll::invite(&need(config)?, &invite, output).await
         }
+        Command::Mirror(MirrorCommand::Uninvite { mirror }) => {
+            enroll::uninvite(&need(config)?, &mirror, output).await
+        }
         Command::Mirror(MirrorCommand::Enroll(enroll)) => enroll::enroll(&enroll, output).await,
         Command::Mirror(MirrorCommand::Drain(drain)) => {
             drain::drain(&need(config)?, drain, output).await

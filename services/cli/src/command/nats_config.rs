@@ -15,6 +15,8 @@ use crate::output::Output;
 
 /// Name of the network's authority in its certificate.
 const AUTHORITY: &str = "mirrorlog";
+/// The same of the authority of mirrors that join by a token.
+const GUESTS: &str = "mirrorlog guests";
 /// Every service reaches those of its own machine by these.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 const SECRET_MODE: u32 = 0o600;
@@ -96,7 +98,12 @@ pub(crate) fn write(args: &NatsConfigArgs) -> Result<Written, Failure> {
     }
     write_certificates(&dir, args)?;
     let enroll = realm.write_enroll().or_exit(CREATE)?;
-    for (name, mode) in [("ca.pem", PUBLIC_MODE), ("ca.key", SECRET_MODE)] {
+    let guests = [
+        ("ca.pem", PUBLIC_MODE),
+        ("guests.pem", PUBLIC_MODE),
+        ("guests.key", SECRET_MODE),
+    ];
+    for (name, mode) in guests {
         let text = std::fs::read_to_string(dir.join("tls").join(name)).or_exit(IO)?;
         write_file(&enroll.join(name), &text, mode)?;
     }
@@ -107,7 +114,7 @@ pub(crate) fn write(args: &NatsConfigArgs) -> Result<Written, Failure> {
     Ok(Written { config, users })
 }
 
-/// Takes in the users that the archive made for mirrors that joined: `ID/nats-user` each.
+/// Takes in the users that the archive made for mirrors that joined: `ID/USER.user` each.
 fn note_enrolled(realm: &mut Realm, folder: Option<&Path>) -> Result<(), Failure> {
     let Some(folder) = folder else { return Ok(()) };
     for entry in std::fs::read_dir(folder).or_exit(IO)? {
@@ -116,8 +123,12 @@ fn note_enrolled(realm: &mut Realm, folder: Option<&Path>) -> Result<(), Failure
         let Ok(id) = MirrorId::new(&name) else {
             continue;
         };
-        let key = std::fs::read_to_string(entry.path().join("nats-user")).or_exit(IO)?;
-        realm.note(id.as_str(), key.trim()).or_exit(CREATE)?;
+        for file in std::fs::read_dir(entry.path()).or_exit(IO)? {
+            let name = file.or_exit(IO)?.file_name().to_string_lossy().into_owned();
+            if let Some(user) = name.strip_suffix(".user") {
+                realm.note(id.as_str(), user).or_exit(CREATE)?;
+            }
+        }
     }
     Ok(())
 }
@@ -126,15 +137,9 @@ fn note_enrolled(realm: &mut Realm, folder: Option<&Path>) -> Result<(), Failure
 fn write_certificates(dir: &Path, args: &NatsConfigArgs) -> Result<(), Failure> {
     let tls = dir.join("tls");
     make_dir(&tls)?;
-    let (cert, key) = (tls.join("ca.pem"), tls.join("ca.key"));
-    let authority = if cert.exists() && key.exists() {
-        Authority::read(&cert, &key).or_exit(CONFIG)?
-    } else {
-        let authority = Authority::generate(AUTHORITY, now()).or_exit(CREATE)?;
-        write_file(&key, &authority.key_pem(), SECRET_MODE)?;
-        write_file(&cert, authority.pem(), PUBLIC_MODE)?;
-        authority
-    };
+    let authority = authority(&tls, "ca", AUTHORITY)?;
+    // Mirrors that join by a token are believed as callers and as peers, never as the archive or the log.
+    self::authority(&tls, "guests", GUESTS)?;
     let central = ["nats", "archive", "consistency", "directory"];
     let central = central.map(|name| (name, args.host.as_slice()));
     let mirrors = args.mirror.iter();
@@ -157,6 +162,21 @@ fn write_certificates(dir: &Path, args: &NatsConfigArgs) -> Result<(), Failure> 
         write_file(&cert, &cert_pem, PUBLIC_MODE)?;
     }
     Ok(())
+}
+
+/// An authority's files; those that are there stay.
+fn authority(tls: &Path, file: &str, name: &str) -> Result<Authority, Failure> {
+    let (cert, key) = (
+        tls.join(format!("{file}.pem")),
+        tls.join(format!("{file}.key")),
+    );
+    if cert.exists() && key.exists() {
+        return Authority::read(&cert, &key).or_exit(CONFIG);
+    }
+    let authority = Authority::generate(name, now()).or_exit(CREATE)?;
+    write_file(&key, &authority.key_pem(), SECRET_MODE)?;
+    write_file(&cert, authority.pem(), PUBLIC_MODE)?;
+    Ok(authority)
 }
 
 /// The archive makes the streams itself; these are for those who look, or make them with other replicas.

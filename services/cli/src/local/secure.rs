@@ -69,8 +69,9 @@ impl Known {
         };
         let file = |path: String| quoted(&dir.join(path));
         format!(
-            "\n[tls]\nca = {}\ncert = {}\nkey = {}\n\n[trust]\nroot = {}\n",
+            "\n[tls]\nca = {}\nguests = {}\ncert = {}\nkey = {}\n\n[trust]\nroot = {}\n",
             file("tls/ca.pem".into()),
+            file("tls/guests.pem".into()),
             file(format!("tls/{service}.pem")),
             file(format!("tls/{service}.key")),
             quoted(root),

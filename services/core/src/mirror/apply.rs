@@ -1,5 +1,7 @@
 //! Snapshots, plans, staging and the flip.
 
+use std::collections::BTreeSet;
+
 use super::{Channel, Effect, Halt, HeadSeen, Held, OpenEvent, Policy, Retracted, Sync, Target};
 use crate::id::{Build, Digest, Lane};
 use crate::time::Timestamp;
@@ -192,6 +194,25 @@ impl Channel {
         if was_expired != self.is_expired(now) {
             effects.push(Effect::Report);
         }
+    }
+
+    /// A fork may have been theirs, and so may the newest time: both are found again when they were not.
+    pub(super) fn on_disowned(
+        &mut self,
+        head: bool,
+        retractions: &BTreeSet<u64>,
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+    ) {
+        if head {
+            self.head = None;
+            self.time_floor = Timestamp::EPOCH;
+        }
+        self.retracted
+            .retain(|number, _| !retractions.contains(number));
+        self.halt = None;
+        self.settle(now, effects);
+        effects.push(Effect::Report);
     }
 
     /// Asks the journal when the head names a build that the log has not brought.

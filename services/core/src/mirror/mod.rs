@@ -237,6 +237,14 @@ pub enum Input {
         /// Seen then.
         second: Digest,
     },
+    /// Keys were taken away: what they said is as if it had never been said, as far as it has had no effect yet. What a
+    /// key said that counts is said again by whoever is asked.
+    Disowned {
+        /// The head was theirs.
+        head: bool,
+        /// Retractions that were theirs, by their number.
+        retractions: BTreeSet<u64>,
+    },
     /// The shell knows what a build would still cost.
     Planned {
         /// On this lane.
@@ -499,6 +507,9 @@ impl Channel {
                 first,
                 second,
             } => self.on_fork(build, first, second, &mut effects),
+            Input::Disowned { head, retractions } => {
+                self.on_disowned(head, &retractions, now, &mut effects);
+            }
             Input::Planned {
                 lane,
                 build,

@@ -1,7 +1,10 @@
 //! What the log, the heads and the journal bring, turned into inputs of the core.
 
+use std::collections::BTreeSet;
+
 use mirrorlog_core::id::{Build, ChannelId, Lane};
 use mirrorlog_core::mirror::{Input, Retracted, Target};
+use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::{
     Head, RevokeReason, Snapshot, Verdict, VerdictState, retractions_digest,
 };
@@ -12,11 +15,14 @@ use wire::event::Opened;
 use wire::state::Cursor;
 
 use super::Engine;
+use super::slot::Slot;
 use crate::inbox::Arrived;
 use crate::journal::Answer;
 use crate::state::Key;
 use crate::sync::Missing;
 
+/// Pause before what is still signed by keys that count no more is asked for again: the archive may not have it.
+const VOUCH_EVERY: std::time::Duration = std::time::Duration::from_secs(60);
 /// A lease that has said nothing for this long, in milliseconds, fences nobody off any more: a log that was made anew
 /// counts its leases from 1 again.
 const FENCE_MS: i64 = 60_000;
@@ -255,21 +261,81 @@ impl Engine {
         }
     }
 
-    /// Another root document: statements by keys that count no more are asked for again, as the archive signs them now.
-    pub(super) fn on_trusted(&mut self) {
+    /// Another root document: what was said by keys that count no more is as if it had not been said, and asked for again,
+    /// as the archive signs it now.
+    pub(super) async fn on_trusted(&mut self) {
         let counts = self.parts.trust.archive().now();
-        for slot in self.slots.values_mut() {
-            let mut signed = slot.snapshots.values().map(|(signed, _)| signed);
-            slot.unvouched =
-                !counts.is_empty() && signed.any(|signed| signed.open(&counts).is_err());
+        if counts.is_empty() {
+            // It has expired: nothing new is believed, and nothing is taken away.
+            return;
         }
-        self.ask_for_signatures();
+        let ids: Vec<ChannelId> = self.slots.keys().cloned().collect();
+        for id in ids {
+            self.disown(&id, &counts).await;
+            // Whatever was parked because its key was not known may count now.
+            let slot = self.slot(&id);
+            (slot.ask_again, slot.asked) = (true, None);
+            self.ask_journal(&id, Build::FIRST);
+        }
+    }
+
+    async fn disown(&mut self, id: &ChannelId, counts: &TrustedKeys) {
+        let retractions = self.disowned_retractions(id, counts);
+        let slot = self.slot(id);
+        let theirs = |signed: &Signed| signed.open(counts).is_err();
+        let head = slot.head.as_ref().is_some_and(&theirs);
+        let held: BTreeSet<Build> = slot.channel.held.keys().copied().collect();
+        let targets: BTreeSet<Build> = slot.targets().map(|target| target.build).collect();
+        let unheld = slot.snapshots.iter().filter(|(build, (signed, _))| {
+            theirs(signed) && !held.contains(build) && !targets.contains(build)
+        });
+        let unheld: Vec<Build> = unheld.map(|(build, _)| *build).collect();
+        slot.unvouched = slot.snapshots.values().any(|(signed, _)| theirs(signed));
+        slot.vouched_at = None;
+        if !head && retractions.is_empty() && unheld.is_empty() && !slot.unvouched {
+            return;
+        }
+        tracing::warn!(channel = %id, head, retractions = retractions.len(), builds = unheld.len(), "keys were taken away: what they said counts no more");
+        let mut writes = Vec::new();
+        for build in unheld {
+            slot.snapshots.remove(&build);
+            writes.push(Write::Delete(Key::Snapshot(id.clone(), build).encode()));
+        }
+        for number in &retractions {
+            slot.retractions.remove(number);
+            writes.push(Write::Delete(Key::Retraction(id.clone(), *number).encode()));
+        }
+        if head {
+            slot.head = None;
+            writes.push(Write::Delete(Key::Head(id.clone()).encode()));
+        }
+        let input = Input::Disowned { head, retractions };
+        self.step(id, input, writes).await;
+        self.serve(id);
+    }
+
+    fn disowned_retractions(&self, id: &ChannelId, counts: &TrustedKeys) -> BTreeSet<u64> {
+        let Some(slot) = self.slots.get(id) else {
+            return BTreeSet::new();
+        };
+        let theirs = |number: &&u64| {
+            let key = Key::Retraction(id.clone(), **number).encode();
+            let stored = self.parts.control.get(&key).ok().flatten();
+            let signed = stored.and_then(|bytes| Signed::decode(&bytes).ok());
+            signed.is_some_and(|signed| signed.open(counts).is_err())
+        };
+        slot.retractions.keys().filter(theirs).copied().collect()
     }
 
     /// Asks where something is still signed by keys that count no more.
     pub(super) fn ask_for_signatures(&mut self) {
-        let slots = self.slots.iter().filter(|(_, slot)| slot.unvouched);
+        let due = |slot: &Slot| {
+            let asked = slot.vouched_at;
+            slot.unvouched && asked.is_none_or(|asked| asked.elapsed() >= VOUCH_EVERY)
+        };
+        let slots = self.slots.iter().filter(|(_, slot)| due(slot));
         for channel in slots.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.slot(&channel).vouched_at = Some(tokio::time::Instant::now());
             self.slot(&channel).ask_again = true;
             self.ask_journal(&channel, Build::FIRST);
         }

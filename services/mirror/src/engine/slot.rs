@@ -52,6 +52,8 @@ pub(crate) struct Slot {
     pub(crate) snapshots: BTreeMap<Build, (Signed, Snapshot)>,
     /// A snapshot's signature is by a key that counts no more.
     pub(super) unvouched: bool,
+    /// When they were last asked for again.
+    pub(super) vouched_at: Option<tokio::time::Instant>,
     /// Digests of the signed retractions by their number.
     pub(crate) retractions: BTreeMap<u64, Digest>,
     /// The newest signed head.
@@ -107,6 +109,7 @@ impl Slot {
             stored: Vec::new(),
             snapshots: BTreeMap::new(),
             unvouched: false,
+            vouched_at: None,
             retractions: BTreeMap::new(),
             head: None,
             deltas: BTreeMap::new(),

@@ -13,6 +13,7 @@ mod quiet;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mirrorlog_core::drain::Drains;
 use mirrorlog_core::id::{Build, ChannelId, PoolId};
@@ -30,6 +31,9 @@ use crate::trust::{Keys, Trust};
 
 pub use park::Park;
 pub use quiet::UntilQuiet;
+
+/// How long root documents are waited for before anything is read.
+const TRUST_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Something that was said, and verified.
 #[derive(Clone, Debug)]
@@ -136,7 +140,8 @@ impl<L: Listener> Feed<L> {
     }
 
     /// Follows root documents in the background; after each the journal is read again: what was not believed may be now.
-    pub fn follow_trust(&self, trust: &Trust, tasks: &mut JoinSet<()>) {
+    pub async fn follow_trust(&self, trust: &Trust, tasks: &mut JoinSet<()>) {
+        let caught_up = trust.clone();
         let (trust, log, gap) = (trust.clone(), self.log.clone(), self.gap.clone());
         tasks.spawn(async move {
             let mut changes = trust.changes();
@@ -148,6 +153,10 @@ impl<L: Listener> Feed<L> {
             };
             tokio::join!(trust.follow(log), told);
         });
+        // Without it what was said by keys that were taken away would be believed at each start.
+        tokio::time::timeout(TRUST_PATIENCE, caught_up.caught_up())
+            .await
+            .ok();
     }
 
     /// Reads what is retained, then goes on in the background. Returns when what was retained has been read.

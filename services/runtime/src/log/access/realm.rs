@@ -159,16 +159,11 @@ impl Realm {
             return Err(RealmError::Unknown(name.to_owned()));
         };
         for one in known {
-            one.revoked_ms.get_or_insert(now.as_ms());
+            // Always: a token may have been made for the same key after it was shut out before.
+            one.revoked_ms = Some(now.as_ms());
         }
         self.write_users()?;
-        let file = self.file_of(name);
-        match fs::remove_file(&file) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(io_error("remove", &file, source))
-            }
-            _gone => Ok(()),
-        }
+        remove(&self.file_of(name))
     }
 
     /// The names of all users that are not shut out.
@@ -231,7 +226,9 @@ impl Realm {
             ("account", account),
         ] {
             let path = dir.join(name);
-            if !path.exists() {
+            let there = fs::read_to_string(&path).ok();
+            if there.as_deref().map(str::trim) != Some(&text) {
+                remove(&path)?;
                 write_new(&path, &format!("{text}\n"))?;
             }
         }
@@ -328,6 +325,15 @@ fn write_new(path: &Path, text: &str) -> Result<(), RealmError> {
                 .and_then(|()| file.sync_all())
         });
     written.map_err(|source| io_error("write", path, source))
+}
+
+fn remove(file: &Path) -> Result<(), RealmError> {
+    match fs::remove_file(file) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("remove", file, source))
+        }
+        _gone => Ok(()),
+    }
 }
 
 fn io_error(action: &'static str, path: &Path, source: io::Error) -> RealmError {

@@ -11,6 +11,11 @@ use crate::log::declare::{
 /// The user of people, who may do everything.
 pub(super) const ADMIN: &str = "admin";
 
+/// Names of files beside those of mirrors: keys and certificates of others.
+const RESERVED: [&str; 7] = [
+    ADMIN, "ca", "guests", "nats", "operator", "system", "account",
+];
+
 /// A role on the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Right {
@@ -80,7 +85,7 @@ impl User {
     /// # Errors
     /// [`UserError`] for the name of a role: its inbox would be another's.
     pub fn mirror(id: &MirrorId) -> Result<Self, UserError> {
-        if id.as_str() == ADMIN || Right::named(id.as_str()).is_some() {
+        if RESERVED.contains(&id.as_str()) || Right::named(id.as_str()).is_some() {
             return Err(UserError(id.clone()));
         }
         Ok(Self {
@@ -258,8 +263,8 @@ mod tests {
 
     #[test]
     fn a_mirror_has_no_name_of_a_role() {
-        for right in Right::ALL {
-            let id = MirrorId::new(right.as_str()).unwrap();
+        for name in Right::ALL.map(Right::as_str).into_iter().chain(RESERVED) {
+            let id = MirrorId::new(name).unwrap();
             assert!(
                 User::mirror(&id)
                     .unwrap_err()
