@@ -55,7 +55,10 @@ impl Table {
         let Command::Key(command) = Args::try_parse_from(line).unwrap().command else {
             panic!("another command");
         };
-        run(&command, &QUIET)
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(run(None, &command, &QUIET))
     }
 
     fn run(&self, words: &str) -> u8 {
