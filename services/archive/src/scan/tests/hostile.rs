@@ -94,7 +94,7 @@ fn races_bring_nothing_from_outside_into_a_build() {
     ];
     let swapper = Swapper::start(&canary.aside(), &swapped);
     let (mut whole, mut refused) = (0, 0);
-    let races = races(500);
+    let races = races(1000);
     for _ in 0..races {
         let (_, faults, _) = bench.scan();
         if faults.is_empty() {
