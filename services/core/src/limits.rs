@@ -10,6 +10,9 @@ pub const NAME_MAX_BYTES: usize = 255;
 pub const TARGET_MAX_BYTES: usize = 4095;
 /// Symlinks followed while one path is resolved; stops loops (Linux follows 40).
 pub const SYMLINK_HOPS_MAX: usize = 16;
+/// Folders above a path that are looked at for symlinks; stops a path of two thousand names from costing as many
+/// look-ups.
+pub const LINK_FOLDERS_MAX: usize = 128;
 /// Longest channel, mirror or pool id, in bytes (a DNS label).
 pub const ID_MAX_BYTES: usize = 63;
 /// Longest mount, in bytes.

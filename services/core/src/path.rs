@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::limits::{NAME_MAX_BYTES, PATH_MAX_BYTES, SYMLINK_HOPS_MAX, TARGET_MAX_BYTES};
+use crate::limits::{
+    LINK_FOLDERS_MAX, NAME_MAX_BYTES, PATH_MAX_BYTES, SYMLINK_HOPS_MAX, TARGET_MAX_BYTES,
+};
 
 /// Why a path was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +65,18 @@ impl EntryPath {
     /// The last component.
     pub fn name(&self) -> &[u8] {
         self.0.rsplit(|&b| b == b'/').next().unwrap_or(&self.0)
+    }
+
+    /// How many folders are above this path.
+    fn depth(&self) -> usize {
+        self.0.iter().filter(|b| **b == b'/').count()
+    }
+
+    /// The folders above this path, from the top down.
+    fn folders(&self) -> impl Iterator<Item = Self> {
+        let slashes = self.0.iter().enumerate().filter(|(_, b)| **b == b'/');
+        // What is cut off before a slash is a path as well, and need not be checked again.
+        slashes.map(|(at, _)| Self(self.0[..at].into()))
     }
 
     /// True when `dir` is a folder above this path.
@@ -181,7 +195,7 @@ pub enum Resolved<T> {
     File(T),
     /// Not a file: the caller may list this path (without symlinks) as a folder.
     Folder(Vec<u8>),
-    /// The symlinks loop, lead out, or are too many.
+    /// The symlinks loop, lead out, or are too many; or so are the folders above what is no entry.
     Refused,
 }
 
@@ -207,7 +221,10 @@ pub fn resolve<T, E>(
         let target = match lookup(&whole)? {
             Found::File(file) => return Ok(Resolved::File(file)),
             Found::Symlink(target) => Some((whole.clone(), target, Vec::new())),
-            Found::Nothing => first_link(&current, &mut lookup)?,
+            Found::Nothing if whole.depth() > LINK_FOLDERS_MAX => {
+                return Ok(Resolved::Refused);
+            }
+            Found::Nothing => first_link(&whole, &mut lookup)?,
         };
         let Some((link, target, rest)) = target else {
             return Ok(Resolved::Folder(current));
@@ -227,15 +244,15 @@ pub fn resolve<T, E>(
 type Link = Option<(EntryPath, Box<[u8]>, Vec<u8>)>;
 
 fn first_link<T, E>(
-    path: &[u8],
+    path: &EntryPath,
     lookup: &mut impl FnMut(&EntryPath) -> Result<Found<T>, E>,
 ) -> Result<Link, E> {
-    for (at, _) in path.iter().enumerate().filter(|(_, b)| **b == b'/') {
-        let Ok(prefix) = EntryPath::new(&path[..at]) else {
-            return Ok(None);
-        };
-        match lookup(&prefix)? {
-            Found::Symlink(target) => return Ok(Some((prefix, target, path[at + 1..].to_vec()))),
+    for folder in path.folders() {
+        match lookup(&folder)? {
+            Found::Symlink(target) => {
+                let rest = path.0[folder.0.len() + 1..].to_vec();
+                return Ok(Some((folder, target, rest)));
+            }
             Found::File(_) => return Ok(None),
             Found::Nothing => {}
         }
@@ -303,6 +320,25 @@ mod tests {
             b"here" => Found::Symlink((*b"dists/stable/Release").into()),
             _other => Found::Nothing,
         })
+    }
+
+    #[test]
+    fn a_path_of_many_folders_costs_few_look_ups() {
+        let deep = |folders: usize| format!("{}x", "a/".repeat(folders));
+        let asked = |path: &str| {
+            let mut asked = 0;
+            let found = resolve(path.as_bytes(), |_at| {
+                asked += 1;
+                Ok::<Found<()>, ()>(Found::Nothing)
+            });
+            (asked, found)
+        };
+        let most = deep(LINK_FOLDERS_MAX);
+        let folder = Resolved::Folder(most.clone().into_bytes());
+        assert_eq!(asked(&most), (LINK_FOLDERS_MAX + 1, Ok(folder)));
+        assert_eq!(asked(&deep(2047)), (1, Ok(Resolved::Refused)));
+        let there = resolve(deep(2047).as_bytes(), |_at| Ok::<_, ()>(Found::File(())));
+        assert_eq!(there, Ok(Resolved::File(())));
     }
 
     #[test]
