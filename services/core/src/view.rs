@@ -391,17 +391,20 @@ fn architecture(layout: Layout, path: &[u8]) -> Option<&[u8]> {
     let name = match layout {
         Layout::Plain => None,
         Layout::Debian => debian(path),
-        Layout::OpenBsd => {
-            let mut folders = path.split(|&b| b == b'/').rev().skip(1);
-            folders.find(|folder| OPENBSD.contains(folder))
-        }
+        Layout::OpenBsd => folders(path).find(|folder| OPENBSD.contains(folder)),
     };
     name.filter(|name| *name != b"all")
 }
 
+/// The folders of a path, from the top. Of several that name an architecture the topmost counts, so that whoever goes
+/// down may turn back there.
+fn folders(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let end = path.iter().rposition(|&b| b == b'/').unwrap_or(0);
+    path[..end].split(|&b| b == b'/')
+}
+
 fn debian(path: &[u8]) -> Option<&[u8]> {
-    let mut parts = path.split(|&b| b == b'/').rev();
-    let file = parts.next()?;
+    let file = path.rsplit(|&b| b == b'/').next()?;
     let in_dists = path.starts_with(b"dists/");
     if in_dists {
         let of_folder = |folder: &'_ [u8]| -> Option<usize> {
@@ -409,7 +412,8 @@ fn debian(path: &[u8]) -> Option<&[u8]> {
             let found = prefixes.iter().find(|prefix| folder.starts_with(prefix));
             found.map(|prefix| prefix.len())
         };
-        for folder in parts {
+        // `dists` and the suite, which may be called as it likes.
+        for folder in folders(path).skip(2) {
             if let Some(at) = of_folder(folder) {
                 return Some(&folder[at..]);
             }

@@ -156,6 +156,24 @@ fn folders_are_hidden_when_nothing_below_can_belong() {
     }
 }
 
+/// Whoever goes down turns back at the first folder of a foreign architecture: nothing below may belong.
+#[test]
+fn the_topmost_architecture_counts() {
+    let amd64 = view("amd64", "", "", "");
+    let foreign = "dists/noble/main/binary-arm64/x/binary-amd64/Packages";
+    assert!(!has(&amd64, Layout::Debian, foreign));
+    let ours = "dists/noble/main/binary-amd64/x/binary-arm64/Packages";
+    assert!(has(&amd64, Layout::Debian, ours));
+    // A suite is no architecture, however it is called.
+    let suite = "dists/source/main/binary-amd64/Packages";
+    assert!(has(&amd64, Layout::Debian, suite));
+    let carried = Selection::new(&amd64, Layout::Debian);
+    assert!(carried.has_below(b"dists/source"));
+    assert!(!carried.has_below(b"dists/noble/main/source"));
+    assert!(!has(&amd64, Layout::OpenBsd, "7.8/arm64/amd64/base78.tgz"));
+    assert!(has(&amd64, Layout::OpenBsd, "7.8/amd64/arm64/base78.tgz"));
+}
+
 #[test]
 fn what_covers_a_clients_needs() {
     let needs = |architectures: &str, components: &str| (names(architectures), names(components));
