@@ -1,5 +1,6 @@
 //! Packages and Sources: which files an index names.
 
+use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read};
 
 use super::checksum::{Algorithm, Stated, Sum};
@@ -7,17 +8,21 @@ use super::release::listed_line;
 
 /// Longest line of an index; stops one line from filling memory.
 const LINE_MAX_BYTES: u64 = 16 << 20;
+/// Most bytes that are kept of one paragraph; stops one of many lines from filling memory.
+const PARAGRAPH_MAX_BYTES: usize = 16 << 20;
 
 /// What an index is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum IndexKind {
+pub enum IndexKind {
+    /// Of binary packages.
     Packages,
+    /// Of source packages.
     Sources,
 }
 
 impl IndexKind {
     /// The kind of an index by its name without compression, such as `main/binary-amd64/Packages`.
-    pub(crate) fn of(name: &str) -> Option<Self> {
+    pub fn of(name: &str) -> Option<Self> {
         match name.rsplit('/').next() {
             Some("Packages") => Some(Self::Packages),
             Some("Sources") => Some(Self::Sources),
@@ -28,10 +33,11 @@ impl IndexKind {
 
 /// A file that an index names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Named {
+pub struct Named {
     /// Relative to the archive's top, without `./` and doubled slashes.
-    pub(crate) path: Vec<u8>,
-    pub(crate) stated: Stated,
+    pub path: Vec<u8>,
+    /// What the index says of it.
+    pub stated: Stated,
 }
 
 /// One paragraph: the fields that were asked for, with their continuation lines.
@@ -41,7 +47,7 @@ pub(crate) type Paragraph = Vec<(String, String)>;
 ///
 /// # Errors
 /// `InvalidData` with the line when it is no index; else what reading or `each` gives.
-pub(crate) fn read_index(
+pub fn read_index(
     kind: IndexKind,
     input: &mut dyn Read,
     mut each: impl FnMut(Named) -> io::Result<()>,
@@ -74,6 +80,7 @@ pub(crate) fn paragraphs(
     let mut paragraph = Paragraph::new();
     let mut any = false;
     let mut keeping = false;
+    let mut kept_bytes = 0;
     let mut line = Vec::new();
     let mut number = 0;
     loop {
@@ -91,15 +98,17 @@ pub(crate) fn paragraphs(
             if any {
                 each(number, &paragraph)?;
             }
-            (any, keeping) = (false, false);
+            (any, keeping, kept_bytes) = (false, false, 0);
             paragraph.clear();
             if length == 0 {
                 return Ok(());
             }
         } else if text[0] == b' ' || text[0] == b'\t' {
             if keeping && let Some((_, value)) = paragraph.last_mut() {
+                let more = String::from_utf8_lossy(text);
+                kept_bytes += more.len() + 1;
                 value.push('\n');
-                value.push_str(&String::from_utf8_lossy(text));
+                value.push_str(&more);
             }
         } else {
             any = true;
@@ -113,8 +122,12 @@ pub(crate) fn paragraphs(
             keeping = name.is_some();
             if let Some(name) = name {
                 let value = String::from_utf8_lossy(text[colon + 1..].trim_ascii()).into_owned();
+                kept_bytes += name.len() + value.len();
                 paragraph.push(((*name).to_owned(), value));
             }
+        }
+        if kept_bytes > PARAGRAPH_MAX_BYTES {
+            return Err(wrong(number, "makes its paragraph too long"));
         }
     }
 }
@@ -154,7 +167,9 @@ fn package(line: u64, paragraph: &Paragraph) -> io::Result<Named> {
 }
 
 fn sources(line: u64, paragraph: &Paragraph) -> io::Result<Vec<Named>> {
-    let mut files: Vec<(String, Stated)> = Vec::new();
+    let mut files: Vec<(&str, Stated)> = Vec::new();
+    // A paragraph may name as many files as its size allows: none is looked for among all others.
+    let mut places: HashMap<&str, usize> = HashMap::new();
     let mut directory = None;
     for (field, value) in paragraph {
         let algorithm = match field.as_str() {
@@ -171,18 +186,16 @@ fn sources(line: u64, paragraph: &Paragraph) -> io::Result<Vec<Named>> {
             let listed = listed_line(algorithm, row);
             let (sum, size_bytes, name) =
                 listed.ok_or_else(|| wrong(line, "ends a source with a malformed list"))?;
-            match files.iter_mut().find(|(known, _)| known == name) {
+            let place = *places.entry(name).or_insert(files.len());
+            match files.get_mut(place) {
                 Some((_, stated)) if stated.size_bytes != size_bytes => {
                     return Err(wrong(line, "ends a source that states two sizes of a file"));
                 }
                 Some((_, stated)) => stated.sums.push(sum),
-                None => files.push((
-                    name.to_owned(),
-                    Stated {
-                        size_bytes,
-                        sums: vec![sum],
-                    },
-                )),
+                None => {
+                    let sums = vec![sum];
+                    files.push((name, Stated { size_bytes, sums }));
+                }
             }
         }
     }
@@ -194,7 +207,7 @@ fn sources(line: u64, paragraph: &Paragraph) -> io::Result<Vec<Named>> {
     Ok(files
         .into_iter()
         .map(|(name, stated)| Named {
-            path: path(&name),
+            path: path(name),
             stated,
         })
         .collect())
@@ -254,6 +267,37 @@ mod tests {
             ]
         );
         assert_eq!(read(IndexKind::Packages, "").unwrap(), []);
+    }
+
+    /// None is looked for among all the others: that took longer by the square of their number.
+    #[test]
+    fn a_source_may_name_many_files() {
+        let rows = 200_000;
+        let md5 = "d41d8cd98f00b204e9800998ecf8427e";
+        let list: String = (0..rows).map(|n| format!(" {md5} 1 {n}\n")).collect();
+        let text = format!("Package: s\nDirectory: pool\nFiles:\n{list}");
+        let found = read(IndexKind::Sources, &text).unwrap();
+        assert_eq!(found.len(), rows);
+        assert_eq!(found[rows - 1], ("pool/199999".to_owned(), 1));
+        let two_sizes = format!("{text} {md5} 2 7\n");
+        assert!(read(IndexKind::Sources, &two_sizes).is_err());
+    }
+
+    #[test]
+    fn a_paragraph_of_many_lines_fills_no_memory() {
+        let line = format!(" {}\n", "x".repeat(1 << 20));
+        let fields = [
+            ("Filename", IndexKind::Packages),
+            ("Files", IndexKind::Sources),
+        ];
+        for (field, kind) in fields {
+            let text = format!("{field}: y\n{}", line.repeat(16));
+            let error = read(kind, &text).unwrap_err();
+            assert_eq!(error.to_string(), "line 17 makes its paragraph too long");
+        }
+        let other = format!("Description: y\n{}\n", line.repeat(17));
+        let error = read(IndexKind::Packages, &other).unwrap_err();
+        assert!(error.to_string().contains("without Filename"), "{error}");
     }
 
     #[test]
