@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mirrorlog_core::client::climb::Level;
 use mirrorlog_core::directory::place::Country;
-use mirrorlog_core::id::{Build, ChannelId, Mount};
+use mirrorlog_core::id::{Build, ChannelId, MirrorId, Mount};
 use mirrorlog_core::time::Timestamp;
 use reqwest::StatusCode;
 use runtime::boot::now;
@@ -180,13 +180,7 @@ impl Directory {
     /// [`DirectoryError`].
     pub(crate) async fn channels(&self, watch: &dyn Watch) -> Result<Vec<Channel>, DirectoryError> {
         let answer: ChannelsAnswer = self.ask("/v1/channels", &[], "channels", watch).await?;
-        let known = answer.channels.iter().filter_map(|one| {
-            Some(Channel {
-                id: one.channel.parse().ok()?,
-                mount: Mount::new(&one.mount).ok()?,
-            })
-        });
-        Ok(known.collect())
+        Ok(answer.channels.iter().filter_map(channel).collect())
     }
 
     fn parsed<T: for<'de> Deserialize<'de>>(&self, answer: &[u8]) -> Result<T, DirectoryError> {
@@ -196,15 +190,9 @@ impl Directory {
         })
     }
 
-    /// What is not of the expected form is left out: one bad line costs no other.
     fn list(&self, answer: MirrorsAnswer) -> List {
-        let mirrors = answer.mirrors.into_iter().filter_map(|one| {
-            let url = reqwest::Url::parse(&one.url).ok()?;
-            let usable = ["http", "https"].contains(&url.scheme()) && url.has_host();
-            let level = Level::of_tier(&one.tier);
-            let url = one.url.trim_end_matches('/').to_owned();
-            usable.then(|| Source::mirror(one.id, url, level))
-        });
+        let mirrors = answer.mirrors.into_iter().filter_map(mirror);
+        let mirrors = mirrors.map(|one| Source::mirror(one.id, one.url, one.level));
         let mut sources: Vec<Source> = mirrors.collect();
         let now = now();
         sources = by_level(sources, Source::level, |source| {
@@ -295,6 +283,57 @@ impl Directory {
     }
 }
 
+/// A mirror, as a directory names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its id.
+    pub id: String,
+    /// Its URL, without a slash at the end.
+    pub url: String,
+    /// How near it is.
+    pub level: Level,
+}
+
+/// What is not of the expected form is left out: one bad line costs no other.
+fn mirror(one: MirrorAnswer) -> Option<Named> {
+    let url = reqwest::Url::parse(&one.url).ok()?;
+    let usable = ["http", "https"].contains(&url.scheme()) && url.has_host();
+    // The parser passes over line ends and tabs, and both are shown to people.
+    let plain = one.url.bytes().all(|byte| byte.is_ascii_graphic());
+    let id: MirrorId = one.id.parse().ok().filter(|_id| usable && plain)?;
+    Some(Named {
+        id: id.to_string(),
+        url: one.url.trim_end_matches('/').to_owned(),
+        level: Level::of_tier(&one.tier),
+    })
+}
+
+fn channel(one: &ChannelAnswer) -> Option<Channel> {
+    Some(Channel {
+        id: one.channel.parse().ok()?,
+        mount: Mount::new(&one.mount).ok()?,
+    })
+}
+
+/// The mirrors in a directory's answer to `/v1/mirrors`, in its order.
+///
+/// # Errors
+/// When it is no such answer.
+pub fn read_mirrors(answer: &[u8]) -> Result<Vec<Named>, serde_json::Error> {
+    let answer: MirrorsAnswer = serde_json::from_slice(answer)?;
+    Ok(answer.mirrors.into_iter().filter_map(mirror).collect())
+}
+
+/// The channels and their mounts in a directory's answer to `/v1/channels`, in its order.
+///
+/// # Errors
+/// When it is no such answer.
+pub fn read_channels(answer: &[u8]) -> Result<Vec<(ChannelId, Mount)>, serde_json::Error> {
+    let answer: ChannelsAnswer = serde_json::from_slice(answer)?;
+    let known = answer.channels.iter().filter_map(channel);
+    Ok(known.map(|one| (one.id, one.mount)).collect())
+}
+
 /// What is of each level, the nearest first, by what is known of its speed.
 pub(crate) fn by_level<T: Clone>(
     all: Vec<T>,
@@ -340,4 +379,36 @@ fn plain(bytes: &[u8]) -> String {
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c });
     line.take(REFUSAL_MAX).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_forge_lines_is_no_mirror() {
+        let read = |id: &str, url: &str| {
+            let mirror = serde_json::json!({ "id": id, "url": url, "tier": "world" });
+            let answer = serde_json::json!({ "build": 1, "mirrors": [mirror] });
+            read_mirrors(answer.to_string().as_bytes()).unwrap()
+        };
+        let good = Named {
+            id: "nz1".to_owned(),
+            url: "https://m:8443/a".to_owned(),
+            level: Level::World,
+        };
+        assert_eq!(read("nz1", "https://m:8443/a/"), [good]);
+        for (id, url) in [
+            ("nz1\u{1b}[2J", "http://m"),
+            ("nz1\nnz2", "http://m"),
+            ("", "http://m"),
+            ("nz1", "http://m/\nhttp://n"),
+            ("nz1", "http://m/\u{1b}[2J"),
+            ("nz1", "ht\ttp://m"),
+            ("nz1", "file:///m"),
+        ] {
+            assert_eq!(read(id, url), [], "{id:?} {url:?}");
+        }
+    }
 }

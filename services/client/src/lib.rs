@@ -66,7 +66,7 @@ use runtime::boot::now;
 
 pub use candidates::{Candidate, Candidates, Carried, Excluded};
 pub use closure::DependError;
-pub use directory::DirectoryError;
+pub use directory::{DirectoryError, Named, read_channels, read_mirrors};
 pub use feedback::Sample;
 pub use fetch::Fetched;
 pub use get::{Delivered, GetError, Got, Job, Needs, Plan, get, plan};
