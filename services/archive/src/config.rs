@@ -222,6 +222,15 @@ impl Config {
         written.check(&runtime::boot::folder_of(file))
     }
 
+    /// The same of a text that was read from `file`, whatever the environment says.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        let written: Written = runtime::boot::parse_config(file, text, std::iter::empty())?;
+        written.check(&runtime::boot::folder_of(file))
+    }
+
     /// The socket on which local commands reach the daemon.
     pub fn admin_socket(&self) -> PathBuf {
         self.state.join("admin.sock")

@@ -11,6 +11,7 @@
 //! | [`outbox`], [`reconcile`] | bring the log to what the journal says |
 //! | `witness` | who is asked when the count of builds is lost |
 //! | `repair` | the whole log against the journal, on request |
+//! | [`layout`] | what a tree must be, and how its indexes are read |
 //! | `collect` | lets content of old builds go |
 //! | `enroll` | mirrors that join by a token |
 //! | `roots` | root documents, and what a change of keys means for what was signed |
@@ -35,7 +36,7 @@ pub mod heads;
 mod hostile;
 pub mod journal;
 pub mod journal_service;
-mod layout;
+pub mod layout;
 pub mod outbox;
 pub mod publish;
 pub mod reconcile;

@@ -166,7 +166,19 @@ impl Config {
     /// # Errors
     /// [`CheckError`] with the place and what to do.
     pub fn load(file: &Path) -> Result<Self, CheckError> {
-        let mut config: Self = runtime::boot::load_config(file)?;
+        Self::checked(file, runtime::boot::load_config(file)?)
+    }
+
+    /// The same of a text that was read from `file`, whatever the environment says.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parse(file: &Path, text: &str) -> Result<Self, CheckError> {
+        let read = runtime::boot::parse_config(file, text, std::iter::empty())?;
+        Self::checked(file, read)
+    }
+
+    fn checked(file: &Path, mut config: Self) -> Result<Self, CheckError> {
         config.resolve(&runtime::boot::folder_of(file));
         config.check()?;
         Ok(config)

@@ -32,7 +32,7 @@
 
 pub mod config;
 mod desk;
-mod dns;
+pub mod dns;
 pub mod export;
 mod feedback;
 mod gauges;
@@ -40,14 +40,14 @@ mod geo;
 #[cfg(test)]
 #[path = "../../../tests/support/hostile/mod.rs"]
 mod hostile;
-mod http;
+pub mod http;
 mod pieces;
 mod probe;
 mod resolve;
 pub mod run;
 mod saved;
 mod site;
-mod traces;
+pub mod traces;
 mod trees;
 mod work;
 

@@ -30,6 +30,18 @@ const FORGOTTEN_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// Pause between two writings of the file.
 const WRITE_EVERY: Duration = Duration::from_secs(10);
 
+/// A trace as it stands in the file: one line, whatever the client wrote.
+pub fn line(time: Timestamp, mirror: &MirrorId, kind: Failure, trace: &str) -> String {
+    let cut = trace.floor_char_boundary(TRACE_MAX_BYTES);
+    let line = json!({
+        "time": time.as_seconds(),
+        "mirror": mirror.as_str(),
+        "outcome": kind.as_str(),
+        "trace": &trace[..cut],
+    });
+    format!("{line}\n")
+}
+
 /// The newest traces. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Traces {
@@ -76,14 +88,7 @@ impl Traces {
     }
 
     fn keep_at(&self, time: Timestamp, mirror: &MirrorId, kind: Failure, trace: &str) {
-        let cut = trace.floor_char_boundary(TRACE_MAX_BYTES);
-        let line = json!({
-            "time": time.as_seconds(),
-            "mirror": mirror.as_str(),
-            "outcome": kind.as_str(),
-            "trace": &trace[..cut],
-        });
-        self.kept().push(time, format!("{line}\n"));
+        self.kept().push(time, line(time, mirror, kind, trace));
     }
 
     /// Blocks. What could not be written is tried again with the next call.

@@ -320,7 +320,20 @@ impl Config {
     /// # Errors
     /// [`runtime::boot::ConfigError`] with the file, the place and what to do.
     pub fn load(file: &Path) -> Result<Self, runtime::boot::ConfigError> {
-        let mut config: Self = runtime::boot::load_config(file)?;
+        Ok(runtime::boot::load_config::<Self>(file)?.beside(file))
+    }
+
+    /// The same of a text that was read from `file`, whatever the environment says.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parse(file: &Path, text: &str) -> Result<Self, runtime::boot::ConfigError> {
+        let read: Self = runtime::boot::parse_config(file, text, std::iter::empty())?;
+        Ok(read.beside(file))
+    }
+
+    fn beside(mut self, file: &Path) -> Self {
+        let config = &mut self;
         let base = file.parent().unwrap_or(Path::new("."));
         config.nats.resolve(base);
         if let Some(tls) = &mut config.tls {
@@ -340,7 +353,7 @@ impl Config {
         for path in keys.chain(&mut config.consistency.keys) {
             *path = base.join(&*path);
         }
-        Ok(config)
+        self
     }
 }
 

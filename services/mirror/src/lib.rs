@@ -30,7 +30,7 @@ mod collect;
 mod engine;
 mod export;
 mod hours;
-mod http;
+pub mod http;
 mod inbox;
 mod journal;
 mod metrics;

@@ -8,7 +8,7 @@ const BUFFER_BYTES: usize = 128 * 1024;
 
 /// A digest algorithm of a Release or an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Algorithm {
+pub enum Algorithm {
     Md5,
     Sha1,
     Sha256,
@@ -16,10 +16,10 @@ pub(crate) enum Algorithm {
 }
 
 impl Algorithm {
-    pub(crate) const ALL: [Self; 4] = [Self::Md5, Self::Sha1, Self::Sha256, Self::Sha512];
+    pub const ALL: [Self; 4] = [Self::Md5, Self::Sha1, Self::Sha256, Self::Sha512];
 
     /// The name of a Release's field, and of a by-hash folder.
-    pub(crate) const fn release_field(self) -> &'static str {
+    pub const fn release_field(self) -> &'static str {
         match self {
             Self::Md5 => "MD5Sum",
             Self::Sha1 => "SHA1",
@@ -38,7 +38,7 @@ impl Algorithm {
     }
 
     /// Hashes all of `input`.
-    pub(crate) fn hash(self, input: &mut dyn Read) -> io::Result<Vec<u8>> {
+    pub fn hash(self, input: &mut dyn Read) -> io::Result<Vec<u8>> {
         match self {
             Self::Md5 => drain::<md5::Md5>(input),
             Self::Sha1 => drain::<sha1::Sha1>(input),
@@ -62,14 +62,14 @@ fn drain<H: sha2::Digest>(input: &mut dyn Read) -> io::Result<Vec<u8>> {
 
 /// One stated digest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Sum {
-    pub(crate) algorithm: Algorithm,
-    pub(crate) value: Vec<u8>,
+pub struct Sum {
+    pub algorithm: Algorithm,
+    pub value: Vec<u8>,
 }
 
 impl Sum {
     /// Parses hex of the algorithm's length.
-    pub(crate) fn parse(algorithm: Algorithm, text: &str) -> Option<Self> {
+    pub fn parse(algorithm: Algorithm, text: &str) -> Option<Self> {
         let value = hex::decode(text)
             .ok()
             .filter(|value| value.len() == algorithm.bytes())?;
@@ -79,14 +79,14 @@ impl Sum {
 
 /// What somebody says about a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stated {
-    pub(crate) size_bytes: u64,
-    pub(crate) sums: Vec<Sum>,
+pub struct Stated {
+    pub size_bytes: u64,
+    pub sums: Vec<Sum>,
 }
 
 impl Stated {
     /// The SHA-256, if it is stated.
-    pub(crate) fn sha256(&self) -> Option<Digest> {
+    pub fn sha256(&self) -> Option<Digest> {
         let sum = self
             .sums
             .iter()
@@ -97,7 +97,7 @@ impl Stated {
     }
 
     /// The sums that only the content itself can prove: SHA-512 always, the old ones when they are all there is.
-    pub(crate) fn to_be_read(&self) -> impl Iterator<Item = &Sum> {
+    pub fn to_be_read(&self) -> impl Iterator<Item = &Sum> {
         let strong = |a| matches!(a, Algorithm::Sha256 | Algorithm::Sha512);
         let has_strong = self.sums.iter().any(|sum| strong(sum.algorithm));
         self.sums.iter().filter(move |sum| match sum.algorithm {

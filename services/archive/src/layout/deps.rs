@@ -116,7 +116,7 @@ fn provide(providers: &mut Providers, fields: &Fields<'_>) {
         .into_iter()
         .flat_map(|list| list.split(','))
     {
-        let (name, _qualifier, bound) = relation(provided);
+        let Relation { name, bound, .. } = relation(provided);
         if !name.is_empty() {
             add(
                 name,
@@ -128,8 +128,19 @@ fn provide(providers: &mut Providers, fields: &Fields<'_>) {
     }
 }
 
-/// `name:qualifier (operator version)`.
-fn relation(text: &str) -> (&str, Option<&str>, Option<(&str, &str)>) {
+/// One package that is asked for, or provided: `name:qualifier (operator version)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relation<'t> {
+    /// The package.
+    pub name: &'t str,
+    /// An architecture, or `any`.
+    pub qualifier: Option<&'t str>,
+    /// Operator and version.
+    pub bound: Option<(&'t str, &'t str)>,
+}
+
+/// Takes a relation apart. What is none is one that nothing meets.
+pub fn relation(text: &str) -> Relation<'_> {
     let (name, bound) = match text.split_once('(') {
         Some((name, bound)) => (
             name.trim(),
@@ -147,11 +158,19 @@ fn relation(text: &str) -> (&str, Option<&str>, Option<(&str, &str)>) {
             .unwrap_or(bound.len());
         (&bound[..end], bound[end..].trim())
     });
-    (name, qualifier, bound)
+    Relation {
+        name,
+        qualifier,
+        bound,
+    }
 }
 
 fn is_met(one: &str, architecture: &str, providers: &Providers) -> bool {
-    let (name, qualifier, bound) = relation(one);
+    let Relation {
+        name,
+        qualifier,
+        bound,
+    } = relation(one);
     let fits = |provider: &Provider| {
         let here = provider.architecture == architecture
             || provider.architecture == "all"

@@ -19,9 +19,12 @@ use mirrorlog_core::layout::Layout;
 use mirrorlog_core::time::Timestamp;
 
 use check::Check;
-pub(crate) use index::{IndexKind, read_index};
-pub(crate) use release::Release;
-pub(crate) use unpack::Packing;
+pub use checksum::{Algorithm, Stated, Sum};
+pub use deps::{Relation, relation};
+pub use index::{IndexKind, Named, read_index};
+pub use release::{Release, ReleaseError};
+pub use unpack::{Packing, Unpacked};
+pub use version::compare as compare_versions;
 
 use crate::publish::{Faults, PublishError, View};
 use crate::scan::Tree;

@@ -8,16 +8,16 @@ use super::checksum::{Algorithm, Stated, Sum};
 
 /// A parsed Release.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Release {
+pub struct Release {
     /// Fields of one line, by lower-case name.
-    pub(crate) fields: BTreeMap<String, String>,
+    pub fields: BTreeMap<String, String>,
     /// Listed files, by name relative to the suite's folder.
-    pub(crate) listed: BTreeMap<String, Stated>,
+    pub listed: BTreeMap<String, Stated>,
 }
 
 /// Why a text is no Release.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ReleaseError {
+pub enum ReleaseError {
     #[error("no UTF-8")]
     Encoding,
     #[error("line {0} is no field")]
@@ -36,7 +36,7 @@ pub(crate) enum ReleaseError {
 
 impl Release {
     /// Parses a Release.
-    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ReleaseError> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, ReleaseError> {
         let text = std::str::from_utf8(bytes).map_err(|_| ReleaseError::Encoding)?;
         let mut release = Self::default();
         let mut list: Option<Algorithm> = None;
@@ -70,12 +70,12 @@ impl Release {
     }
 
     /// Parses an InRelease: only what is inside the signature's armor counts, and nothing may be outside.
-    pub(crate) fn parse_signed(bytes: &[u8]) -> Result<Self, ReleaseError> {
+    pub fn parse_signed(bytes: &[u8]) -> Result<Self, ReleaseError> {
         Self::parse(signed_text(bytes)?.as_bytes())
     }
 
     /// A date field, if it is there.
-    pub(crate) fn date(&self, field: &str) -> Result<Option<Timestamp>, ReleaseError> {
+    pub fn date(&self, field: &str) -> Result<Option<Timestamp>, ReleaseError> {
         let Some(text) = self.fields.get(field) else {
             return Ok(None);
         };

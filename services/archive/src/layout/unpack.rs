@@ -16,7 +16,7 @@ const ZSTD_WINDOW_LOG: u32 = 27;
 
 /// How a file is compressed, cheapest to read first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Packing {
+pub enum Packing {
     Plain,
     Gzip,
     Zstd,
@@ -35,7 +35,7 @@ impl Packing {
     ];
 
     /// How a file of this name is packed, and its name without that ending.
-    pub(crate) fn of(name: &str) -> (Self, &str) {
+    pub fn of(name: &str) -> (Self, &str) {
         let ending = |(packing, ending): (Self, &str)| Some((packing, name.strip_suffix(ending)?));
         Self::PACKED
             .into_iter()
@@ -44,7 +44,7 @@ impl Packing {
     }
 
     /// The names that a file may have, unpacked and in each packing.
-    pub(crate) fn names(plain: &str) -> impl Iterator<Item = String> {
+    pub fn names(plain: &str) -> impl Iterator<Item = String> {
         let packed = Self::PACKED.into_iter().map(|(_, ending)| ending);
         std::iter::once("")
             .chain(packed)
@@ -52,7 +52,7 @@ impl Packing {
     }
 
     /// Unpacks `input` while it is read.
-    pub(crate) fn unpack(self, input: impl Read + 'static) -> io::Result<Unpacked> {
+    pub fn unpack(self, input: impl Read + 'static) -> io::Result<Unpacked> {
         let xz = || {
             liblzma::stream::Stream::new_auto_decoder(
                 XZ_MEMORY_BYTES,
@@ -81,7 +81,7 @@ impl Packing {
 }
 
 /// Unpacked bytes, counted, hashed and bounded.
-pub(crate) struct Unpacked {
+pub struct Unpacked {
     inner: Box<dyn Read>,
     hash: Sha256,
     size_bytes: u64,
@@ -90,7 +90,7 @@ pub(crate) struct Unpacked {
 
 impl Unpacked {
     /// Bytes and SHA-256 of what was read.
-    pub(crate) fn finish(self) -> (u64, Digest) {
+    pub fn finish(self) -> (u64, Digest) {
         (
             self.size_bytes,
             Digest::from_bytes(self.hash.finalize().into()),

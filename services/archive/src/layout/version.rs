@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 /// Compares two versions as dpkg does.
-pub(crate) fn compare(a: &str, b: &str) -> Ordering {
+pub fn compare(a: &str, b: &str) -> Ordering {
     let ((epoch_a, rest_a), (epoch_b, rest_b)) = (epoch(a), epoch(b));
     let ((upstream_a, revision_a), (upstream_b, revision_b)) = (revision(rest_a), revision(rest_b));
     epoch_a

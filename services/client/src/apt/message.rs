@@ -8,7 +8,7 @@ const MESSAGE_MAX_BYTES: usize = 4 << 20;
 
 /// A message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Message {
+pub struct Message {
     code: u16,
     title: &'static str,
     fields: Vec<(String, String)>,
@@ -16,7 +16,7 @@ pub(crate) struct Message {
 
 impl Message {
     /// Begins a message.
-    pub(crate) fn new(code: u16, title: &'static str) -> Self {
+    pub fn new(code: u16, title: &'static str) -> Self {
         Self {
             code,
             title,
@@ -25,7 +25,7 @@ impl Message {
     }
 
     /// Adds a field; what would break out of its line becomes spaces.
-    pub(crate) fn with(mut self, name: &str, value: impl ToString) -> Self {
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         let value = value.to_string();
         let line = value.chars().map(|c| if c.is_control() { ' ' } else { c });
         self.fields.push((name.to_owned(), line.collect()));
@@ -33,12 +33,12 @@ impl Message {
     }
 
     /// The code, which says what it is about.
-    pub(crate) fn code(&self) -> u16 {
+    pub fn code(&self) -> u16 {
         self.code
     }
 
     /// A field's value; names in any case.
-    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+    pub fn get(&self, name: &str) -> Option<&str> {
         let field = self
             .fields
             .iter()
@@ -47,14 +47,14 @@ impl Message {
     }
 
     /// All values of a field that may come several times.
-    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let fields = self.fields.iter();
         let named = fields.filter(move |(field, _)| field.eq_ignore_ascii_case(name));
         named.map(|(_, value)| value.as_str())
     }
 
     /// As it goes to apt.
-    pub(crate) fn to_text(&self) -> String {
+    pub fn to_text(&self) -> String {
         let mut text = format!("{} {}\n", self.code, self.title);
         for (name, value) in &self.fields {
             // Writing to a string cannot fail.
@@ -68,7 +68,7 @@ impl Message {
     ///
     /// # Errors
     /// Of the input; what is no message is `InvalidData`.
-    pub(crate) fn read(input: &mut impl BufRead) -> io::Result<Option<Self>> {
+    pub fn read(input: &mut impl BufRead) -> io::Result<Option<Self>> {
         let bad =
             |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("apt sent {what}"));
         let mut first = None;

@@ -19,5 +19,7 @@ mod mounts;
 mod run;
 mod settings;
 
+pub use message::Message;
+pub use mounts::Wanted;
 pub use run::{MethodError, begin};
 pub use settings::Settings;

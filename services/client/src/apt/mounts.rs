@@ -8,7 +8,7 @@ use crate::directory::Channel;
 
 /// A URI of apt's, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub struct Wanted {
     /// The directory's URL.
     pub(super) directory: String,
     /// The path, mount included, decoded.
@@ -20,7 +20,7 @@ impl Wanted {
     ///
     /// # Errors
     /// What is wrong with it, for people.
-    pub(super) fn parse(uri: &str) -> Result<Self, String> {
+    pub fn parse(uri: &str) -> Result<Self, String> {
         let bad = |why: &str| format!("{uri} is no URI of this method: {why}");
         let (scheme, rest) = uri.split_once(':').ok_or_else(|| bad("it has no scheme"))?;
         let scheme = match scheme {
@@ -50,6 +50,16 @@ impl Wanted {
             directory,
             path: asked.path,
         })
+    }
+
+    /// The directory's URL.
+    pub fn directory(&self) -> &str {
+        &self.directory
+    }
+
+    /// The path, mount included, decoded.
+    pub fn path(&self) -> &[u8] {
+        &self.path
     }
 
     /// The channels of the longest mount that the path is below, in the order in which they win paths, and the path

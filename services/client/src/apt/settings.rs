@@ -19,7 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Settings {
     /// Reads `Config-Item: NAME=VALUE` fields, in which `%XX` stands for what a line cannot hold.
-    pub(super) fn of(message: &Message) -> Self {
+    pub fn of(message: &Message) -> Self {
         let mut settings: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for item in message.all("Config-Item") {
             let (name, value) = item.split_once('=').unwrap_or((item, ""));

@@ -5,6 +5,7 @@
 //! | `zone` | names, servers and the SOA |
 //! | `pools` | members of the pools, remembered for a moment |
 //! | `reply` | one message in, one message out |
+//! | [`Responder`] | the same without sockets |
 //!
 //! hickory reads and writes the messages. The sockets are served here: hickory's own server logs the address of
 //! whoever asks, and bounds neither connections nor messages under way.
@@ -14,6 +15,7 @@
 
 mod pools;
 mod reply;
+mod responder;
 #[cfg(test)]
 mod tests;
 mod zone;
@@ -30,6 +32,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+
+pub use responder::Responder;
 
 use crate::config::DnsSection;
 use crate::gauges::Gauges;

@@ -32,17 +32,21 @@ use crate::feedback::Declined;
 use crate::gauges::FeedbackLabels;
 
 /// Samples in one request.
-const SAMPLES_MAX: usize = 100;
+pub const SAMPLES_MAX: usize = 100;
 
 /// What a client wrote about one download. Whether it makes sense is another question.
 #[derive(Debug, Default, PartialEq)]
-struct Written {
-    mirror: String,
-    bytes: u64,
+pub struct Written {
+    /// Of which mirror.
+    pub mirror: String,
+    /// How many came.
+    pub bytes: u64,
     /// In seconds.
-    time: f64,
-    outcome: Option<String>,
-    trace: Option<String>,
+    pub time: f64,
+    /// `ok`, or how it failed; what is not said is `ok`.
+    pub outcome: Option<String>,
+    /// A traceroute, or the like.
+    pub trace: Option<String>,
 }
 
 pub(super) async fn answer(
@@ -104,7 +108,11 @@ fn usable(face: &Face, sample: &Written) -> Result<(MirrorId, Outcome), &'static
     Ok((mirror, outcome_of(sample)?))
 }
 
-fn outcome_of(sample: &Written) -> Result<Outcome, &'static str> {
+/// What a sample says of its mirror.
+///
+/// # Errors
+/// Why it says nothing.
+pub fn outcome_of(sample: &Written) -> Result<Outcome, &'static str> {
     if sample.time < 0.0 {
         return Err("time is below 0");
     }
@@ -125,8 +133,11 @@ fn outcome_of(sample: &Written) -> Result<Outcome, &'static str> {
     }
 }
 
-/// Reads a request's body, or says what is wrong with it.
-fn read(body: &[u8]) -> Result<Vec<Written>, String> {
+/// Reads a request's body.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read(body: &[u8]) -> Result<Vec<Written>, String> {
     let body: Value = serde_json::from_slice(body)
         .map_err(|error| format!("the body cannot be read as JSON: {error}"))?;
     // A list may stand alone too.

@@ -19,7 +19,7 @@
 
 mod ask;
 mod channels;
-mod feedback;
+pub mod feedback;
 pub(crate) mod feeds;
 mod list;
 mod memo;

@@ -14,7 +14,7 @@ const DATE_MAX_SECONDS: i64 = 253_402_300_799;
 
 /// What a request is answered with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub enum Outcome {
     /// 200
     Whole,
     /// 206, first and last byte
@@ -29,17 +29,17 @@ pub(super) enum Outcome {
 
 /// What tells versions of one resource apart.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Version<'a> {
+pub struct Version<'a> {
     /// The strong entity tag, with its quotes.
-    pub(super) tag: &'a str,
+    pub tag: &'a str,
     /// Seconds since 1970, when there is such a date.
-    pub(super) modified: Option<i64>,
+    pub modified: Option<i64>,
     /// Its length.
-    pub(super) size_bytes: u64,
+    pub size_bytes: u64,
 }
 
 /// Goes through the conditions in the order of section 13.2.2.
-pub(super) fn judge(method: &Method, headers: &HeaderMap, version: Version<'_>) -> Outcome {
+pub fn judge(method: &Method, headers: &HeaderMap, version: Version<'_>) -> Outcome {
     // Step 1: If-Match; step 2: without it, If-Unmodified-Since.
     if headers.contains_key(IF_MATCH) {
         if !names(headers, &IF_MATCH, |tag| tag == version.tag) {

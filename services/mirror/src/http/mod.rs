@@ -17,7 +17,7 @@
 
 mod blob;
 mod body;
-mod conditions;
+pub mod conditions;
 mod listing;
 mod live;
 mod mounts;

@@ -85,7 +85,11 @@ pub fn folder_of(file: &Path) -> PathBuf {
     }
 }
 
-fn parse_config<T: DeserializeOwned>(
+/// [`load_config`] of a text that was read from `file`, under an environment.
+///
+/// # Errors
+/// As `load_config`, but for reading.
+pub fn parse_config<T: DeserializeOwned>(
     file: &Path,
     text: &str,
     env: impl Iterator<Item = (String, String)>,

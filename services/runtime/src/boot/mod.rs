@@ -13,7 +13,7 @@ mod units;
 
 use mirrorlog_core::time::Timestamp;
 
-pub use config::{ConfigError, folder_of, load_config};
+pub use config::{ConfigError, folder_of, load_config, parse_config};
 pub use guest::Reading;
 pub use health::Health;
 pub use networks::{NetworkLimits, Networks, Place, client_behind};
