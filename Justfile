@@ -87,6 +87,10 @@ bench-flips *args:
     cargo build --release --locked -p mirrorlog
     cargo run --quiet --release --locked -p e2e --bin bench-flips -- --release "$@"
 
+# hostile bytes for what reads them: `just fuzz page -runs=10000000`; `just fuzz` lists the decoders, tests/fuzz tells more
+fuzz *args:
+    cargo run --quiet --locked -p fuzz -- "$@"
+
 # the documentation's examples
 doctest:
     cargo test --workspace --locked --doc --quiet
