@@ -160,6 +160,13 @@ impl Admin for Service {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn install_root(
+        &self,
+        _: Request<InstallRootRequest>,
+    ) -> Result<Response<InstallRootReply>, Status> {
+        Err(Status::unimplemented("publishing needs no root document"))
+    }
+
     async fn repair_log(
         &self,
         _: Request<wire::v1::RepairLogRequest>,
