@@ -135,6 +135,15 @@ pub enum DaemonError {
     },
 }
 
+/// As whom the archive speaks, and who believes whom.
+pub(crate) struct Standing {
+    pub(crate) signer: Signer,
+    /// Its own keys, the present one and those before.
+    pub(crate) keys: TrustedKeys,
+    pub(crate) trust: Trust,
+    pub(crate) enroller: Option<Arc<Enroller>>,
+}
+
 /// The archive.
 pub struct Daemon {
     pub(crate) config: Config,
@@ -174,16 +183,19 @@ impl Daemon {
     /// [`DaemonError`]; a journal with a fault is none: its channel is halted.
     pub(crate) fn open(
         config: Config,
-        signer: Signer,
-        keys: TrustedKeys,
-        trust: Trust,
-        enroller: Option<Arc<Enroller>>,
+        standing: Standing,
         state: Arc<SledState>,
         pages: Pages,
         gauges: Gauges,
         instance: String,
     ) -> Result<Self, DaemonError> {
         let control: Arc<dyn Control> = Arc::<SledState>::clone(&state);
+        let Standing {
+            signer,
+            keys,
+            trust,
+            enroller,
+        } = standing;
         let daemon = Self {
             fence: Fence::new(control, instance),
             outbox: Outbox::open(Arc::clone(&state), gauges.clone())?,

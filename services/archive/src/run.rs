@@ -24,7 +24,7 @@ use wire::v1::journal_server::JournalServer;
 
 use crate::admin::{AdminService, bind};
 use crate::config::Config;
-use crate::daemon::{Daemon, Link};
+use crate::daemon::{Daemon, Link, Standing};
 use crate::enroll::{EnrollService, Enroller};
 use crate::fence::{FenceError, run_blocking};
 use crate::gauges::Gauges;

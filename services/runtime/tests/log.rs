@@ -143,6 +143,7 @@ async fn what_is_declared_is_made_once_and_found_again() {
         "KV_mirrorlog_drain",
         "KV_mirrorlog_head",
         "KV_mirrorlog_lease",
+        "KV_mirrorlog_root",
         "KV_mirrorlog_salt",
         "KV_mirrorlog_wanted",
         "MIRRORLOG",

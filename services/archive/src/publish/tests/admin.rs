@@ -160,6 +160,17 @@ impl Admin for Service {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn invite(&self, _: Request<InviteRequest>) -> Result<Response<InviteReply>, Status> {
+        Err(Status::unimplemented("publishing needs no mirrors"))
+    }
+
+    async fn withdraw(
+        &self,
+        _: Request<WithdrawRequest>,
+    ) -> Result<Response<WithdrawReply>, Status> {
+        Err(Status::unimplemented("publishing needs no mirrors"))
+    }
+
     async fn install_root(
         &self,
         _: Request<InstallRootRequest>,
