@@ -239,6 +239,15 @@ fn a_mirror_that_is_shut_out_says_nothing_more() {
         let live = network.live("nz2", CHANNEL) == Some(2);
         live && network.is_complete("nz1", CHANNEL, 2) && !network.is_complete("nz2", CHANNEL, 2)
     });
+    until("clients are sent to nz1 alone", || {
+        let why = network.run(["why", "nz2", CHANNEL]).ok().json;
+        let reason = why["reason"].as_str().unwrap_or_default();
+        why["offered"] == false && reason.contains("not in the roster")
+    });
+    get(&network, "roster", &["c", "number"]).ok();
+    // An older document, however well signed, brings nothing back, and asks for nothing.
+    let refused = key(&network, &["install"], &[&root(&network, 1)]).code_is(65);
+    assert!(refused.stderr.contains("older"), "{}", refused.stderr);
 }
 
 #[test]
@@ -268,6 +277,10 @@ fn a_mirror_joins_by_a_token_that_is_good_once() {
     other.truncate(token.len() - 2);
     enroll("other", &other).code_is(65);
     enroll("au9b", &invite()).ok();
+    let spare = invite();
+    let gone = network.run(["mirror", "uninvite", "au9"]).ok();
+    assert_eq!(gone.json["withdrawn"], 3);
+    enroll("late", &spare).code_is(77);
 
     // It follows the log and fetches with what it was given.
     let config = network.scratch().join("au9/mirror.toml");

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mirrorlog_core::drain::Drains;
 use mirrorlog_core::id::MirrorId;
-use mirrorlog_core::statement::{Order, Statement};
+use mirrorlog_core::statement::{Order, OrderKind, Statement};
 use mirrorlog_core::time::Timestamp;
 use runtime::state::{Control, SledState, Write};
 use wire::Signed;
@@ -17,6 +17,17 @@ use crate::fence::run_blocking;
 use crate::outbox::OutboxError;
 use crate::signer::SignError;
 use crate::state::{DRAIN_PREFIX, Key};
+
+/// Why a mirror was not drained or resumed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DrainError {
+    #[error("no random number")]
+    Random(#[source] std::io::Error),
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    #[error(transparent)]
+    Keep(#[from] OutboxError),
+}
 
 /// The orders, and which of them the bucket has.
 pub(crate) struct Drained {
@@ -102,6 +113,26 @@ impl Daemon {
         self.drained.replace(mirror, signed.clone());
         self.put_drains(link).await;
         Ok(())
+    }
+
+    /// Has clients sent to a mirror no more, or again.
+    ///
+    /// # Errors
+    /// [`DrainError`].
+    pub(crate) async fn drain_or_resume(
+        self: &Arc<Self>,
+        mirror: &MirrorId,
+        kind: OrderKind,
+        link: &Link,
+    ) -> Result<(), DrainError> {
+        let order = Order {
+            id: getrandom::u64().map_err(|error| DrainError::Random(error.into()))?,
+            mirror: mirror.clone(),
+            issued: runtime::boot::now().max(self.drained.after(mirror)),
+            kind,
+        };
+        let signed = self.sign_order(&order).await?;
+        Ok(self.keep_drain(&order, &signed, link).await?)
     }
 
     /// Looks what the bucket has, and puts into it what it lacks or has otherwise: a server that was set back says

@@ -4,10 +4,13 @@
 //! document no longer names the key that made a signature, the archive signs the same bytes with its present one: the
 //! statement's digest stays, and with it the chain of snapshots. Only then do others hear of the document.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use mirrorlog_core::id::MirrorId;
 use mirrorlog_core::sign::{KeyNumber, TrustedKeys};
+use mirrorlog_core::statement::OrderKind;
 use mirrorlog_core::trust::{Role, RootVersion};
 use runtime::log::LogError;
 use runtime::trust::{Taken, TrustError, key_of};
@@ -16,12 +19,14 @@ use wire::{EventBody, SignedRoot, SignedRootError};
 
 use crate::daemon::{Channel, Daemon, Link};
 use crate::fence::run_blocking;
-use crate::journal::{Entry, JournalError};
+use crate::journal::{Entry, JournalError, with_causes};
 use crate::signer::SignError;
 
 /// Largest document that goes through the log, in bytes: nats-server's `max_payload` is 1 MiB, with headers.
 const ON_LOG_MAX_BYTES: usize = 1000 * 1024;
 
+/// Why a mirror takes no clients that left the roster.
+const LEFT: &str = "not in the roster of the root document";
 /// Statements that are signed before they are written.
 const SIGNED_AT_ONCE: usize = 64;
 
@@ -42,6 +47,11 @@ pub(crate) enum InstallError {
         /// The archive's key.
         key: KeyNumber,
     },
+    /// Nobody would believe anything after it.
+    #[error(
+        "root document {0} has expired already: nobody would believe anything any more; make one that lasts (key rotate --expires)"
+    )]
+    Expired(RootVersion),
     /// More than the log carries.
     #[error("the document has {0} bytes, at most {ON_LOG_MAX_BYTES} go through the log")]
     TooLarge(usize),
@@ -62,7 +72,9 @@ impl InstallError {
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Trust(TrustError::NoRoot) => Code::FailedPrecondition,
-            Self::Trust(_) | Self::Unnamed { .. } | Self::TooLarge(_) => Code::InvalidArgument,
+            Self::Trust(_) | Self::Unnamed { .. } | Self::TooLarge(_) | Self::Expired(_) => {
+                Code::InvalidArgument
+            }
             Self::Journal(_) | Self::Sign(_) => Code::Internal,
         }
     }
@@ -88,14 +100,49 @@ impl Daemon {
         let daemon = Arc::clone(self);
         let work = async move {
             let _one = daemon.installing.lock().await;
+            let before = daemon.roster();
             let of = Arc::clone(&daemon);
             let taken = run_blocking(move || of.take_root(&bytes)).await?;
             let resigned = daemon.announce_roots().await?;
+            daemon.follow_roster(&before).await;
             Ok(Installed { taken, resigned })
         };
         match tokio::spawn(work).await {
             Ok(installed) => installed,
             Err(died) => std::panic::resume_unwind(died.into_panic()),
+        }
+    }
+
+    fn roster(&self) -> BTreeSet<MirrorId> {
+        let root = self.trust.in_force();
+        root.map(|root| root.mirrors().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// Whoever leaves the roster takes no more clients: its reports are not heard any more, so nobody else would say so.
+    /// Whoever comes back takes them again.
+    async fn follow_roster(self: &Arc<Self>, before: &BTreeSet<MirrorId>) {
+        let now = self.roster();
+        let gone = before.difference(&now).map(|mirror| {
+            (
+                mirror,
+                OrderKind::Drain {
+                    reason: LEFT.to_owned(),
+                },
+            )
+        });
+        let come = now
+            .difference(before)
+            .map(|mirror| (mirror, OrderKind::Resume));
+        for (mirror, kind) in gone.chain(come) {
+            let Some(link) = self.link() else {
+                tracing::error!(%mirror, "NATS is away: drain or resume the mirror by hand, its place in the roster has changed");
+                continue;
+            };
+            if let Err(error) = self.drain_or_resume(mirror, kind, &link).await {
+                let error = with_causes(&error);
+                tracing::error!(%mirror, error, "drain or resume the mirror by hand, its place in the roster has changed");
+            }
         }
     }
 
@@ -123,6 +170,17 @@ impl Daemon {
         let refused = |error: SignedRootError| InstallError::Trust(error.into());
         let document = SignedRoot::decode(bytes).map_err(|error| refused(error.into()))?;
         let root = document.read().map_err(|error| refused(error.into()))?;
+        let in_force = self.trust.in_force();
+        // Whether it follows at all comes first: what an older document lacks is no reason to bring a key back.
+        let follows = in_force
+            .as_ref()
+            .is_none_or(|now| now.version().next() == Some(root.version()));
+        if !follows {
+            return Ok(self.trust.take(&document)?);
+        }
+        if root.parts().expires <= runtime::boot::now() {
+            return Err(InstallError::Expired(root.version()));
+        }
         let own = self.signer.public();
         if !root.keys(Role::Archive).iter().any(|key| *key == own) {
             let (version, key) = (root.version(), own.number());

@@ -189,8 +189,14 @@ fn open(config: Config, gauges: Gauges) -> anyhow::Result<Daemon> {
         opened.context("cannot use enroll.access").map(Arc::new)
     });
     let enroller = enroller.transpose()?;
+    let standing = Standing {
+        signer,
+        keys,
+        trust,
+        enroller,
+    };
     Ok(Daemon::open(
-        config, signer, keys, trust, enroller, state, pages, gauges, instance,
+        config, standing, state, pages, gauges, instance,
     )?)
 }
 
@@ -212,6 +218,18 @@ async fn keep_trust(
         }
         drop(one);
         loop {
+            let own = daemon.signer.public();
+            let named =
+                daemon.trust.version().is_none() || daemon.log_keys().iter().any(|key| *key == own);
+            if named {
+                health.recover("key");
+            } else {
+                let text = format!(
+                    "key {} of this archive is not in the root document: nothing can be published before one is installed that names it",
+                    own.number()
+                );
+                health.degrade("key", text);
+            }
             match daemon.trust.ends_within(TRUST_WARNING) {
                 Some(text) => health.degrade("trust", text),
                 None => health.recover("trust"),

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use runtime::key::KeyError;
+use runtime::tls::TlsError;
+use runtime::trust::TrustError;
 
 /// The command line is wrong; clap's own code.
 pub(crate) const USAGE: u8 = 2;
@@ -38,7 +40,7 @@ impl Failure {
     pub(crate) fn new(code: u8, error: anyhow::Error) -> Self {
         let code = if code != CREATE && error.chain().any(is_denied) {
             DENIED
-        } else if code == DOWN && error.chain().any(|cause| cause.is::<KeyError>()) {
+        } else if code == DOWN && error.chain().any(is_configured_badly) {
             CONFIG
         } else {
             code
@@ -75,6 +77,11 @@ impl fmt::Display for Failure {
         }
         f.write_str(&said)
     }
+}
+
+/// Files that a configuration names, and settings that do not go together.
+fn is_configured_badly(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.is::<KeyError>() || cause.is::<TlsError>() || cause.is::<TrustError>()
 }
 
 fn is_denied(cause: &(dyn std::error::Error + 'static)) -> bool {

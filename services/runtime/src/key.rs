@@ -99,13 +99,13 @@ pub fn generate(base: &Path, comment: &str) -> Result<SecretKey, KeyError> {
 /// [`KeyError::Absent`], [`KeyError::Exposed`], [`KeyError::Malformed`], [`KeyError::Io`].
 pub fn read_secret(file: &Path) -> Result<SecretKey, KeyError> {
     let (bytes, mode) = read(file)?;
-    if mode & 0o077 != 0 {
+    let key = signify::parse_secret(&bytes);
+    if key.is_ok() && mode & 0o077 != 0 {
         return Err(KeyError::Exposed {
             path: file.to_owned(),
             mode,
         });
     }
-    let key = signify::parse_secret(&bytes);
     key.map_err(|source| KeyError::Malformed {
         what: "secret key",
         path: file.to_owned(),

@@ -271,8 +271,10 @@ impl Written {
             channels.push(channel.check(base, position)?);
         }
         check_together(&channels)?;
-        if self.enroll.is_some() && self.tls.is_none() {
-            let text = "[enroll] needs [tls]: a token's secret goes over the wire";
+        let guests = self.tls.as_ref().is_some_and(|tls| tls.guests.is_some());
+        if self.enroll.is_some() && !guests {
+            let text = "[enroll] needs [tls] with guests: a token's secret goes over the wire, and mirrors that \
+                        joined call with certificates of that authority (guests.pem of nats-config)";
             return Err(ConfigError::Conflict(text.to_owned()));
         }
         if self.heads.renew.0.is_zero() || self.heads.expire.0 < self.heads.renew.0 * 2 {

@@ -22,16 +22,12 @@ pub(crate) struct NatsConfigArgs {
     /// A user to shut out: a mirror's id, or a role; may be repeated
     #[arg(long, value_name = "USER")]
     pub(crate) revoke: Vec<String>,
-    /// Where nats-server listens
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:4222")]
-    pub(crate) listen: SocketAddr,
-    /// Folder of the streams
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "/var/lib/mirrorlog/jetstream"
-    )]
-    pub(crate) store: PathBuf,
+    /// Where nats-server listens; left out: as before, or 0.0.0.0:4222
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Folder of the streams; left out: as before, or /var/lib/mirrorlog/jetstream
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
 }
 
 /// A mirror with its host names.

@@ -176,11 +176,11 @@ async fn join(token: &Token, request: JoinRequest) -> Result<JoinReply, Failure>
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&token.ca));
     let endpoint = Endpoint::from_shared(format!("https://{}", token.address)).or_exit(DATA)?;
     let endpoint = endpoint.tls_config(tls).or_exit(DATA)?;
-    let connected = endpoint
-        .connect_timeout(TIMEOUT)
-        .timeout(TIMEOUT)
-        .connect()
-        .await;
+    let endpoint = endpoint.connect_timeout(TIMEOUT).timeout(TIMEOUT);
+    // A connection that is taken and not answered has no end of its own.
+    let connected = tokio::time::timeout(TIMEOUT, endpoint.connect()).await;
+    let connected = connected.map_err(anyhow::Error::from);
+    let connected = connected.and_then(|connected| Ok(connected?));
     let channel = connected
         .with_context(|| format!("the archive does not answer on {}", token.address))
         .or_exit(DOWN)?;
@@ -226,6 +226,7 @@ fn configuration(id: &MirrorId, joined: &JoinReply, trusted: &Trusted) -> String
         ("id = \"nz1\"", format!("id = \"{id}\"")),
         ("pool = \"nz\"", format!("pool = {}", quoted(&joined.pool))),
         ("key = \"mirror.sec\"", format!("key = \"{id}.sec\"")),
+        ("send mirror.pub to", format!("send {id}.pub to")),
         (
             "fetch = \"archive.example.org:7070\"\n",
             format!("fetch = {}\n", quoted(&joined.fetch)),
@@ -257,6 +258,7 @@ fn read_token(given: &str) -> Result<String, Failure> {
         Some(file) => std::fs::File::open(file)
             .and_then(|file| file.take(TOKEN_MAX_BYTES).read_to_string(&mut text)),
     }
+    .with_context(|| format!("cannot read the token ({given})"))
     .or_exit(IO)?;
     Ok(text)
 }

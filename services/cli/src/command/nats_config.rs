@@ -1,12 +1,14 @@
 //! `nats-config`: accounts, permissions, streams and TLS for a network of one's own.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use mirrorlog_core::id::MirrorId;
 use runtime::boot::now;
 use runtime::log::access::{Permissions, Realm, Right, User, permissions};
 use runtime::tls::{Authority, Subject};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::args::NatsConfigArgs;
@@ -109,7 +111,8 @@ pub(crate) fn write(args: &NatsConfigArgs) -> Result<Written, Failure> {
     }
     write_streams(&dir)?;
     let config = dir.join("nats-server.conf");
-    let text = server_config(&dir, args.listen, &args.store, &security(&dir)?);
+    let settings = Settings::of(&dir, args)?;
+    let text = server_config(&dir, &settings, &security(&dir)?);
     write_file(&config, &text, PUBLIC_MODE)?;
     Ok(Written { config, users })
 }
@@ -190,11 +193,47 @@ fn write_streams(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn server_config(dir: &Path, listen: SocketAddr, store: &Path, security: &str) -> String {
+/// What was chosen once, and stays so.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    listen: SocketAddr,
+    store: PathBuf,
+}
+
+impl Settings {
+    /// What is asked, else what was asked before, else the usual.
+    fn of(dir: &Path, args: &NatsConfigArgs) -> Result<Self, Failure> {
+        let file = dir.join("settings.toml");
+        let before = match std::fs::read_to_string(&file) {
+            Ok(text) => toml::from_str(&text)
+                .with_context(|| format!("{} is not valid", file.display()))
+                .or_exit(CONFIG)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self {
+                listen: (Ipv4Addr::UNSPECIFIED, 4222).into(),
+                store: "/var/lib/mirrorlog/jetstream".into(),
+            },
+            Err(error) => return Err(error).or_exit(IO),
+        };
+        let settings = Self {
+            listen: args.listen.unwrap_or(before.listen),
+            store: args.store.clone().unwrap_or(before.store),
+        };
+        write_file(
+            &file,
+            &toml::to_string(&settings).or_exit(CREATE)?,
+            PUBLIC_MODE,
+        )?;
+        Ok(settings)
+    }
+}
+
+fn server_config(dir: &Path, settings: &Settings, security: &str) -> String {
+    let Settings { listen, store } = settings;
     let (cert, key) = pair(dir, "nats");
     format!(
         "# nats-server 2.10.23 or newer. Written by `mirrorlog nats-config`, and again at each of its runs.\n\
-         # Nothing in it is secret; the folders keys/ and creds/ are.\n\
+         # Nothing in it is secret; keys/, creds/, enroll/ and the keys in tls/ are.\n\
          listen: \"{listen}\"\n\
          max_payload: 1MB\n\
          max_connections: 4096\n\

@@ -53,8 +53,8 @@ impl Known {
             mirror: members.collect::<Result<_, Failure>>()?,
             enrolled: None,
             revoke: Vec::new(),
-            listen: (std::net::Ipv4Addr::LOCALHOST, nats_port).into(),
-            store: dir.join("jetstream"),
+            listen: Some((std::net::Ipv4Addr::LOCALHOST, nats_port).into()),
+            store: Some(dir.join("jetstream")),
         })?;
         Ok(Self(Some(Access {
             dir: dir.to_owned(),

@@ -142,11 +142,14 @@ impl<L: Listener> Feed<L> {
     /// Follows root documents in the background; after each the journal is read again: what was not believed may be now.
     pub async fn follow_trust(&self, trust: &Trust, tasks: &mut JoinSet<()>) {
         let caught_up = trust.clone();
+        let park = self.park.clone();
         let (trust, log, gap) = (trust.clone(), self.log.clone(), self.gap.clone());
         tasks.spawn(async move {
             let mut changes = trust.changes();
             let told = async {
                 while changes.changed().await.is_ok() {
+                    // The journal has it, as it is signed now.
+                    park.excuse();
                     gap.notify_one();
                 }
                 std::future::pending::<()>().await;

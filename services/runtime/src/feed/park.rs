@@ -40,6 +40,11 @@ impl Park {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Whoever is believed has changed: what was parked is no reason to worry any more. It stays on the disk.
+    pub fn excuse(&self) {
+        self.health.recover("parked");
+    }
+
     /// Keeps `payload` as `<what>-<sequence>`.
     pub async fn park(
         &self,

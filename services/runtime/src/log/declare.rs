@@ -121,7 +121,6 @@ pub(super) fn bucket_stream(name: &str) -> Config {
         return Config {
             max_message_size: message_max(ROOT_MAX_BYTES),
             max_bytes: 1024 * MIB,
-            max_messages_per_subject: 1,
             ..bucket
         };
     }
