@@ -268,7 +268,7 @@ pub(crate) struct ClientArgs {
     /// The directory that knows the mirrors
     #[arg(long, value_name = "URL", env = "MIRRORLOG_DIRECTORY")]
     pub(crate) directory: Option<String>,
-    /// The archive's public key, in signify's format; whatever it did not sign is refused
+    /// The archive's public key, in signify's format, or a root document; whatever they do not vouch for is refused
     #[arg(long, value_name = "FILE", env = "MIRRORLOG_KEY")]
     pub(crate) key: Vec<PathBuf>,
     /// Your country; left out, the directory finds it by your address

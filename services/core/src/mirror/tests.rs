@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod asked;
+mod disowned;
 
 const HOUR_MS: i64 = 3_600_000;
 

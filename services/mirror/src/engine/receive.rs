@@ -292,7 +292,9 @@ impl Engine {
         let unheld: Vec<Build> = unheld.map(|(build, _)| *build).collect();
         slot.unvouched = slot.snapshots.values().any(|(signed, _)| theirs(signed));
         slot.vouched_at = None;
-        if !head && retractions.is_empty() && unheld.is_empty() && !slot.unvouched {
+        // A fork may have been made of what they said; one that was not is found again.
+        let halted = slot.channel.halt.is_some();
+        if !head && !halted && retractions.is_empty() && unheld.is_empty() && !slot.unvouched {
             return;
         }
         tracing::warn!(channel = %id, head, retractions = retractions.len(), builds = unheld.len(), "keys were taken away: what they said counts no more");
