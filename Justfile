@@ -21,7 +21,7 @@ run *args:
     cargo run --quiet --release --locked -- "$@"
 
 # all tests, documentation's examples apart; extra arguments go to the test runner
-test *args: _binaries
+test *args: _everything
     {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --bins --tests" } }} --workspace --locked "$@"
 
 # the protocol's models in larger bounds, all interleavings: minutes and some gigabytes
@@ -33,9 +33,9 @@ e2e *args: _binaries
     {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --tests" } }} -p e2e --locked "$@"
 
 # faults on real processes: `just chaos` plays a little of some, `just chaos kill --seeds 1..251 --kills 40` a lot of one; see --help
-chaos *args: _binaries
+chaos *args: _everything
     deploy/setup --with-chaos
-    cargo run --quiet --locked -p e2e --bin chaos -- "$@"
+    "${CARGO_TARGET_DIR:-target}/debug/chaos" "$@"
 
 # changes, first syncs and memory beside rsync, ftpsync, cp and find: `just bench --files 100000,1000000`; see --help
 bench *args:
@@ -117,6 +117,10 @@ docs:
 
 # what CI checks
 ci: fmt-check lint doctest test chaos
+
+# binaries and tests in one go: apart, what they have in common would be built twice, with other features
+_everything:
+    cargo build --quiet --locked --workspace --bins --tests
 
 # the stories start the binary as its users do
 _binaries:

@@ -120,7 +120,7 @@ pub(super) fn bucket_stream(name: &str) -> Config {
     if name == ROOT {
         return Config {
             max_message_size: message_max(ROOT_MAX_BYTES),
-            max_bytes: 1024 * MIB,
+            max_bytes: 256 * MIB,
             ..bucket
         };
     }
