@@ -7,7 +7,6 @@ use std::sync::Arc;
 use mirrorlog_core::archive::{History, Refusal, Step};
 use mirrorlog_core::drain::Drains;
 use mirrorlog_core::id::{Build, ChannelId, Digest};
-use mirrorlog_core::statement::Order;
 use runtime::Reaction;
 use runtime::log::LogError;
 use runtime::trust::Taken;
@@ -232,15 +231,10 @@ impl v1::admin_server::Admin for AdminService {
         let link = self.daemon.link().filter(|link| link.log.is_connected());
         let link = link
             .ok_or_else(|| Status::unavailable("NATS is not connected: the order was not sent"))?;
-        let id = getrandom::u64()
-            .map_err(|error| Status::internal(format!("no random number: {error}")))?;
-        let order = Order {
-            id,
-            mirror: mirror.clone(),
-            // Of two the later counts, whatever the clock was when the first was given.
-            issued: runtime::boot::now().max(self.daemon.drained.after(&mirror)),
-            kind,
-        };
+        let order = self.daemon.new_order(&mirror, kind);
+        let order =
+            order.map_err(|error| Status::internal(format!("no random number: {error}")))?;
+        let id = order.id;
         let drains = Drains::concerns(&order.kind);
         let signed = self.daemon.sign_order(&order).await;
         let signed = signed.map_err(|error| {

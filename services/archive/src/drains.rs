@@ -115,6 +115,20 @@ impl Daemon {
         Ok(())
     }
 
+    /// An order with a number and a time of its own.
+    ///
+    /// # Errors
+    /// When the system gives no random number.
+    pub(crate) fn new_order(&self, mirror: &MirrorId, kind: OrderKind) -> std::io::Result<Order> {
+        Ok(Order {
+            id: getrandom::u64()?,
+            mirror: mirror.clone(),
+            // Of two the later counts, whatever the clock was when the first was given.
+            issued: runtime::boot::now().max(self.drained.after(mirror)),
+            kind,
+        })
+    }
+
     /// Has clients sent to a mirror no more, or again.
     ///
     /// # Errors
@@ -125,12 +139,7 @@ impl Daemon {
         kind: OrderKind,
         link: &Link,
     ) -> Result<(), DrainError> {
-        let order = Order {
-            id: getrandom::u64().map_err(|error| DrainError::Random(error.into()))?,
-            mirror: mirror.clone(),
-            issued: runtime::boot::now().max(self.drained.after(mirror)),
-            kind,
-        };
+        let order = self.new_order(mirror, kind).map_err(DrainError::Random)?;
         let signed = self.sign_order(&order).await?;
         Ok(self.keep_drain(&order, &signed, link).await?)
     }

@@ -1,7 +1,6 @@
 //! `mirror invite` and `mirror enroll`: how a mirror joins a network.
 
 use std::io::Read as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use wire::v1::enroll_client::EnrollClient;
 use wire::v1::{InviteRequest, JoinReply, JoinRequest, WithdrawRequest};
 
 use super::ask::Archive;
+use super::nats_config::write_file;
 use super::write_key;
 use crate::args::{EnrollArgs, InviteArgs};
 use crate::failure::{CONFIG, CREATE, DATA, DOWN, Failure, IO, OrExit as _, make_dir};
@@ -277,30 +277,11 @@ fn nats_key(path: &PathBuf) -> Result<KeyPair, Failure> {
 }
 
 fn secret(path: &Path, text: &str) -> Result<(), Failure> {
-    write(path, text.as_bytes(), 0o600)
+    write_file(path, text, 0o600)
 }
 
 fn plain(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    write(path, bytes, 0o644)
-}
-
-fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
-    use std::io::Write as _;
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(path)
-        .and_then(|mut file| {
-            // One that was there keeps no wider mode.
-            file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        });
-    written
-        .with_context(|| format!("cannot write {}", path.display()))
-        .or_exit(CREATE)
+    write_file(path, bytes, 0o644)
 }
 
 #[cfg(test)]

@@ -270,7 +270,8 @@ fn quoted(path: &Path) -> String {
     serde_json::Value::from(path.to_string_lossy()).to_string()
 }
 
-fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
+/// Writes a file whole or not at all; one that was there keeps no wider mode.
+pub(crate) fn write_file(path: &Path, bytes: impl AsRef<[u8]>, mode: u32) -> Result<(), Failure> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let beside = path.with_added_extension("new");
@@ -281,9 +282,11 @@ fn write_file(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
         .mode(mode)
         .open(&beside)
         .and_then(|mut file| {
-            file.write_all(text.as_bytes())
+            file.write_all(bytes.as_ref())
                 .and_then(|()| file.sync_all())
         })
         .and_then(|()| std::fs::rename(&beside, path));
-    written.or_exit(CREATE)
+    written
+        .with_context(|| format!("cannot write {}", path.display()))
+        .or_exit(CREATE)
 }
