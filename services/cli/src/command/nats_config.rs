@@ -107,13 +107,13 @@ pub(crate) fn write(args: &NatsConfigArgs) -> Result<Written, Failure> {
     ];
     for (name, mode) in guests {
         let text = std::fs::read_to_string(dir.join("tls").join(name)).or_exit(IO)?;
-        write_file(&enroll.join(name), &text, mode)?;
+        write_file(&enroll.join(name), text, mode)?;
     }
     write_streams(&dir)?;
     let config = dir.join("nats-server.conf");
     let settings = Settings::of(&dir, args)?;
     let text = server_config(&dir, &settings, &security(&dir)?);
-    write_file(&config, &text, PUBLIC_MODE)?;
+    write_file(&config, text, PUBLIC_MODE)?;
     Ok(Written { config, users })
 }
 
@@ -161,8 +161,8 @@ fn write_certificates(dir: &Path, args: &NatsConfigArgs) -> Result<(), Failure> 
             hosts: hosts.iter().cloned().chain(local).collect(),
         };
         let (cert_pem, key_pem) = authority.issue(&subject, now()).or_exit(CREATE)?;
-        write_file(&key, &key_pem, SECRET_MODE)?;
-        write_file(&cert, &cert_pem, PUBLIC_MODE)?;
+        write_file(&key, key_pem, SECRET_MODE)?;
+        write_file(&cert, cert_pem, PUBLIC_MODE)?;
     }
     Ok(())
 }
@@ -177,7 +177,7 @@ fn authority(tls: &Path, file: &str, name: &str) -> Result<Authority, Failure> {
         return Authority::read(&cert, &key).or_exit(CONFIG);
     }
     let authority = Authority::generate(name, now()).or_exit(CREATE)?;
-    write_file(&key, &authority.key_pem(), SECRET_MODE)?;
+    write_file(&key, authority.key_pem(), SECRET_MODE)?;
     write_file(&cert, authority.pem(), PUBLIC_MODE)?;
     Ok(authority)
 }
@@ -188,7 +188,7 @@ fn write_streams(dir: &Path) -> Result<(), Failure> {
     make_dir(&streams)?;
     for (name, config) in runtime::log::declared_streams() {
         let text = serde_json::to_string_pretty(&config).or_exit(CREATE)?;
-        write_file(&streams.join(format!("{name}.json")), &text, PUBLIC_MODE)?;
+        write_file(&streams.join(format!("{name}.json")), text, PUBLIC_MODE)?;
     }
     Ok(())
 }
