@@ -31,13 +31,18 @@ pub fn decode(bytes: &[u8]) -> Result<Delta, DecodeError> {
     })?)
 }
 
-pub(crate) fn to_proto(delta: &[Change]) -> v1::Delta {
+/// As a message.
+pub fn to_proto(delta: &[Change]) -> v1::Delta {
     v1::Delta {
         changes: delta.iter().map(change_to_proto).collect(),
     }
 }
 
-pub(crate) fn from_proto(proto: v1::Delta) -> Result<Delta, DecodeError> {
+/// From a message.
+///
+/// # Errors
+/// As [`decode`], the size apart.
+pub fn from_proto(proto: v1::Delta) -> Result<Delta, DecodeError> {
     let mut delta = Delta::with_capacity(proto.changes.len());
     for change in proto.changes {
         let change = change_from_proto(change)?;

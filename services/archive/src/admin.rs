@@ -4,39 +4,40 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mirrorlog_core::archive::{History, Refusal, Step};
+use mirrorlog_core::archive::Step;
 use mirrorlog_core::drain::Drains;
-use mirrorlog_core::id::{Build, ChannelId, Digest};
-use runtime::Reaction;
+use mirrorlog_core::id::Build;
 use runtime::log::LogError;
 use runtime::trust::Taken;
 use tokio::net::{UnixListener, UnixStream};
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument as _;
-use wire::v1::describe_reply::RetractedStep;
 use wire::v1::{
-    BuildRange, CollectReply, CollectRequest, CollectedChannel, CommitReply, CommitRequest,
-    DescribeReply, DescribeRequest, OrderReply, OrderRequest, RepairLogReply, RepairLogRequest,
-    RetractReply, RetractRequest,
+    CollectReply, CollectRequest, CollectedChannel, CommitReply, CommitRequest, DescribeReply,
+    DescribeRequest, OrderReply, OrderRequest, RepairLogReply, RepairLogRequest, RetractReply,
+    RetractRequest,
 };
 use wire::v1::{
     InstallRootReply, InstallRootRequest, InviteReply, InviteRequest, WithdrawReply,
     WithdrawRequest,
 };
+use wire::v1::{
+    IssueTokenReply, IssueTokenRequest, PublishToken, RevokeTokensReply, RevokeTokensRequest,
+    TokensReply, TokensRequest,
+};
 use wire::{rpc, v1};
 
+use crate::answer::{log_code, not_declared, sign_code, status};
 use crate::collect::{CollectError, Wanted};
-use crate::commit::{Asked, CommitError, Publication, Withdraw};
-use crate::daemon::{Channel, Daemon, DaemonError};
+use crate::commit::{Asked, Publication, Withdraw};
+use crate::daemon::{Channel, Daemon};
+use crate::describe::no_channel;
 use crate::enroll::{EnrollError, Guest, failed as enroll_failed};
-use crate::fence::{FenceError, run_blocking};
-use crate::journal::{JournalError, with_causes};
+use crate::fence::run_blocking;
+use crate::journal::with_causes;
+use crate::publisher::{TokensError, Wanted as TokenWanted};
 use crate::reconcile::ReconcileError;
 use crate::repair::Deed;
-use crate::signer::SignError;
-
-/// Most retracted builds that a publisher is told of: the newest ones.
-const RETRACTED_MAX: usize = 1024;
 
 /// The gRPC service.
 pub struct AdminService {
@@ -47,29 +48,6 @@ impl AdminService {
     /// Makes the service.
     pub fn new(daemon: Arc<Daemon>) -> Self {
         Self { daemon }
-    }
-
-    /// What is left when builds are taken back must have its content.
-    async fn check_head_without(
-        &self,
-        channel: &Arc<Channel>,
-        first: Build,
-        last: Build,
-    ) -> Result<(), Status> {
-        let history = channel.journal.history();
-        let Some(head) = history.head_without(first, last).map(|head| head.build) else {
-            return Ok(());
-        };
-        let (daemon, name) = (Arc::clone(&self.daemon), channel.declared.name.clone());
-        let gone = run_blocking(move || daemon.collected(&name)).await;
-        let gone = gone.map_err(|error| Status::internal(with_causes(&error)))?;
-        let is_gone = gone.iter().any(|(from, to)| *from <= head && head <= *to);
-        if !is_gone {
-            return Ok(());
-        }
-        Err(Status::invalid_argument(format!(
-            "build {head} would be the newest, and its content is no longer kept: give --replace-with TREE"
-        )))
     }
 
     /// A journal that was restored from an older copy knows less than others do: what it lacks is no garbage.
@@ -123,24 +101,8 @@ impl AdminService {
         let name = rpc::channel("channel", name)?;
         self.daemon
             .channel(&name)
-            .ok_or_else(|| unknown(&self.daemon, &name))
+            .ok_or_else(|| no_channel(&self.daemon, &name))
     }
-}
-
-fn unknown(daemon: &Daemon, name: &ChannelId) -> Status {
-    let known: Vec<String> = daemon
-        .channels()
-        .iter()
-        .map(|channel| channel.declared.name.to_string())
-        .collect();
-    let known = if known.is_empty() {
-        "there are none".to_owned()
-    } else {
-        format!("there are: {}", known.join(", "))
-    };
-    Status::not_found(format!(
-        "channel {name} is not declared; {known}; declare it as [[channels]] in the archive's configuration"
-    ))
 }
 
 #[tonic::async_trait]
@@ -160,19 +122,9 @@ impl v1::admin_server::Admin for AdminService {
                     .await
                     .map_err(|error| not_declared(&error))?
             }
-            (None, _) => return Err(unknown(&self.daemon, &name)),
+            (None, _) => return Err(no_channel(&self.daemon, &name)),
         };
-        let (daemon, name) = (Arc::clone(&self.daemon), name.clone());
-        let collected = run_blocking(move || daemon.collected(&name)).await;
-        let collected = collected.map_err(|error| Status::internal(with_causes(&error)))?;
-        let collected = collected.into_iter().map(|(first, last)| BuildRange {
-            first: first.get(),
-            last: last.get(),
-        });
-        Ok(Response::new(DescribeReply {
-            collected: collected.collect(),
-            ..describe(&self.daemon, &channel)
-        }))
+        Ok(Response::new(self.daemon.described(&channel).await?))
     }
 
     async fn commit(
@@ -208,22 +160,8 @@ impl v1::admin_server::Admin for AdminService {
             reason: request.reason,
         };
         let replacement = request.replacement.map(publication).transpose()?;
-        let (first, last) = (withdraw.first, withdraw.last);
-        if replacement.is_none() {
-            self.check_head_without(&channel, first, last).await?;
-        }
-        let span = tracing::info_span!("retract", channel = %channel.declared.name, %first, %last);
-        let said = self
-            .daemon
-            .say(&channel, replacement, Some(withdraw))
-            .instrument(span)
-            .await
-            .map_err(status)?;
-        let replacement = said.builds.first().map_or(0, |build| build.get());
-        Ok(Response::new(RetractReply {
-            sequence: said.retraction.unwrap_or(0),
-            replacement,
-        }))
+        let retracted = self.daemon.retract(&channel, withdraw, replacement).await?;
+        Ok(Response::new(retracted))
     }
 
     async fn order(&self, request: Request<OrderRequest>) -> Result<Response<OrderReply>, Status> {
@@ -330,6 +268,77 @@ impl v1::admin_server::Admin for AdminService {
         Ok(Response::new(WithdrawReply { invitations }))
     }
 
+    async fn issue_token(
+        &self,
+        request: Request<IssueTokenRequest>,
+    ) -> Result<Response<IssueTokenReply>, Status> {
+        let request = request.into_inner();
+        let (Some(section), Some(tls)) = (&self.daemon.config.publish, &self.daemon.config.tls)
+        else {
+            return Err(no_token(&TokensError::Off));
+        };
+        for name in &request.channels {
+            self.channel(name)?;
+        }
+        let channels = request.channels.iter();
+        let channels = channels.map(|name| rpc::channel("channels", name));
+        let wanted = TokenWanted {
+            publisher: request.publisher,
+            channels: channels.collect::<Result<_, _>>()?,
+            verbs: request.verbs,
+            lasts_ms: i64::try_from(request.lasts_ms).unwrap_or(i64::MAX),
+        };
+        let (tokens, ca) = (Arc::clone(&self.daemon.tokens), tls.ca.clone());
+        let made = run_blocking(move || {
+            let ca = std::fs::read_to_string(&ca)
+                .map_err(|error| Status::internal(format!("{}: {error}", ca.display())))?;
+            let secret = tokens.issue(wanted, runtime::boot::now());
+            Ok::<_, Status>((secret.map_err(|error| no_token(&error))?, ca))
+        });
+        let (secret, ca) = made.await?;
+        Ok(Response::new(IssueTokenReply {
+            secret: secret.to_vec().into(),
+            address: section.address.clone(),
+            ca,
+        }))
+    }
+
+    async fn tokens(
+        &self,
+        _request: Request<TokensRequest>,
+    ) -> Result<Response<TokensReply>, Status> {
+        let tokens = Arc::clone(&self.daemon.tokens);
+        let all = run_blocking(move || tokens.list()).await;
+        let all = all.map_err(|error| no_token(&error))?;
+        let tokens = all.into_iter().map(|token| PublishToken {
+            publisher: token.publisher,
+            channels: token.channels.into_iter().collect(),
+            verbs: token
+                .verbs
+                .iter()
+                .map(|verb| verb.as_str().to_owned())
+                .collect(),
+            issued_ms: token.issued_ms,
+            expires_ms: token.expires_ms,
+        });
+        Ok(Response::new(TokensReply {
+            tokens: tokens.collect(),
+        }))
+    }
+
+    async fn revoke_tokens(
+        &self,
+        request: Request<RevokeTokensRequest>,
+    ) -> Result<Response<RevokeTokensReply>, Status> {
+        let publisher = request.into_inner().publisher;
+        let tokens = Arc::clone(&self.daemon.tokens);
+        let gone = run_blocking(move || tokens.revoke(&publisher)).await;
+        let gone = gone.map_err(|error| no_token(&error))?;
+        Ok(Response::new(RevokeTokensReply {
+            tokens: gone as u64,
+        }))
+    }
+
     async fn install_root(
         &self,
         request: Request<InstallRootRequest>,
@@ -399,52 +408,20 @@ impl v1::admin_server::Admin for AdminService {
     }
 }
 
-fn describe(daemon: &Daemon, channel: &Channel) -> DescribeReply {
-    let declared = &channel.declared;
-    let history = channel.journal.history();
-    let bytes = |digest: Option<Digest>| rpc::optional_digest_to_proto(digest.as_ref());
-    let wanted = channel.wanted().and_then(|wanted| history.get(wanted));
-    let mut siblings: Vec<(u32, String)> = daemon
-        .channels()
-        .iter()
-        .filter(|other| {
-            other.declared.mount == declared.mount && other.declared.name != declared.name
-        })
-        .map(|other| (other.declared.precedence, other.declared.name.to_string()))
-        .collect();
-    siblings.sort_unstable();
-    DescribeReply {
-        mount: declared.mount.to_string(),
-        layout: rpc::layout_to_proto(declared.layout),
-        precedence: declared.precedence,
-        head: history.head().map_or(0, |head| head.build.get()),
-        head_root: bytes(history.head().map(|head| head.root)),
-        newest: history.newest().map_or(0, |newest| newest.build.get()),
-        wanted: wanted.map_or(0, |wanted| wanted.build.get()),
-        wanted_root: bytes(wanted.map(|wanted| wanted.root)),
-        retracted_roots: newest_retracted(&history)
-            .map(|bad| bytes(Some(bad.root)))
-            .collect(),
-        collected: Vec::new(),
-        suites: declared.suites.clone(),
-        catch_all: declared.catch_all,
-        sibling_channels: siblings.into_iter().map(|(_, name)| name).collect(),
-        retracted_steps: newest_retracted(&history)
-            .map(|bad| RetractedStep {
-                before: bytes(history.before(bad.build).map(|before| before.root)),
-                root: bytes(Some(bad.root)),
-            })
-            .collect(),
+fn no_token(error: &TokensError) -> Status {
+    let text = with_causes(error);
+    match error {
+        TokensError::Off => Status::failed_precondition(text),
+        TokensError::Publisher
+        | TokensError::NoChannel
+        | TokensError::Verb(_)
+        | TokensError::NoVerb
+        | TokensError::Lasts => Status::invalid_argument(text),
+        TokensError::TooMany => Status::resource_exhausted(text),
+        TokensError::Random(_) | TokensError::State(_) | TokensError::Codec(_) => {
+            Status::internal(text)
+        }
     }
-}
-
-fn newest_retracted(
-    history: &History,
-) -> impl Iterator<Item = &mirrorlog_core::archive::Published> {
-    let count = history.retracted().count();
-    history
-        .retracted()
-        .skip(count.saturating_sub(RETRACTED_MAX))
 }
 
 fn publication(request: CommitRequest) -> Result<Publication, Status> {
@@ -472,72 +449,6 @@ fn publication(request: CommitRequest) -> Result<Publication, Status> {
         notices: rpc::notices("notices", request.notices)?,
         allow_retracted: request.allow_retracted,
     })
-}
-
-/// Codes that publishers do not try again by themselves: a device that locks itself after some wrong tries, or a person,
-/// is asked once for each command that somebody gives.
-fn sign_code(error: &SignError) -> Code {
-    match error.reaction() {
-        Reaction::Retry => Code::ResourceExhausted,
-        Reaction::Park | Reaction::Halt => Code::Internal,
-    }
-}
-
-/// What a caller is told: `FAILED_PRECONDITION` only when another build came in between.
-fn status(error: CommitError) -> Status {
-    let code = match &error {
-        CommitError::Refused(Refusal::NewestMoved { .. }) => Code::FailedPrecondition,
-        CommitError::Unnamed { .. } => Code::PermissionDenied,
-        CommitError::Refused(
-            Refusal::Retracted { .. }
-            | Refusal::Shape
-            | Refusal::Base { .. }
-            | Refusal::Range { .. }
-            | Refusal::AlreadyRetracted { .. }
-            | Refusal::NothingLeft
-            | Refusal::Text { .. }
-            | Refusal::TooManyRetractions,
-        )
-        | CommitError::Manifest { .. }
-        | CommitError::Journal(JournalError::Open(_)) => Code::InvalidArgument,
-        CommitError::NotConnected { .. } => Code::Unavailable,
-        CommitError::Sign { source, .. } => sign_code(source),
-        CommitError::Halted { .. } => Code::DataLoss,
-        CommitError::Fence { source, .. } => match source {
-            FenceError::TakenOver(_) => Code::PermissionDenied,
-            FenceError::Behind(_) | FenceError::Codec(_) => Code::DataLoss,
-            FenceError::Busy(_) => Code::Aborted,
-            FenceError::Log(error) => log_code(error),
-            FenceError::State(_) => Code::Internal,
-        },
-        CommitError::Compare { source, .. } => match source {
-            ReconcileError::Log(error) => log_code(error),
-            ReconcileError::Silent => Code::Unavailable,
-            ReconcileError::Journal(_) => Code::Internal,
-        },
-        CommitError::Journal(_) => Code::Internal,
-    };
-    let text = with_causes(&error);
-    tracing::warn!(code = ?code, error = text, "refused");
-    Status::new(code, text)
-}
-
-fn log_code(error: &LogError) -> Code {
-    match error.reaction() {
-        Reaction::Retry => Code::Unavailable,
-        Reaction::Park | Reaction::Halt => Code::Internal,
-    }
-}
-
-fn not_declared(error: &DaemonError) -> Status {
-    let code = match error {
-        DaemonError::Config(_) => Code::InvalidArgument,
-        DaemonError::Journal(_)
-        | DaemonError::Outbox(_)
-        | DaemonError::Write { .. }
-        | DaemonError::Declaration { .. } => Code::Internal,
-    };
-    Status::new(code, with_causes(error))
 }
 
 /// Why the socket could not be made.

@@ -10,12 +10,13 @@ use std::time::Duration;
 use mirrorlog_core::id::{ChannelId, IdError, Mount};
 use mirrorlog_core::layout::{Layout, LayoutError};
 use mirrorlog_core::sign::PublicKey;
-use runtime::boot::{NetworkLimits, TelemetryConfig};
+use runtime::boot::{ByteSize, NetworkLimits, TelemetryConfig};
 use runtime::key::KeyError;
 use runtime::log::NatsConfig;
 use runtime::tls::TlsConfig;
 use runtime::trust::TrustConfig;
 
+use crate::publish::PublishConfig;
 use crate::signer::{SignCommand, Signer};
 use written::Written;
 pub(crate) use written::WrittenChannel;
@@ -159,6 +160,8 @@ pub struct Config {
     pub channels: Vec<Declared>,
     /// Where the log is.
     pub nats: NatsConfig,
+    /// How others publish with a token; none: they do not.
+    pub publish: Option<Publishing>,
     /// How mirrors join by a token; none: they do not.
     pub enroll: Option<Enroll>,
     /// The root document that others believe; none: they believe keys.
@@ -195,6 +198,17 @@ pub struct Config {
     pub directory_http: Option<String>,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
+}
+
+/// `[publish]`: how others publish, from their own machines.
+#[derive(Clone, Debug)]
+pub struct Publishing {
+    /// Where they are listened to.
+    pub listen: SocketAddr,
+    /// `host:port` of that, for them.
+    pub address: String,
+    /// The most new content of one build.
+    pub max_size: ByteSize,
 }
 
 /// `[enroll]`: how mirrors join.
@@ -234,6 +248,38 @@ impl Config {
     /// The socket on which local commands reach the daemon.
     pub fn admin_socket(&self) -> PathBuf {
         self.state.join("admin.sock")
+    }
+
+    /// What a publisher of the channel takes from here.
+    pub(crate) fn publish_config(&self, declared: &Declared) -> PublishConfig {
+        PublishConfig {
+            openpgp_keyring: declared.openpgp_keyring.clone(),
+            signify_keys: declared.signify_keys.clone(),
+            ..self.publish_undeclared()
+        }
+    }
+
+    fn publish_undeclared(&self) -> PublishConfig {
+        PublishConfig {
+            socket: self.admin_socket(),
+            store_dir: self.store.clone(),
+            state_dir: self.state.clone(),
+            immutable: self.immutable.clone(),
+            openpgp_keyring: None,
+            signify_keys: Vec::new(),
+        }
+    }
+
+    /// What a publisher on this machine takes from here.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the state's declaration of the channel cannot be read.
+    pub fn publishing(&self, channel: &ChannelId) -> Result<PublishConfig, ConfigError> {
+        let declared = self.channel(channel)?;
+        Ok(declared.map_or_else(
+            || self.publish_undeclared(),
+            |declared| self.publish_config(&declared),
+        ))
     }
 
     /// Folder of the channels that were made on the fly.

@@ -23,6 +23,7 @@ use crate::gauges::Gauges;
 use crate::heads::HeadSlot;
 use crate::journal::{Journal, JournalError, sync_dir};
 use crate::outbox::{LaneQueue, Outbox, OutboxError};
+use crate::publisher::Tokens;
 use crate::signer::Signer;
 
 /// The log and the buckets that the archive writes.
@@ -157,6 +158,8 @@ pub struct Daemon {
     pub(crate) announced: AtomicU64,
     /// Who lets mirrors in.
     pub(crate) enroller: Option<Arc<Enroller>>,
+    /// Who may publish from another machine.
+    pub(crate) tokens: Arc<Tokens>,
     pub(crate) pages: Pages,
     pub(crate) fence: Fence,
     pub(crate) outbox: Outbox,
@@ -197,6 +200,7 @@ impl Daemon {
             enroller,
         } = standing;
         let daemon = Self {
+            tokens: Arc::new(Tokens::new(Arc::clone(&control))),
             fence: Fence::new(control, instance),
             outbox: Outbox::open(Arc::clone(&state), gauges.clone())?,
             drained: Drained::open(state)?,

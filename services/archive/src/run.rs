@@ -101,11 +101,23 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         let service = EnrollService::new(Arc::clone(&daemon), Arc::clone(enroller));
         let routes = Routes::new(EnrollServer::new(service));
         // Who joins has no certificate yet.
-        let tls = config.tls.clone().map(|tls| TlsConfig {
-            clients: Clients::Any,
-            ..tls
+        let tls = open_tls(&config)?;
+        let (health_of, stop, limits) = (health.clone(), shutdown.clone(), guests.clone());
+        tasks.spawn(async move {
+            Ok(serve_grpc(listener, routes, &health_of, &limits, tls.as_ref(), stop).await?)
         });
-        let tls = runtime::tls::load(tls.as_ref())?;
+    }
+    if let Some(section) = &config.publish {
+        let listener = runtime::boot::listen(section.listen)
+            .await
+            .context("publish.listen")?;
+        let of = Arc::clone(&daemon);
+        let swept = run_blocking(move || crate::publisher::sweep(&of)).await;
+        swept.context("cannot sweep the store of what came in part")?;
+        let service = crate::publisher::service(Arc::clone(&daemon), section.clone());
+        let routes = Routes::new(service);
+        // Publishers have tokens, no certificates.
+        let tls = open_tls(&config)?;
         let (health_of, stop, limits) = (health.clone(), shutdown.clone(), guests.clone());
         tasks.spawn(async move {
             Ok(serve_grpc(listener, routes, &health_of, &limits, tls.as_ref(), stop).await?)
@@ -140,6 +152,15 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         .store(true, std::sync::atomic::Ordering::Release);
     tracing::info!("archive is down");
     ended
+}
+
+/// TLS for those who have no certificate.
+fn open_tls(config: &Config) -> anyhow::Result<Option<runtime::tls::Tls>> {
+    let tls = config.tls.clone().map(|tls| TlsConfig {
+        clients: Clients::Any,
+        ..tls
+    });
+    Ok(runtime::tls::load(tls.as_ref())?)
 }
 
 /// Waits for the end of all tasks; the first that fails ends the others.

@@ -25,6 +25,7 @@ pub struct CodecError {
 /// | outbox | `o`, position (u64, big-endian) | [`Outgoing`] |
 /// | drain | `d`, mirror | the newest signed order to take clients or not |
 /// | invitation | `i`, digest of a token's secret | who may join with it, as JSON |
+/// | publish token | `p`, digest of a token's secret | who may publish with it, and what, as JSON |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
     /// The epoch under which this archive last published.
@@ -37,12 +38,16 @@ pub enum Key {
     Drain(MirrorId),
     /// Who may join with a token.
     Invitation(Digest),
+    /// Who may publish with a token.
+    PublishToken(Digest),
 }
 
 /// All keys of drains start with it.
 pub const DRAIN_PREFIX: &[u8] = b"d";
 /// All keys of invitations start with it.
 pub const INVITATION_PREFIX: &[u8] = b"i";
+/// All keys of tokens for publishing start with it.
+pub const PUBLISH_TOKEN_PREFIX: &[u8] = b"p";
 /// All outbox keys start with it.
 pub const OUTBOX_PREFIX: &[u8] = b"o";
 
@@ -61,6 +66,7 @@ impl Key {
             Self::Outbox(position) => [OUTBOX_PREFIX, &position.to_be_bytes()].concat(),
             Self::Drain(mirror) => [DRAIN_PREFIX, mirror.as_str().as_bytes()].concat(),
             Self::Invitation(secret) => [INVITATION_PREFIX, &secret.as_bytes()[..]].concat(),
+            Self::PublishToken(secret) => [PUBLISH_TOKEN_PREFIX, &secret.as_bytes()[..]].concat(),
         }
     }
 
@@ -93,6 +99,10 @@ impl Key {
             [b'i', secret @ ..] => {
                 let secret: [u8; 32] = secret.try_into().map_err(|_| refused())?;
                 Ok(Self::Invitation(Digest::from_bytes(secret)))
+            }
+            [b'p', secret @ ..] => {
+                let secret: [u8; 32] = secret.try_into().map_err(|_| refused())?;
+                Ok(Self::PublishToken(Digest::from_bytes(secret)))
             }
             [..] => Err(refused()),
         }

@@ -5,18 +5,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mirrorlog_core::id::{ChannelId, Mount};
-use runtime::boot::{NetworkLimits, Span, TelemetryConfig};
+use runtime::boot::{ByteSize, NetworkLimits, Span, TelemetryConfig};
 use runtime::log::NatsConfig;
 use runtime::tls::TlsConfig;
 use runtime::trust::TrustConfig;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, ConfigError, Declared, Enroll, Signing, check_together};
+use super::{Config, ConfigError, Declared, Enroll, Publishing, Signing, check_together};
 
 /// How long a program that signs may take, unless `archive.sign_timeout` says otherwise.
 const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that may be set: a publication signs a build and a head, and publishers wait a minute for the answer.
 const SIGN_TIMEOUT_MAX: Duration = Duration::from_secs(25);
+
+/// The most new content of one build that comes from another machine, unless `publish.max_size` says otherwise.
+const MAX_SIZE: ByteSize = ByteSize(100 << 30);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +28,8 @@ pub(super) struct Written {
     #[serde(default)]
     channels: Vec<WrittenChannel>,
     nats: NatsConfig,
+    #[serde(default)]
+    publish: Option<WrittenPublish>,
     #[serde(default)]
     enroll: Option<WrittenEnroll>,
     #[serde(default)]
@@ -236,6 +241,19 @@ struct Directory {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct WrittenPublish {
+    listen: SocketAddr,
+    address: String,
+    #[serde(default = "max_size")]
+    max_size: ByteSize,
+}
+
+fn max_size() -> ByteSize {
+    MAX_SIZE
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct WrittenEnroll {
     listen: SocketAddr,
     address: String,
@@ -277,6 +295,10 @@ impl Written {
                         joined call with certificates of that authority (guests.pem of nats-config)";
             return Err(ConfigError::Conflict(text.to_owned()));
         }
+        if self.publish.is_some() && self.tls.is_none() {
+            let text = "[publish] needs [tls]: a token's secret goes over the wire";
+            return Err(ConfigError::Conflict(text.to_owned()));
+        }
         if self.heads.renew.0.is_zero() || self.heads.expire.0 < self.heads.renew.0 * 2 {
             let text =
                 "heads.expire must be at least twice heads.renew, and heads.renew more than 0";
@@ -300,6 +322,11 @@ impl Written {
             allow_undeclared: self.archive.allow_undeclared,
             channels,
             nats: self.nats,
+            publish: self.publish.map(|publish| Publishing {
+                listen: publish.listen,
+                address: publish.address,
+                max_size: publish.max_size,
+            }),
             enroll: self.enroll.map(|enroll| enroll.resolve(base)),
             trust: self.trust,
             tls: self.tls,

@@ -1,6 +1,7 @@
 //! What the checks of every layout share: the manifest, what differs from the one before, small files.
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use mirrorlog_core::id::Digest;
 use mirrorlog_core::manifest::{self, Entry};
@@ -16,7 +17,7 @@ pub(super) const SMALL_FILE_MAX_BYTES: u64 = 64 << 20;
 /// What every check needs.
 pub(super) struct Check<'a> {
     pub(super) rules: &'a Rules,
-    pub(super) tree: &'a Tree,
+    pub(super) tree: Option<&'a Tree>,
     pub(super) view: View<'a>,
     pub(super) since: Option<Since<'a>>,
 }
@@ -58,7 +59,7 @@ impl<'a> Check<'a> {
     /// Looks up what differs from the base, if there is one.
     pub(super) fn new(
         rules: &'a Rules,
-        tree: &'a Tree,
+        tree: Option<&'a Tree>,
         view: View<'a>,
         extent: Extent<'a>,
     ) -> Result<Self, PublishError> {
@@ -93,6 +94,12 @@ impl<'a> Check<'a> {
             == Some(*digest))
     }
 
+    /// Where a file is, for people.
+    pub(super) fn place(&self, at: &EntryPath) -> PathBuf {
+        let tree = self.tree.map(Tree::path).unwrap_or(Path::new(""));
+        tree.join(at.to_string())
+    }
+
     /// A small file's bytes.
     pub(super) fn read(
         &self,
@@ -118,7 +125,7 @@ impl<'a> Check<'a> {
             return Ok(None);
         };
         let mut bytes = Vec::new();
-        let failed = |e| PublishError::io(&self.tree.path().join(at.to_string()), "read", e);
+        let failed = |e| PublishError::io(&self.place(&at), "read", e);
         content
             .take(SMALL_FILE_MAX_BYTES)
             .read_to_end(&mut bytes)

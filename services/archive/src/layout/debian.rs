@@ -34,7 +34,7 @@ const SUITE_MAX_DEPTH: usize = 3;
 /// Faults of disk and store.
 pub(super) fn validate(
     rules: &Rules,
-    tree: &Tree,
+    tree: Option<&Tree>,
     view: View<'_>,
     extent: Extent<'_>,
     faults: &mut Faults,

@@ -54,13 +54,13 @@ pub(crate) enum Extent<'a> {
     Since(&'a Digest),
 }
 
-/// Checks a manifest by its layout. Content comes from the store, or from the tree in a dry run.
+/// Checks a manifest by its layout. Content comes from the store, or else from the tree, where there is one.
 ///
 /// # Errors
 /// Faults of disk and store; faults of the tree go into `faults`.
 pub(crate) fn validate(
     rules: &Rules,
-    tree: &Tree,
+    tree: Option<&Tree>,
     view: View<'_>,
     extent: Extent<'_>,
     faults: &mut Faults,

@@ -56,7 +56,7 @@ struct Outline {
 /// Faults of disk and store, and of the configured keys.
 pub(super) fn validate(
     rules: &Rules,
-    tree: &Tree,
+    tree: Option<&Tree>,
     view: View<'_>,
     extent: Extent<'_>,
     faults: &mut Faults,

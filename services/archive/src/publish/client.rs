@@ -89,6 +89,11 @@ pub(crate) struct Channel {
 }
 
 impl Channel {
+    /// True when it takes the whole tree.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.suites.is_empty() && !self.catch_all
+    }
+
     /// The root of the newest unretracted build, as far as it can be compared with.
     pub(crate) fn head_root(&self) -> Option<Digest> {
         let head = self.head.filter(|_| !self.head_lost);
@@ -149,21 +154,12 @@ impl Daemon {
         let until = Instant::now() + if first { FIRST_RETRY_FOR } else { RETRY_FOR };
         let reply = self.ask(id, declare, until).await?;
         let mut siblings = Vec::new();
-        for name in reply
-            .sibling_channels
-            .iter()
-            .filter(|name| name.as_str() != id.as_str())
-        {
+        for name in &reply.sibling_channels {
             let id = rpc::channel("sibling_channels", name)?;
             let sibling = self.ask(&id, None, Instant::now() + RETRY_FOR).await?;
-            let root = rpc::optional_digest("head_root", &sibling.head_root)?;
-            siblings.push(Sibling {
-                id,
-                root,
-                suites: sibling.suites,
-            });
+            siblings.push((id, sibling));
         }
-        Ok(channel(id, reply, siblings)?)
+        Ok(channel_of(id, reply, siblings)?)
     }
 
     /// Commits, again and again while the daemon is away. A commit whose answer was lost is recognised
@@ -319,11 +315,20 @@ fn is_away(error: &PublishError) -> bool {
     )
 }
 
-fn channel(
+/// What the archive says of a channel and of those that share its mount.
+pub(crate) fn channel_of(
     id: &ChannelId,
     reply: DescribeReply,
-    siblings: Vec<Sibling>,
+    siblings: Vec<(ChannelId, DescribeReply)>,
 ) -> Result<Channel, DecodeError> {
+    let siblings = siblings.into_iter().map(|(id, reply)| {
+        Ok::<_, DecodeError>(Sibling {
+            id,
+            root: rpc::optional_digest("head_root", &reply.head_root)?,
+            suites: reply.suites,
+        })
+    });
+    let siblings = siblings.collect::<Result<Vec<_>, _>>()?;
     let head = rpc::optional_digest("head_root", &reply.head_root)?;
     let wanted = rpc::optional_digest("wanted_root", &reply.wanted_root)?;
     let roots = reply.retracted_roots.iter();

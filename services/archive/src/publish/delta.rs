@@ -64,6 +64,33 @@ impl Listed {
         Ok(listed)
     }
 
+    /// What somebody says that looked there: whatever `scopes` names is as `present` says, or gone.
+    pub(crate) fn told(
+        paths: &[Vec<u8>],
+        present: BTreeMap<EntryPath, Entry>,
+        faults: &mut Faults,
+    ) -> Self {
+        let scopes = scopes(paths, faults);
+        let told = |path: &EntryPath| {
+            let own = |path: &EntryPath| scopes.contains(path);
+            own(path) || folders_of(path).any(|folder| own(&folder))
+        };
+        for path in present.keys().filter(|path| !told(path)) {
+            let expected = "a path that is listed, or below one";
+            faults.push(Fault::new(path.as_bytes(), Rule::Path, expected, "another"));
+        }
+        Self {
+            scopes,
+            present,
+            read: Vec::new(),
+        }
+    }
+
+    /// What is there, for whoever makes the manifest.
+    pub(crate) fn into_told(self) -> (BTreeSet<EntryPath>, BTreeMap<EntryPath, Entry>) {
+        (self.scopes, self.present)
+    }
+
     /// Looks again at what was read.
     pub(crate) fn recheck(
         &self,
@@ -138,17 +165,18 @@ fn scopes(paths: &[Vec<u8>], faults: &mut Faults) -> BTreeSet<EntryPath> {
             }
         }
     }
-    let below_another = |path: &EntryPath| {
-        let bytes = path.as_bytes();
-        let folders = bytes.iter().enumerate().filter(|(_, b)| **b == b'/');
-        folders
-            .filter_map(|(at, _)| EntryPath::new(&bytes[..at]).ok())
-            .any(|folder| all.contains(&folder))
-    };
+    let below_another = |path: &EntryPath| folders_of(path).any(|folder| all.contains(&folder));
     all.iter()
         .filter(|path| !below_another(path))
         .cloned()
         .collect()
+}
+
+/// The folders that a path is in.
+fn folders_of(path: &EntryPath) -> impl Iterator<Item = EntryPath> {
+    let bytes = path.as_bytes();
+    let slashes = bytes.iter().enumerate().filter(|(_, b)| **b == b'/');
+    slashes.filter_map(|(at, _)| EntryPath::new(&bytes[..at]).ok())
 }
 
 /// Without `./` in front and slashes at the end, as find and rsync print paths.

@@ -87,6 +87,15 @@ pub enum PublishError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The archive cannot be reached from here.
+    #[error("the archive does not answer on {address}")]
+    Away {
+        /// Where it was looked for.
+        address: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The archive daemon refused.
     #[error("the archive refused: {message}")]
     Archive {
@@ -135,7 +144,7 @@ impl PublishError {
             Self::LayoutDiffers { .. } | Self::Config(_) => 64,
             Self::Tree { source, .. } if !is_absent(source) => 74,
             Self::Tree { .. } | Self::NoChannel { .. } => 66,
-            Self::Down { .. } => 69,
+            Self::Down { .. } | Self::Away { .. } => 69,
             Self::Archive { code, .. } => archive_exit_code(*code),
             Self::Answer(_) | Self::NoAnswer(_) | Self::Manifest(_) => 65,
             Self::Io { .. } | Self::Store(_) | Self::Worker(_) => 74,
@@ -164,6 +173,7 @@ impl PublishError {
             | Self::Tree { .. }
             | Self::NoChannel { .. }
             | Self::Down { .. }
+            | Self::Away { .. }
             | Self::Archive { .. }
             | Self::Answer(_)
             | Self::NoAnswer(_)

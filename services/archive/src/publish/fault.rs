@@ -70,6 +70,35 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// All of them.
+    const ALL: [Self; 17] = [
+        Self::Path,
+        Self::SpecialFile,
+        Self::Symlink,
+        Self::Unreadable,
+        Self::Changed,
+        Self::Missing,
+        Self::Size,
+        Self::Digest,
+        Self::Malformed,
+        Self::Early,
+        Self::Expired,
+        Self::Signature,
+        Self::Disagree,
+        Self::Conflict,
+        Self::Shared,
+        Self::Retracted,
+        Self::Dependency,
+    ];
+
+    /// The rule of a name; one that is not known here is as good as a malformed file.
+    pub(crate) fn named(name: &str) -> Self {
+        let known = Self::ALL.into_iter().find(|rule| rule.as_str() == name);
+        known.unwrap_or(Self::Malformed)
+    }
+}
+
 impl From<Rule> for &'static str {
     fn from(rule: Rule) -> Self {
         rule.as_str()
@@ -156,6 +185,11 @@ impl Faults {
             self.push(fault);
         }
         self.count += uncounted;
+    }
+
+    /// There are so many, as somebody says who has kept only some.
+    pub(crate) fn counted(&mut self, count: u64) {
+        self.count = self.count.max(count);
     }
 
     /// Those that were kept, in the order in which they were found.

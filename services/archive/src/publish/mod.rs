@@ -11,8 +11,11 @@ mod fault;
 mod lock;
 mod prepare;
 mod progress;
+mod remote;
 mod retracted;
+mod send;
 mod shared;
+mod submitted;
 mod workspace;
 
 use std::path::PathBuf;
@@ -34,19 +37,20 @@ pub use progress::{Moment, Phase, Progress};
 pub use crate::layout::detect as detect_layout;
 
 pub use client::{connect, connect_for_long};
+pub use remote::{Remote, RemoteArchive, TakenBack};
 
-pub(crate) use client::Channel;
 #[cfg(test)]
 pub(crate) use client::Sibling;
+pub(crate) use client::{Channel, channel_of};
 pub(crate) use error::{manifest_error, manifest_failure};
+pub(crate) use lock::PublishLock;
+pub(crate) use prepare::{Job, Prepared};
 pub(crate) use progress::Counters;
-#[cfg(test)]
-pub(crate) use workspace::Purpose;
-pub(crate) use workspace::{View, Workspace};
+pub(crate) use submitted::{Sent, prepare_sent};
+pub(crate) use workspace::{Purpose, View, Workspace};
 
 use client::{Committed, Daemon};
-use lock::PublishLock;
-use prepare::{Job, Prepared, prepare};
+use prepare::prepare;
 
 /// Scans before a head that keeps moving is given up.
 const ATTEMPTS: u32 = 3;
@@ -146,6 +150,9 @@ pub struct Outcome {
     pub files_read: u64,
     /// Folders left out because nothing is in them.
     pub empty_folders: u64,
+    /// The retraction that was made in the same step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retraction: Option<u64>,
 }
 
 /// Phases of a publish, in seconds.
@@ -312,6 +319,15 @@ async fn prepare_watched(
             counters: &shared,
         })
     });
+    while_working(work, counters, progress).await
+}
+
+/// Shows how far some work is until it is done.
+async fn while_working<T>(
+    work: impl Future<Output = Result<T, PublishError>>,
+    counters: &Counters,
+    progress: &dyn Progress,
+) -> Result<T, PublishError> {
     tokio::pin!(work);
     let mut ticks = tokio::time::interval(PROGRESS_EVERY);
     loop {
@@ -330,7 +346,8 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|e| PublishError::Worker(Box::new(e)))?
 }
 
-fn outcome(
+/// What a publication amounts to.
+pub(crate) fn outcome(
     request: &PublishRequest,
     channel: &Channel,
     prepared: &Prepared,
@@ -362,6 +379,7 @@ fn outcome(
         dry_run: request.dry_run,
         files_read: counters.files_read(),
         empty_folders: prepared.empty_folders,
+        retraction: None,
     }
 }
 

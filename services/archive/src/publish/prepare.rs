@@ -7,6 +7,7 @@ use mirrorlog_core::id::{Digest, Lane};
 use mirrorlog_core::layout::Layout;
 use mirrorlog_core::manifest::{self, Summary};
 use mirrorlog_core::path::EntryPath;
+use runtime::store::Batch;
 
 use super::client::Channel;
 use super::delta::Listed;
@@ -26,6 +27,13 @@ pub(crate) struct PreparedStep {
     /// 0: none.
     pub(crate) base: u64,
     pub(crate) lane: Lane,
+}
+
+impl Prepared {
+    /// What goes out first.
+    pub(crate) fn first(&self) -> &PreparedStep {
+        &self.steps[0]
+    }
 }
 
 /// Differences against the head.
@@ -56,12 +64,23 @@ pub(crate) struct Job<'a> {
 }
 
 /// A manifest and what it is a change of.
-struct Candidate {
-    summary: Summary,
+pub(super) struct Candidate {
+    pub(super) summary: Summary,
     /// The root that its changes were applied to.
-    base_root: Option<Digest>,
-    base: u64,
-    lane: Lane,
+    pub(super) base_root: Option<Digest>,
+    pub(super) base: u64,
+    pub(super) lane: Lane,
+}
+
+/// Where the checks find the content of a candidate.
+#[derive(Clone, Copy)]
+pub(super) enum Content<'a> {
+    /// In the store, or else in this tree.
+    Tree(&'a Tree),
+    /// In the store.
+    Stored,
+    /// Nowhere here: what takes no content is checked.
+    Elsewhere,
 }
 
 /// Scans, reads, builds and checks.
@@ -85,6 +104,17 @@ pub(crate) fn prepare(job: &Job<'_>) -> Result<Prepared, PublishError> {
 }
 
 fn prepare_against_head(job: &Job<'_>) -> Result<Prepared, PublishError> {
+    let path = &job.request.tree;
+    let tree = Tree::open(path).map_err(|source| PublishError::tree(path, source))?;
+    prepare_in(job, &tree, &job.workspace()?)
+}
+
+/// The same in a workspace that outlives it.
+pub(super) fn prepare_in(
+    job: &Job<'_>,
+    tree: &Tree,
+    workspace: &Workspace,
+) -> Result<Prepared, PublishError> {
     let begun = Instant::now();
     let Job {
         config,
@@ -93,19 +123,17 @@ fn prepare_against_head(job: &Job<'_>) -> Result<Prepared, PublishError> {
         counters,
     } = *job;
     let path = &request.tree;
-    let tree = Tree::open(path).map_err(|source| PublishError::tree(path, source))?;
-    let workspace = job.workspace()?;
     counters.enter(Phase::Scan);
     let mut faults = Faults::default();
-    let part = Part::of(channel, &tree, &mut faults)?;
+    let part = Part::of(channel, tree, &mut faults)?;
     let cache = config
         .state_dir
         .join("scan")
         .join(format!("{}.cache", channel.id));
     let select = |path: &EntryPath| part.takes(path);
     let input = ScanInput {
-        tree: &tree,
-        workspace: &workspace,
+        tree,
+        workspace,
         select: &select,
         cache: &cache,
         published: channel.head_root(),
@@ -130,18 +158,13 @@ fn prepare_against_head(job: &Job<'_>) -> Result<Prepared, PublishError> {
             faults,
         });
     }
-    counters.enter(Phase::Validate);
-    job.check_all(&tree, &workspace, &made, faults)?;
-    let last = made.candidates.len() - 1;
-    let root = made.candidates[last].summary.root;
-    let counts = count(&workspace, channel.head_root(), root)?;
-    let step = |c: Candidate| PreparedStep {
-        summary: c.summary,
-        base: c.base,
-        lane: c.lane,
-    };
+    let counts = job.check_all(Content::Tree(tree), workspace, &made, faults)?;
     Ok(Prepared {
-        steps: made.candidates.into_iter().map(step).collect(),
+        steps: made
+            .candidates
+            .into_iter()
+            .map(PreparedStep::from)
+            .collect(),
         counts,
         empty_folders: made.empty_folders,
         scan: begun.elapsed().saturating_sub(made.ingest),
@@ -149,11 +172,23 @@ fn prepare_against_head(job: &Job<'_>) -> Result<Prepared, PublishError> {
     })
 }
 
-struct Made {
-    candidates: Vec<Candidate>,
-    incremental: bool,
-    empty_folders: u64,
-    ingest: Duration,
+impl From<Candidate> for PreparedStep {
+    fn from(candidate: Candidate) -> Self {
+        Self {
+            summary: candidate.summary,
+            base: candidate.base,
+            lane: candidate.lane,
+        }
+    }
+}
+
+/// What is to be checked, then published.
+pub(super) struct Made {
+    pub(super) candidates: Vec<Candidate>,
+    /// Made of changes to builds that were checked before.
+    pub(super) incremental: bool,
+    pub(super) empty_folders: u64,
+    pub(super) ingest: Duration,
 }
 
 fn whole(
@@ -195,20 +230,7 @@ fn changes(
     } else {
         &scratch
     };
-    let head = channel.head.map(|(_, root)| root);
-    let mut candidates = Vec::new();
-    for (base_root, base, lane) in bases(channel, lane, head) {
-        let delta = listed.against(input.workspace, base_root.as_ref())?;
-        match manifest::apply(input.workspace, pages, base_root.as_ref(), &delta) {
-            Ok(summary) => candidates.push(Candidate {
-                summary,
-                base_root,
-                base,
-                lane,
-            }),
-            Err(error) => faults.push(manifest_failure(error)?),
-        }
-    }
+    let candidates = applied(&listed, input.workspace, pages, channel, lane, faults)?;
     batch.commit()?;
     scratch.commit()?;
     let ingest = begun.elapsed();
@@ -221,9 +243,35 @@ fn changes(
     })
 }
 
+/// The listed changes, on whatever they are applied to.
+pub(super) fn applied(
+    listed: &Listed,
+    workspace: &Workspace,
+    pages: &Batch,
+    channel: &Channel,
+    lane: Lane,
+    faults: &mut Faults,
+) -> Result<Vec<Candidate>, PublishError> {
+    let mut candidates = Vec::new();
+    for (base_root, base, lane) in bases(channel, lane) {
+        let delta = listed.against(workspace, base_root.as_ref())?;
+        match manifest::apply(workspace, pages, base_root.as_ref(), &delta) {
+            Ok(summary) => candidates.push(Candidate {
+                summary,
+                base_root,
+                base,
+                lane,
+            }),
+            Err(error) => faults.push(manifest_failure(error)?),
+        }
+    }
+    Ok(candidates)
+}
+
 /// What the changes are applied to. Inside one channel a priority change does not wait for bulk that is
 /// not wanted anywhere yet: it goes on top of the wanted build first, then on top of the head.
-fn bases(channel: &Channel, lane: Lane, head: Option<Digest>) -> Vec<(Option<Digest>, u64, Lane)> {
+fn bases(channel: &Channel, lane: Lane) -> Vec<(Option<Digest>, u64, Lane)> {
+    let head = channel.head.map(|(_, root)| root);
     let newest_good = channel.head.map(|(build, _)| build);
     let wanted = channel.wanted.map(|(build, _)| build);
     match (split(lane, true, newest_good, wanted), channel.wanted) {
@@ -249,36 +297,38 @@ impl Job<'_> {
         workspace.with_immutable(&self.config.immutable)
     }
 
-    /// Checks every candidate; `faults` are those of the scan.
-    fn check_all(
+    /// Checks every candidate, and counts what the last one changes; `faults` are those of the scan.
+    pub(super) fn check_all(
         &self,
-        tree: &Tree,
+        content: Content<'_>,
         workspace: &Workspace,
         made: &Made,
         mut faults: Faults,
-    ) -> Result<(), PublishError> {
+    ) -> Result<Counts, PublishError> {
+        self.counters.enter(Phase::Validate);
         let [first @ .., last] = &made.candidates[..] else {
-            return Ok(()); // refused before: a change that cannot be made is a fault
+            let tree = self.request.tree.clone();
+            return Err(PublishError::Refused { tree, faults });
         };
         // The last one is the whole tree: when that is broken, nothing else is worth saying.
-        faults.append(self.check(tree, workspace, last, made.incremental)?);
+        faults.append(self.check(content, workspace, last, made.incremental)?);
         if !faults.is_empty() {
             let tree = self.request.tree.clone();
             return Err(PublishError::Refused { tree, faults });
         }
         for candidate in first {
-            let faults = self.check(tree, workspace, candidate, made.incremental)?;
+            let faults = self.check(content, workspace, candidate, made.incremental)?;
             if !faults.is_empty() {
                 let wanted = candidate.base;
                 return Err(PublishError::NotSeparable { wanted, faults });
             }
         }
-        Ok(())
+        count(workspace, self.channel.head_root(), last.summary.root)
     }
 
     fn check(
         &self,
-        tree: &Tree,
+        content: Content<'_>,
         workspace: &Workspace,
         candidate: &Candidate,
         incremental: bool,
@@ -315,7 +365,11 @@ impl Job<'_> {
             Some(_) | None => Extent::Whole,
         };
         let view = View { workspace, root };
-        validate(&rules, tree, view, extent, &mut faults)?;
+        match content {
+            Content::Tree(tree) => validate(&rules, Some(tree), view, extent, &mut faults)?,
+            Content::Stored => validate(&rules, None, view, extent, &mut faults)?,
+            Content::Elsewhere => {}
+        }
         shared::check(
             view,
             candidate.base_root.as_ref(),

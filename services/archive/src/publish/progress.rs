@@ -11,6 +11,8 @@ pub enum Phase {
     Scan,
     /// Checking the tree by its layout.
     Validate,
+    /// Sending it to an archive on another machine.
+    Send,
     /// Handing the build to the archive.
     Commit,
 }
@@ -57,7 +59,8 @@ impl Counters {
             Phase::Describe => 0,
             Phase::Scan => 1,
             Phase::Validate => 2,
-            Phase::Commit => 3,
+            Phase::Send => 3,
+            Phase::Commit => 4,
         };
         self.phase.store(number, Ordering::Relaxed);
     }
@@ -85,6 +88,7 @@ impl Counters {
                 0 => Phase::Describe,
                 1 => Phase::Scan,
                 2 => Phase::Validate,
+                3 => Phase::Send,
                 _last => Phase::Commit,
             },
             entries: self.entries.load(Ordering::Relaxed),

@@ -1,5 +1,5 @@
-//! Where a publish puts content and pages, and reads them again: the store, or for a dry run nothing
-//! but scratch pages that go with it.
+//! Where a publish puts content and pages, and reads them again: the store, or where content is not kept
+//! nothing but scratch pages that go with it.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -25,12 +25,15 @@ const BUFFER_BYTES: usize = 256 * 1024;
 pub(crate) enum Purpose {
     Publish,
     DryRun,
+    /// The content goes elsewhere; what the tree's files are is remembered here.
+    Elsewhere,
 }
 
 /// Store and pages of one publish.
 pub(crate) struct Workspace {
     pages: Pages,
     scratch: Option<Scratch>,
+    purpose: Purpose,
     immutable: GlobSet,
 }
 
@@ -49,7 +52,7 @@ impl Workspace {
         let pages = Pages::new(Store::open(store_dir)?, PAGE_CACHE_BYTES);
         let scratch = match purpose {
             Purpose::Publish => None,
-            Purpose::DryRun => {
+            Purpose::DryRun | Purpose::Elsewhere => {
                 let made = match std::fs::remove_dir_all(scratch_dir) {
                     Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
                     Ok(()) | Err(_) => std::fs::create_dir_all(scratch_dir),
@@ -63,6 +66,7 @@ impl Workspace {
         Ok(Self {
             pages,
             scratch,
+            purpose,
             immutable: GlobSet::empty(),
         })
     }
@@ -102,9 +106,14 @@ impl Workspace {
             .store()
     }
 
-    /// False for a dry run.
+    /// False when content stays in the tree.
     pub(crate) fn keeps_content(&self) -> bool {
-        self.scratch.is_none()
+        self.purpose == Purpose::Publish
+    }
+
+    /// False for a dry run: what it found is not remembered.
+    pub(crate) fn keeps_stats(&self) -> bool {
+        self.purpose != Purpose::DryRun
     }
 
     /// Reads a file to its end: into the store, or just for its digest.
@@ -138,16 +147,19 @@ impl Workspace {
         }
     }
 
-    /// Opens content that was scanned: from the store, or from the tree in a dry run.
+    /// Opens content that was scanned: from the store, or else from the tree, where there is one.
     pub(crate) fn content(
         &self,
-        tree: &Tree,
+        tree: Option<&Tree>,
         path: &EntryPath,
         file: &FileEntry,
     ) -> Result<Option<File>, PublishError> {
         if let Some(blob) = self.store().open_blob(&file.digest)? {
             return Ok(Some(blob));
         }
+        let Some(tree) = tree else {
+            return Ok(None);
+        };
         match tree.file(path.as_bytes()) {
             Ok((file, _stamp)) => Ok(Some(file)),
             Err(error) if crate::scan::means_changed(&error) => Ok(None),

@@ -131,7 +131,7 @@ pub(crate) fn scan(input: &ScanInput<'_>, faults: &mut Faults) -> Result<Scanned
     });
     let ingest = durable?;
     rechecked?;
-    if faults.is_empty() && keeps {
+    if faults.is_empty() && input.workspace.keeps_stats() {
         written.put(input.cache).map_err(cache_error)?;
     }
     Ok(Scanned {

@@ -352,7 +352,7 @@ pub(super) fn hash(
     let Some(mut content) = check.view.workspace.content(check.tree, at, file)? else {
         return Ok(None);
     };
-    let failed = |e| PublishError::io(&check.tree.path().join(at.to_string()), "read", e);
+    let failed = |e| PublishError::io(&check.place(at), "read", e);
     algorithm.hash(&mut content).map(Some).map_err(failed)
 }
 

@@ -145,7 +145,7 @@ impl Archive {
             root: &root,
         };
         let mut faults = Faults::default();
-        super::super::validate(rules, &tree, view, extent, &mut faults).unwrap();
+        super::super::validate(rules, Some(&tree), view, extent, &mut faults).unwrap();
         faults
             .iter()
             .map(|fault| (fault.path.clone(), fault.what))

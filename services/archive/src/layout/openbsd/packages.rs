@@ -137,10 +137,7 @@ fn read(check: &Check<'_>, path: &[u8]) -> Result<Read, PublishError> {
     };
     match read_packing_list(content) {
         Ok(list) => Ok(Read::List(list)),
-        Err(PackageError::Read(source)) => {
-            let at = check.tree.path().join(at.to_string());
-            Err(PublishError::io(&at, "read", source))
-        }
+        Err(PackageError::Read(source)) => Err(PublishError::io(&check.place(&at), "read", source)),
         Err(
             error @ (PackageError::NoGzip
             | PackageError::Damaged(_)

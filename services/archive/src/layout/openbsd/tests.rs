@@ -147,7 +147,7 @@ impl Archive {
             root: &root,
         };
         let mut faults = Faults::default();
-        super::super::validate(rules, &tree, view, extent, &mut faults).unwrap();
+        super::super::validate(rules, Some(&tree), view, extent, &mut faults).unwrap();
         faults.list().to_vec()
     }
 

@@ -171,6 +171,24 @@ impl Admin for Service {
         Err(Status::unimplemented("publishing needs no mirrors"))
     }
 
+    async fn issue_token(
+        &self,
+        _: Request<IssueTokenRequest>,
+    ) -> Result<Response<IssueTokenReply>, Status> {
+        Err(Status::unimplemented("publishing here needs no tokens"))
+    }
+
+    async fn tokens(&self, _: Request<TokensRequest>) -> Result<Response<TokensReply>, Status> {
+        Err(Status::unimplemented("publishing here needs no tokens"))
+    }
+
+    async fn revoke_tokens(
+        &self,
+        _: Request<RevokeTokensRequest>,
+    ) -> Result<Response<RevokeTokensReply>, Status> {
+        Err(Status::unimplemented("publishing here needs no tokens"))
+    }
+
     async fn install_root(
         &self,
         _: Request<InstallRootRequest>,

@@ -1,0 +1,127 @@
+//! Takes a submission in: entries first, then what of their content is lacking.
+
+use std::collections::BTreeMap;
+
+use mirrorlog_core::manifest::{Builder, Entry, Summary};
+use mirrorlog_core::path::EntryPath;
+use tonic::Status;
+use wire::v1::submit_reply::Kind as Reply;
+use wire::v1::submit_request::Kind as Request;
+use wire::{delta, v1};
+
+use super::content::Intake;
+use super::talk::Talk;
+use super::{Failed, content};
+use crate::publish::{Faults, Workspace, manifest_failure};
+
+/// Most bytes that the entries of a list take in memory, about; a whole tree takes none.
+const LISTED_MAX_BYTES: usize = 32 << 20;
+/// What an entry takes beside its path and target.
+const ENTRY_BYTES: usize = 128;
+
+/// What came.
+pub(super) enum Form {
+    /// All entries of a tree, as a manifest.
+    Whole(Summary),
+    /// What is at some paths.
+    Listed {
+        paths: Vec<Vec<u8>>,
+        present: BTreeMap<EntryPath, Entry>,
+    },
+}
+
+/// Reads until the end. The content is durable then, and so are the pages of a whole tree's manifest.
+pub(super) fn receive(
+    talk: &mut Talk,
+    workspace: &Workspace,
+    mut intake: Intake,
+    listed: bool,
+) -> Result<(Form, Faults), Failed> {
+    let mut faults = Faults::default();
+    if listed {
+        let form = list(talk, &mut intake, &mut faults)?;
+        intake.finish()?;
+        return Ok((form, faults));
+    }
+    let pages = workspace.page_store().batch();
+    let mut builder = Builder::new(&pages);
+    while let Some(entries) = next(talk)? {
+        if !entries.listed.is_empty() {
+            return Err(Status::invalid_argument("a whole tree has no list").into());
+        }
+        let found = found(entries.found)?;
+        for (path, entry) in &found {
+            if let Err(error) = builder.push(path, entry) {
+                faults.push(manifest_failure(error)?);
+            }
+        }
+        content::take(talk, &mut intake, &found, &mut faults)?;
+    }
+    let summary = builder
+        .finish()
+        .map_err(|error| match manifest_failure(error) {
+            Ok(fault) => Failed::Status(Status::invalid_argument(fault.to_string())),
+            Err(error) => error.into(),
+        })?;
+    intake.finish()?;
+    pages.commit()?;
+    Ok((Form::Whole(summary), faults))
+}
+
+fn list(talk: &mut Talk, intake: &mut Intake, faults: &mut Faults) -> Result<Form, Failed> {
+    let (mut paths, mut present) = (Vec::new(), BTreeMap::new());
+    let mut bytes = 0;
+    while let Some(entries) = next(talk)? {
+        let found = found(entries.found)?;
+        let listed = entries.listed.iter().map(|path| path.len() + ENTRY_BYTES);
+        let entry = |(path, entry): &(EntryPath, Entry)| {
+            let target = match entry {
+                Entry::Symlink { target } => target.len(),
+                Entry::File(_) => 0,
+            };
+            path.as_bytes().len() + target + ENTRY_BYTES
+        };
+        bytes += listed.chain(found.iter().map(entry)).sum::<usize>();
+        if bytes > LISTED_MAX_BYTES {
+            return Err(Status::invalid_argument(
+                "the list is too long: publish without --changed, which has no limit",
+            )
+            .into());
+        }
+        content::take(talk, intake, &found, faults)?;
+        paths.extend(entries.listed.into_iter().map(Vec::from));
+        for (path, entry) in found {
+            if present.insert(path, entry).is_some() {
+                return Err(Status::invalid_argument("a path came twice").into());
+            }
+        }
+    }
+    Ok(Form::Listed { paths, present })
+}
+
+/// The next entries; none at the end.
+fn next(talk: &mut Talk) -> Result<Option<v1::Entries>, Failed> {
+    match talk.next()? {
+        Request::Entries(entries) => Ok(Some(entries)),
+        Request::End(_) => Ok(None),
+        Request::Begin(_) => Err(Status::invalid_argument("a submission begins once").into()),
+        Request::Content(_) => {
+            Err(Status::invalid_argument("content came that was not asked for").into())
+        }
+    }
+}
+
+/// Entries in order; nothing is removed.
+fn found(proto: Option<v1::Delta>) -> Result<Vec<(EntryPath, Entry)>, Failed> {
+    let delta = delta::from_proto(proto.unwrap_or_default()).map_err(Status::from)?;
+    let there = |change: mirrorlog_core::statement::Change| {
+        let removed = || Status::invalid_argument("what is gone is no entry");
+        Ok::<_, Status>((change.path, change.new.ok_or_else(removed)?))
+    };
+    Ok(delta.into_iter().map(there).collect::<Result<_, _>>()?)
+}
+
+/// Says what is lacking of the entries that came last.
+pub(super) fn lacking(files: Vec<v1::LackingFile>, more: bool) -> Reply {
+    Reply::Lacking(v1::Lacking { files, more })
+}
