@@ -23,6 +23,7 @@ mod openbsd;
 mod outage;
 mod peers;
 mod priority;
+mod publisher;
 mod publishing;
 mod retract;
 mod secure;

@@ -4,6 +4,7 @@ mod key;
 mod mirror;
 mod nats;
 mod select;
+mod token;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ pub(crate) use key::{
 pub(crate) use mirror::{AdoptArgs, DrainArgs, EnrollArgs, InviteArgs, MirrorCommand, ResumeArgs};
 pub(crate) use nats::{Member, NatsConfigArgs};
 pub(crate) use select::SelectArgs;
+pub(crate) use token::{IssueArgs, RemoteArgs, TokenCommand};
 
 /// Heading of the options that every command takes.
 const EVERYWHERE: &str = "Options of every command";
@@ -126,6 +128,9 @@ Settings:      Acquire::mirrorlog::Key \"/etc/apt/archive.pub\"; Country, Timeou
     Verify(VerifyArgs),
     /// Let content of old builds go from the archive's store
     Gc(GcArgs),
+    /// Tokens with which others publish from their own machines
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Keys in signify's format
     #[command(subcommand)]
     Key(KeyCommand),
@@ -325,7 +330,8 @@ pub(crate) struct GetArgs {
 Examples:
   mirrorlog publish noble ./tree --wait all
   mirrorlog publish noble-security ./tree --priority --wait quorum --timeout 60
-  git diff --name-only -z HEAD^ | mirrorlog publish noble ./tree --changed - -0")]
+  git diff --name-only -z HEAD^ | mirrorlog publish noble ./tree --changed - -0
+  mirrorlog publish noble ./tree --archive https://archive.example.org:7074 --token-file ./token")]
 pub(crate) struct PublishArgs {
     /// The channel
     pub(crate) channel: ChannelId,
@@ -364,6 +370,8 @@ pub(crate) struct PublishArgs {
     /// A sentence about a package that clients show
     #[arg(long, value_name = "PKG=TEXT", value_parser = notice)]
     pub(crate) notice: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
 }
 
 /// How many mirrors to wait for.
@@ -415,6 +423,8 @@ pub(crate) struct RetractArgs {
     /// Publish nothing instead: mirrors go back to the newest good build that they hold; apt, which refuses older indexes, stays where it is
     #[arg(long, conflicts_with = "replace_with")]
     pub(crate) no_replacement: bool,
+    #[command(flatten)]
+    pub(crate) remote: RemoteArgs,
 }
 
 fn range(text: &str) -> Result<(Build, Build), String> {

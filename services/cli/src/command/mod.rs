@@ -18,11 +18,14 @@ mod nginx;
 mod order;
 mod progress;
 mod publish;
+mod remote;
 mod retract;
 mod select;
 mod serve;
 mod status;
+mod token;
 mod upkeep;
+mod wait;
 
 use std::path::{Path, PathBuf};
 
@@ -102,8 +105,8 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
         Command::AptMethod => Ok(0),
         Command::Get(get) => get::run(get, output).await,
         Command::Select(select) => select::run(select, output).await,
-        Command::Publish(publish) => publish::run(&need(config)?, publish, output).await,
-        Command::Retract(retract) => retract::run(&need(config)?, retract, output).await,
+        Command::Publish(publish) => publish::run(config, publish, output).await,
+        Command::Retract(retract) => retract::run(config, retract, output).await,
         Command::Log(log) => change::log(&need(config)?, &log, output).await,
         Command::Diff(diff) => change::diff(&need(config)?, &diff, output).await,
         Command::Show(show) => inspect::show(&need(config)?, &show, output).await,
@@ -114,6 +117,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<u8, Failure> {
         Command::Backfill(backfill) => backfill::run(&need(config)?, &backfill, output).await,
         Command::LogRepair(repair) => upkeep::log_repair(&need(config)?, &repair, output).await,
         Command::Gc(gc) => upkeep::gc(&need(config)?, &gc, output).await,
+        Command::Token(command) => token::run(&need(config)?, command, output).await,
         Command::Key(command) => key::run(config, &command, output).await,
         Command::Completions { shell } => {
             clap_complete::generate(

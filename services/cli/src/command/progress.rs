@@ -51,6 +51,7 @@ impl Progress for Bar {
             Phase::Describe => "asking the archive",
             Phase::Scan => "scanning",
             Phase::Validate => "checking",
+            Phase::Send => "sending",
             Phase::Commit => "publishing",
         };
         let elapsed = bar.elapsed().as_secs_f64().max(0.001);
@@ -84,19 +85,21 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Looks at the consistency service's status as long as it lives.
-    pub(crate) async fn show(archive: &Archive, channel: &ChannelId, output: &Output) -> Self {
-        if !output.bars() {
-            return Self {
-                shown: None,
-                output: *output,
-            };
-        }
+    /// Looks at the status of the archive's consistency service as long as it lives.
+    pub(crate) async fn show(
+        archive: Option<&Archive>,
+        channel: &ChannelId,
+        output: &Output,
+    ) -> Self {
+        let silent = Self {
+            shown: None,
+            output: *output,
+        };
+        let Some(archive) = archive.filter(|_| output.bars()) else {
+            return silent;
+        };
         let Ok(mut consistency) = archive.consistency().await else {
-            return Self {
-                shown: None,
-                output: *output,
-            };
+            return silent;
         };
         let bar = spinner("{spinner} {msg} {elapsed}", None);
         let (shown, channel) = (bar.clone(), channel.to_string());

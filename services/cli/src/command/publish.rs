@@ -1,104 +1,161 @@
-//! `publish`, and waiting until mirrors are complete.
+//! `publish`.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use archive::publish::{Outcome, PublishConfig, PublishError, PublishRequest};
-use mirrorlog_core::id::{Build, ChannelId, Lane, MirrorId};
-use mirrorlog_core::statement::{Notice, VerdictState};
+use archive::publish::{Outcome, PublishError, PublishRequest, Remote, RemoteArchive};
+use mirrorlog_core::id::{Build, Lane};
+use mirrorlog_core::statement::Notice;
 use serde_json::json;
-use wire::v1;
 
 use super::ask::Archive;
 use super::progress::{Bar, Waiting};
-use crate::args::{PublishArgs, Wait};
+use super::wait::{Waited, Watched, await_complete};
+use super::{need, remote};
+use crate::args::PublishArgs;
 use crate::failure::{AGAIN, DATA, Failure, IO, OrExit as _};
-use crate::output::{BAD, BOLD, GOOD, Output, bytes, count, plain};
+use crate::output::{BAD, BOLD, Output, bytes, count, plain};
 
 /// Faults that a terminal shows; `--json` has all.
 const FAULTS_SHOWN: usize = 50;
 /// Listed paths shown that are nowhere.
 const GONE_SHOWN: usize = 3;
 
-pub(crate) async fn run(config: &Path, args: PublishArgs, output: &Output) -> Result<u8, Failure> {
+/// Publishes to the archive of this machine's configuration, or with a token to another machine's.
+pub(crate) async fn run(
+    config: Option<PathBuf>,
+    args: PublishArgs,
+    output: &Output,
+) -> Result<u8, Failure> {
+    match remote::archive(&args.remote)? {
+        Some(remote) => there(&remote, args, output).await,
+        None => here(&need(config)?, args, output).await,
+    }
+}
+
+async fn here(config: &Path, args: PublishArgs, output: &Output) -> Result<u8, Failure> {
     let begun = Instant::now();
     let settings = archive::config::Config::load(config).or_exit(crate::failure::CONFIG)?;
-    let publish = publish_config(&settings, &args.channel)?;
+    let publish = settings
+        .publishing(&args.channel)
+        .or_exit(crate::failure::CONFIG)?;
     let request = request(&args)?;
     let gone = gone(&request);
     let bar = Bar::new(output, expected(config, &args, output).await);
     let published = archive::publish::publish(&publish, request, &bar).await;
     bar.end();
-    let outcome = match published {
-        Ok(outcome) => outcome,
-        Err(error) => return Err(refused(error, output)),
+    let outcome = published.map_err(|error| refused(error, output))?;
+    if !args.waits(&outcome) {
+        return told(&outcome, None, &gone, &args, output);
+    }
+    output.note(&describe(&outcome));
+    let archive = Archive::open(config).await?;
+    let watched = Waiting::show(Some(&archive), &args.channel, output).await;
+    let waited = wait(Watched::Here(&archive), &outcome, &args, begun, watched).await?;
+    told(&outcome, Some(waited), &gone, &args, output)
+}
+
+async fn there(remote: &Remote, args: PublishArgs, output: &Output) -> Result<u8, Failure> {
+    let begun = Instant::now();
+    let request = request(&args)?;
+    let gone = gone(&request);
+    let archive = RemoteArchive::connect(remote).await;
+    let archive = archive.map_err(remote::failed)?;
+    let bar = Bar::new(output, None);
+    let published = archive.publish(request, None, &bar).await;
+    bar.end();
+    let outcome = published.map_err(|error| refused(error, output))?;
+    if !args.waits(&outcome) {
+        return told(&outcome, None, &gone, &args, output);
+    }
+    output.note(&describe(&outcome));
+    let watched = Waiting::show(None, &args.channel, output).await;
+    let waited = wait(Watched::There(&archive), &outcome, &args, begun, watched).await?;
+    told(&outcome, Some(waited), &gone, &args, output)
+}
+
+impl PublishArgs {
+    /// True when there is something to wait for.
+    fn waits(&self, outcome: &Outcome) -> bool {
+        self.wait.is_some() && !self.dry_run && outcome.build > 0
+    }
+}
+
+/// Waits for mirrors; says how long that took, too.
+async fn wait(
+    archive: Watched<'_>,
+    outcome: &Outcome,
+    args: &PublishArgs,
+    begun: Instant,
+    watched: Waiting,
+) -> Result<(Waited, f64), Failure> {
+    let waiting = Instant::now();
+    let timeout = Duration::from_secs(args.timeout);
+    let (Some(wait), Some(build)) = (args.wait, Build::new(outcome.build)) else {
+        return Err(Failure::text(DATA, "there is no build to wait for"));
     };
-    let mut document = serde_json::to_value(&outcome).or_exit(IO)?;
-    let people = describe(&outcome);
+    let channel = &args.channel;
+    let waited = await_complete(&archive, channel, build, wait, timeout, begun, &watched).await;
+    watched.end();
+    Ok((waited?, waiting.elapsed().as_secs_f64()))
+}
+
+/// Says how it ended.
+fn told(
+    outcome: &Outcome,
+    waited: Option<(Waited, f64)>,
+    gone: &[String],
+    args: &PublishArgs,
+    output: &Output,
+) -> Result<u8, Failure> {
+    let mut document = serde_json::to_value(outcome).or_exit(IO)?;
     if gone.len() as u64 > outcome.removed {
-        output.note(&in_neither(&gone, outcome.removed, &args.tree));
+        output.note(&in_neither(gone, outcome.removed, &args.tree));
     }
     let mut late = None;
-    if let (Some(wait), false, Some(build)) = (args.wait, args.dry_run, Build::new(outcome.build)) {
-        output.note(&people);
-        let waiting = Instant::now();
-        let archive = Archive::open(config).await?;
-        let timeout = Duration::from_secs(args.timeout);
-        let watched = Waiting::show(&archive, &args.channel, output).await;
-        let waited = await_complete(
-            &archive,
-            &args.channel,
-            build,
-            wait,
-            timeout,
-            begun,
-            &watched,
-        )
-        .await;
-        watched.end();
-        let waited = waited?;
-        document["seconds"]["wait"] = json!(waiting.elapsed().as_secs_f64());
-        document["complete"] = waited
-            .complete
-            .iter()
-            .map(|(mirror, seconds)| json!({ "mirror": mirror.as_str(), "seconds": seconds }))
-            .collect();
-        if !waited.enough {
-            late = Some(waited.missing);
+    match waited {
+        Some((waited, seconds)) => {
+            document["seconds"]["wait"] = json!(seconds);
+            document["complete"] = waited
+                .complete
+                .iter()
+                .map(|(mirror, seconds)| json!({ "mirror": mirror.as_str(), "seconds": seconds }))
+                .collect();
+            if !waited.enough {
+                late = Some(waited.missing);
+            }
         }
-    } else {
-        document["seconds"]["wait"] = json!(0.0);
-        document["complete"] = json!([]);
-        if !output.json {
-            output.line(&people);
+        None => {
+            document["seconds"]["wait"] = json!(0.0);
+            document["complete"] = json!([]);
+            if !output.json {
+                output.line(&describe(outcome));
+            }
         }
     }
     if output.json {
         output.json(&document);
     }
-    match late {
-        None => Ok(0),
-        Some(missing) => {
-            let Outcome { build, channel, .. } = &outcome;
-            let text = if missing.is_empty() {
-                format!(
-                    "build {build} of {channel} is published, but {} s did not show that enough mirrors have it: \
-                     the consistency service does not answer, or knows fewer mirrors than --wait asks for",
-                    args.timeout
-                )
-            } else {
-                let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
-                format!(
-                    "build {build} of {channel} is published, but after {} s not complete on {}; see: mirrorlog status {channel}",
-                    args.timeout,
-                    names.join(", ")
-                )
-            };
-            Err(Failure::text(AGAIN, text))
-        }
-    }
+    let Some(missing) = late else {
+        return Ok(0);
+    };
+    let Outcome { build, channel, .. } = outcome;
+    let text = if missing.is_empty() {
+        format!(
+            "build {build} of {channel} is published, but {} s did not show that enough mirrors have it: \
+             the consistency service does not answer, or knows fewer mirrors than --wait asks for",
+            args.timeout
+        )
+    } else {
+        let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        format!(
+            "build {build} of {channel} is published, but after {} s not complete on {}; see: mirrorlog status {channel}",
+            args.timeout,
+            names.join(", ")
+        )
+    };
+    Err(Failure::text(AGAIN, text))
 }
 
 /// How many entries the head has: about as many will be scanned. Only asked for a terminal's bar.
@@ -109,24 +166,6 @@ async fn expected(config: &Path, args: &PublishArgs, output: &Output) -> Option<
     let mut archive = Archive::open(config).await.ok()?;
     let (_, head) = archive.build_or_head(&args.channel, None).await.ok()?;
     Some(head.entries)
-}
-
-/// What a publisher takes from the archive's configuration.
-pub(crate) fn publish_config(
-    settings: &archive::config::Config,
-    channel: &ChannelId,
-) -> Result<PublishConfig, Failure> {
-    let declared = settings.channel(channel).or_exit(crate::failure::CONFIG)?;
-    let keys = declared.map(|declared| (declared.openpgp_keyring, declared.signify_keys));
-    let (openpgp_keyring, signify_keys) = keys.unwrap_or_default();
-    Ok(PublishConfig {
-        socket: settings.admin_socket(),
-        store_dir: settings.store.clone(),
-        state_dir: settings.state.clone(),
-        immutable: settings.immutable.clone(),
-        openpgp_keyring,
-        signify_keys,
-    })
 }
 
 fn request(args: &PublishArgs) -> Result<PublishRequest, Failure> {
@@ -253,138 +292,4 @@ fn describe(outcome: &Outcome) -> String {
         "{BOLD}{channel}{BOLD:#} {verb} build {BOLD}{build}{BOLD:#} ({lane}): {files}, {size}; \
          {added} added, {changed} changed, {removed} removed{also}"
     )
-}
-
-struct Waited {
-    complete: Vec<(MirrorId, f64)>,
-    missing: Vec<MirrorId>,
-    enough: bool,
-}
-
-/// Follows the consistency service's verdicts until enough mirrors are complete.
-async fn await_complete(
-    archive: &Archive,
-    channel: &ChannelId,
-    build: Build,
-    wait: Wait,
-    timeout: Duration,
-    begun: Instant,
-    waiting: &Waiting,
-) -> Result<Waited, Failure> {
-    let deadline = Instant::now() + timeout;
-    let mut said_down = false;
-    let mut mirrors: BTreeSet<MirrorId> = BTreeSet::new();
-    let mut complete: BTreeMap<MirrorId, f64> = BTreeMap::new();
-    loop {
-        let watched = watch(
-            archive,
-            channel,
-            build,
-            wait,
-            begun,
-            &mut mirrors,
-            &mut complete,
-            waiting,
-        );
-        match tokio::time::timeout_at(deadline.into(), watched).await {
-            Ok(Ok(())) => break,
-            Err(_elapsed) => break,
-            // The build is published: a service that does not answer may be on its way up, or restarting.
-            Ok(Err(failure)) if failure.code == crate::failure::DOWN => {
-                if Instant::now() >= deadline {
-                    break;
-                }
-                if !said_down {
-                    said_down = true;
-                    waiting.note(&format!("{failure}; asking again until --timeout"));
-                }
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-            Ok(Err(failure)) => return Err(failure),
-        }
-    }
-    let enough = is_enough(wait, mirrors.len(), complete.len());
-    let missing = if enough {
-        Vec::new()
-    } else {
-        mirrors
-            .iter()
-            .filter(|id| !complete.contains_key(*id))
-            .cloned()
-            .collect()
-    };
-    Ok(Waited {
-        complete: complete.into_iter().collect(),
-        missing,
-        enough,
-    })
-}
-
-#[allow(
-    clippy::too_many_arguments,
-    reason = "one place calls it, with what a retry keeps"
-)]
-async fn watch(
-    archive: &Archive,
-    channel: &ChannelId,
-    build: Build,
-    wait: Wait,
-    begun: Instant,
-    mirrors: &mut BTreeSet<MirrorId>,
-    complete: &mut BTreeMap<MirrorId, f64>,
-    waiting: &Waiting,
-) -> Result<(), Failure> {
-    let request = v1::WatchRequest {
-        channel: channel.to_string(),
-        build: build.get(),
-    };
-    let mut stream = archive
-        .consistency()
-        .await?
-        .watch(request)
-        .await?
-        .into_inner();
-    while let Some(reply) = stream.message().await? {
-        for id in &reply.mirrors {
-            mirrors.insert(MirrorId::new(id).or_exit(DATA)?);
-        }
-        if let Some(signed) = reply.verdict {
-            // Asked of the operator's own consistency service: its word is taken as it is.
-            let signed = wire::Signed::from_proto(signed).or_exit(DATA)?;
-            let statement = wire::statement::decode(&signed.statement).or_exit(DATA)?;
-            if let mirrorlog_core::statement::Statement::Verdict(verdict) = statement
-                && verdict.build == build
-                && verdict.channel == *channel
-                // One that takes no clients is not waited for, and does not stand for another.
-                && mirrors.contains(&verdict.mirror)
-            {
-                if verdict.state == VerdictState::Complete {
-                    let seconds = begun.elapsed().as_secs_f64();
-                    if complete.insert(verdict.mirror.clone(), seconds).is_none() {
-                        waiting.note(&format!(
-                            "{GOOD}complete{GOOD:#} on {} after {seconds:.2} s",
-                            verdict.mirror
-                        ));
-                    }
-                } else {
-                    complete.remove(&verdict.mirror);
-                }
-            }
-        }
-        if is_enough(wait, mirrors.len(), complete.len()) {
-            return Ok(());
-        }
-    }
-    Err(Failure::text(
-        crate::failure::DOWN,
-        "the consistency service ended the watch",
-    ))
-}
-
-fn is_enough(wait: Wait, mirrors: usize, complete: usize) -> bool {
-    match wait {
-        Wait::All => mirrors > 0 && complete >= mirrors,
-        Wait::Quorum => mirrors > 0 && complete > mirrors / 2,
-        Wait::Count(count) => complete >= count,
-    }
 }

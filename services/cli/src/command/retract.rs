@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use archive::publish::PublishRequest;
+use archive::publish::{PublishRequest, Remote, RemoteArchive, TakenBack};
 use mirrorlog_core::id::Build;
 use mirrorlog_core::layout::Layout;
 use serde_json::json;
@@ -10,49 +10,131 @@ use wire::v1;
 
 use super::ask::Archive;
 use super::progress::Bar;
-use super::publish::{publish_config, refused};
+use super::publish::refused;
+use super::{need, remote};
 use crate::args::RetractArgs;
-use crate::failure::{ABSENT, Failure, IO, OrExit as _, USAGE};
+use crate::failure::{ABSENT, CONFIG, DATA, Failure, IO, OrExit as _, USAGE};
 use crate::output::{BOLD, Output};
 
-pub(crate) async fn run(config: &Path, args: RetractArgs, output: &Output) -> Result<u8, Failure> {
+pub(crate) async fn run(
+    config: Option<PathBuf>,
+    args: RetractArgs,
+    output: &Output,
+) -> Result<u8, Failure> {
+    let reply = match remote::archive(&args.remote)? {
+        Some(remote) => there(&remote, &args, output).await?,
+        None => here(&need(config)?, &args, output).await?,
+    };
+    told(&args, &reply, output);
+    Ok(0)
+}
+
+/// An archive on another machine looks at all of it itself.
+async fn there(
+    remote: &Remote,
+    args: &RetractArgs,
+    output: &Output,
+) -> Result<v1::RetractReply, Failure> {
+    let (first, last) = args.builds;
+    let taken_back = TakenBack {
+        first,
+        last,
+        reason: args.reason.clone(),
+    };
+    let archive = RemoteArchive::connect(remote).await;
+    let archive = archive.map_err(remote::failed)?;
+    let described = archive.describe(&args.channel).await;
+    let described = described.map_err(remote::failed)?;
+    let layout = wire::rpc::layout("layout", described.layout).or_exit(DATA)?;
+    let tree = match args.replacement() {
+        Replacement::None => {
+            needs_replacement(layout, args)?;
+            let retracted = archive.withdraw(&args.channel, &taken_back, None).await;
+            return retracted.map_err(remote::failed);
+        }
+        Replacement::Build(build) => {
+            let retracted = archive
+                .withdraw(&args.channel, &taken_back, Some(build))
+                .await;
+            return retracted.map_err(remote::failed);
+        }
+        Replacement::Tree(tree) => tree,
+    };
+    let request = PublishRequest {
+        lane: mirrorlog_core::id::Lane::Priority,
+        ..PublishRequest::new(args.channel.clone(), tree)
+    };
+    let bar = Bar::new(output, None);
+    let published = archive.publish(request, Some(taken_back), &bar).await;
+    bar.end();
+    let outcome = published.map_err(|error| refused(error, output))?;
+    Ok(v1::RetractReply {
+        sequence: outcome.retraction.unwrap_or(0),
+        replacement: outcome.build,
+    })
+}
+
+fn needs_replacement(layout: Layout, args: &RetractArgs) -> Result<(), Failure> {
+    if layout != Layout::Debian || args.no_replacement {
+        return Ok(());
+    }
+    let text = "apt ignores indexes that are older than those it has: \
+         give --replace-with TREE|BUILD, or --no-replacement if clients may stay where they are";
+    Err(Failure::text(USAGE, text))
+}
+
+/// What is to take the place of retracted builds.
+enum Replacement {
+    None,
+    Build(Build),
+    Tree(PathBuf),
+}
+
+impl RetractArgs {
+    /// A number is a build, unless a folder has that name.
+    fn replacement(&self) -> Replacement {
+        let Some(text) = &self.replace_with else {
+            return Replacement::None;
+        };
+        match text.parse::<Build>() {
+            Ok(build) if !Path::new(text).exists() => Replacement::Build(build),
+            Ok(_) | Err(_) => Replacement::Tree(PathBuf::from(text)),
+        }
+    }
+}
+
+async fn here(
+    config: &Path,
+    args: &RetractArgs,
+    output: &Output,
+) -> Result<v1::RetractReply, Failure> {
     let mut archive = Archive::open(config).await?;
     let (first, last) = args.builds;
     // Named builds must exist: a typo must not reserve a retraction for the future.
     archive.snapshot(&args.channel, first).await?;
     let (_, bad) = archive.snapshot(&args.channel, last).await?;
-    if bad.layout == Layout::Debian && args.replace_with.is_none() && !args.no_replacement {
-        let text = "apt ignores indexes that are older than those it has: \
-             give --replace-with TREE|BUILD, or --no-replacement if clients may stay where they are";
-        return Err(Failure::text(USAGE, text));
-    }
-    let itself = args
-        .replace_with
-        .as_ref()
-        .filter(|text| !Path::new(text.as_str()).exists())
-        .and_then(|text| text.parse::<Build>().ok());
-    if itself.is_some_and(|build| (first..=last).contains(&build)) {
-        return Err(Failure::text(USAGE, "a build cannot replace itself"));
+    if args.replace_with.is_none() {
+        needs_replacement(bad.layout, args)?;
     }
     let (mut guard, mut pin) = (None, None);
-    let replacement = match &args.replace_with {
-        None => None,
-        Some(text) if text.parse::<Build>().is_ok() && !Path::new(text).exists() => {
-            let build = text
-                .parse::<Build>()
-                .map_err(|error| Failure::new(64, error.into()))?;
+    let replacement = match args.replacement() {
+        Replacement::None => None,
+        Replacement::Build(build) if (first..=last).contains(&build) => {
+            return Err(Failure::text(USAGE, "a build cannot replace itself"));
+        }
+        Replacement::Build(build) => {
             let store = archive.config.store.clone();
             let pinned =
                 tokio::task::spawn_blocking(move || runtime::store::Store::open(&store)?.pin());
             // From here on a collection lets nothing go that is still there.
             pin = Some(pinned.await.or_exit(IO)?.or_exit(IO)?);
-            Some(older(&mut archive, &args, build).await?)
+            Some(older(&mut archive, args, build).await?)
         }
-        Some(tree) => {
-            let settings = publish_config(&archive.config, &args.channel)?;
+        Replacement::Tree(tree) => {
+            let settings = archive.config.publishing(&args.channel).or_exit(CONFIG)?;
             let request = PublishRequest {
                 lane: mirrorlog_core::id::Lane::Priority,
-                ..PublishRequest::new(args.channel.clone(), PathBuf::from(tree))
+                ..PublishRequest::new(args.channel.clone(), tree)
             };
             let bar = Bar::new(output, None);
             let staged = archive::publish::stage(&settings, request, &bar).await;
@@ -71,6 +153,11 @@ pub(crate) async fn run(config: &Path, args: RetractArgs, output: &Output) -> Re
     };
     let reply = archive.admin().await?.retract(request).await?.into_inner();
     drop((guard, pin));
+    Ok(reply)
+}
+
+fn told(args: &RetractArgs, reply: &v1::RetractReply, output: &Output) {
+    let (first, last) = args.builds;
     if output.json {
         let replacement = Build::new(reply.replacement).map(Build::get);
         output.json(&json!({
@@ -92,7 +179,6 @@ pub(crate) async fn run(config: &Path, args: RetractArgs, output: &Output) -> Re
             args.channel
         ));
     }
-    Ok(0)
 }
 
 /// An older build's content, as a new build.

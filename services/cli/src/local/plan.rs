@@ -30,6 +30,8 @@ pub(super) struct Plan {
     /// Where mirrors join by a token, in a secure network.
     #[serde(default)]
     enroll_port: Option<u16>,
+    #[serde(default)]
+    publish_port: Option<u16>,
     pub(super) mirrors: Vec<Mirror>,
 }
 
@@ -93,6 +95,7 @@ impl Plan {
                 directory: None,
                 secure: args.secure,
                 enroll_port: None,
+                publish_port: None,
                 mirrors: Vec::new(),
             }
         };
@@ -110,6 +113,9 @@ impl Plan {
         }
         if plan.secure && plan.enroll_port.is_none() {
             plan.enroll_port = Some(free.next()?);
+        }
+        if plan.secure && plan.publish_port.is_none() {
+            plan.publish_port = Some(free.next()?);
         }
         let mirror_port = match plan.mirror_port {
             Some(port) => port,
@@ -164,6 +170,7 @@ impl Plan {
         let trusted = known.keys([&keys.archive], "keys");
         let config = self.archive_toml(&nats_of("archive"))? + &known.sections("archive");
         let config = config + &known.enroll(self.enroll_port, self.archive.grpc, &nats);
+        let config = config + &known.publish(self.publish_port);
         write_config(&self.archive_config(dir), &config)?;
         let words = known.keys([&keys.consistency], "keys");
         let (mut audited, mut offered) = (String::new(), String::new());

@@ -90,6 +90,14 @@ impl Known {
         )
     }
 
+    /// How others publish to the archive.
+    pub(super) fn publish(&self, port: Option<u16>) -> String {
+        let (Some(_), Some(port)) = (&self.0, port) else {
+            return String::new();
+        };
+        format!("\n[publish]\nlisten = \"127.0.0.1:{port}\"\naddress = \"127.0.0.1:{port}\"\n")
+    }
+
     /// The rest of a service's `[nats]`.
     pub(super) fn nats(&self, service: &str) -> String {
         let Some(Access { dir, .. }) = &self.0 else {
