@@ -1,6 +1,7 @@
 //! TLS on gRPC: who a service is, whom it believes, and a network's own authority that says so.
 
 mod authority;
+mod dates;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use serde::Deserialize;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity, ServerTlsConfig};
 
 pub use authority::{Authority, AuthorityError, Request, Subject};
+pub use dates::{Concern, What};
 
 /// Time for a TLS handshake. Stops those who begin one and say no more.
 const HANDSHAKE: Duration = Duration::from_secs(10);

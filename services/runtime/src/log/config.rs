@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::LogError;
+use super::access::Credentials;
+
 /// `[nats]` of every service's configuration.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +31,25 @@ impl NatsConfig {
             replicas: Replicas::One,
             credentials: None,
             ca: None,
+        }
+    }
+
+    /// Reads what a service is known by, so that it does not start to find out later.
+    ///
+    /// # Errors
+    /// [`LogError`], naming the file.
+    pub fn check(&self) -> Result<(), LogError> {
+        if let Some(path) = &self.credentials {
+            Credentials::read(path).map_err(LogError::Credentials)?;
+        }
+        match &self.ca {
+            Some(path) => std::fs::read(path)
+                .map(drop)
+                .map_err(|source| LogError::Ca {
+                    path: path.clone(),
+                    source,
+                }),
+            None => Ok(()),
         }
     }
 

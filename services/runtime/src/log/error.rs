@@ -1,5 +1,7 @@
 //! Why an operation on the log failed.
 
+use std::path::PathBuf;
+
 use async_nats::jetstream;
 
 use crate::Reaction;
@@ -67,6 +69,15 @@ pub enum LogError {
         #[source]
         source: std::io::Error,
     },
+    /// The certificates by which a server is known.
+    #[error("cannot read {} (nats.ca)", path.display())]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The credentials of the service's user.
     #[error("nats.credentials cannot be used")]
     Credentials(#[source] CredentialsError),
@@ -98,6 +109,7 @@ impl LogError {
             | Self::TooOld { .. }
             | Self::Server { .. }
             | Self::Address { .. }
+            | Self::Ca { .. }
             | Self::Credentials(_)
             | Self::TooLarge { .. }
             | Self::Key { .. } => Reaction::Halt,
