@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use e2e::{Ended, Network, Setup, Tree, noise, until};
+use e2e::{DebianRepo, Ended, Network, Setup, Tree, noise, until};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use wire::v1;
 use wire::v1::publisher_client::PublisherClient;
+use wire::v1::submit_request::{End, Kind};
 
 /// A network in which channel `c` is declared by a first build.
 fn network(tree: &Tree) -> Network {
@@ -66,6 +67,9 @@ fn a_build_host_publishes_what_is_new_and_sends_no_more() {
     let (added, changed) = (&done.json["added"], &done.json["changed"]);
     assert_eq!((added, changed), (&2003.into(), &1.into()), "{}", done.json);
     assert_eq!(done.json["complete"].as_array().unwrap().len(), 2);
+    let numbers: usize = (0..2000).map(|number: u32| number.to_string().len()).sum();
+    // "1" is there of the first build; "2", of `number` and of pool/0002, goes once.
+    assert_eq!(done.json["sent"], large.len() + numbers - 1, "{}", done.json);
     for mirror in ["nz1", "nz2"] {
         assert_eq!(network.get(mirror, "/c/pool/large").body, large);
         assert_eq!(network.get(mirror, "/c/link").text(), "2");
@@ -89,8 +93,14 @@ fn a_build_host_publishes_what_is_new_and_sends_no_more() {
     let listed = ["--changed", list.to_str().unwrap(), "--wait", "all"];
     let done = publish(&network, &token, &tree, &listed).ok();
     assert_eq!(done.build(), 3);
-    let counted = ["added", "changed", "removed"].map(|what| done.json[what].as_u64());
-    assert_eq!(counted, [Some(0), Some(1), Some(1)], "{}", done.json);
+    let counted = ["added", "changed", "removed", "sent"].map(|what| done.json[what].as_u64());
+    // What `number` is now, the archive has as pool/0003.
+    assert_eq!(
+        counted,
+        [Some(0), Some(1), Some(1), Some(0)],
+        "{}",
+        done.json
+    );
     assert_eq!(network.get("nz1", "/c/number").text(), "3");
     assert_eq!(network.get("nz1", "/c/pool/0000").text(), "0");
     assert_eq!(network.get("nz1", "/c/pool/0001").status, 404);
@@ -125,13 +135,35 @@ fn a_token_is_for_what_it_says_and_no_more() {
         (3, &"priority".into())
     );
 
+    // Who may retract may not publish otherwise by it.
+    let retractor = token(&network, "retractor", "retract");
+    let other = Tree::new();
+    other.write("number", "anything");
+    let anything = other.path().to_str().unwrap();
+    let args = [
+        "retract",
+        "c",
+        "1",
+        "--reason",
+        "x",
+        "--replace-with",
+        anything,
+    ];
+    let refused = there(&network, &retractor, args).code_is(77);
+    assert!(
+        refused.stderr.contains("not for priority"),
+        "{}",
+        refused.stderr
+    );
+
     // Taken back, for an older build, for nothing, and for another tree.
     let retract = |token: &Path, args: &[&str]| {
         let args = ["retract", "c"].into_iter().chain(args.iter().copied());
         there(&network, token, args.chain(["--reason", "bad"]))
     };
     retract(&nightly, &["3", "--no-replacement"]).code_is(77);
-    retract(&security, &["9", "--no-replacement"]).code_is(65);
+    retract(&security, &["9", "--no-replacement"]).code_is(66);
+    retract(&security, &["3", "--replace-with", "3"]).code_is(2);
     let older = retract(&security, &["3", "--replace-with", "2"]).ok();
     assert_eq!(older.json["replacement"], 4, "{}", older.json);
     network.await_complete(&["nz1", "nz2"], "c", 4);
@@ -158,7 +190,7 @@ fn a_token_is_for_what_it_says_and_no_more() {
         .iter()
         .filter_map(|token| token["publisher"].as_str())
         .collect();
-    assert_eq!(names, ["nightly", "security"]);
+    assert_eq!(names, ["nightly", "retractor", "security"]);
     network.run(["token", "revoke", "nightly"]).ok();
     network.run(["token", "revoke", "nightly"]).code_is(66);
     let revoked = publish(&network, &nightly, &tree, &[]).code_is(77);
@@ -205,51 +237,63 @@ fn a_broken_tree_is_refused_with_its_faults_wherever_it_is() {
     assert_eq!(network.run(["show", "c"]).ok().json["build"], 1);
 }
 
-/// Whoever has a token and writes his own client gets no further than its own channel's rules.
-#[test]
-fn attack_a_publisher_lies_about_what_he_sends() {
-    let tree = Tree::new();
-    let network = network(&tree);
-    let token = token(&network, "nightly", "publish");
-    let text = std::fs::read_to_string(token).unwrap();
-    let json = hex::decode(text.trim().strip_prefix("mlp1.").unwrap()).unwrap();
-    let token: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    let word = |name: &str| token[name].as_str().unwrap().to_owned();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let submit = |secret: &str, kinds: Vec<v1::submit_request::Kind>| {
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(word("ca")));
-        let endpoint = Endpoint::from_shared(format!("https://{}", word("address"))).unwrap();
-        runtime.block_on(async {
+/// A client of somebody's own.
+struct Client {
+    token: serde_json::Value,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Client {
+    fn of(token: &Path) -> Self {
+        let text = std::fs::read_to_string(token).unwrap();
+        let json = hex::decode(text.trim().strip_prefix("mlp1.").unwrap()).unwrap();
+        Self {
+            token: serde_json::from_slice(&json).unwrap(),
+            runtime: tokio::runtime::Runtime::new().unwrap(),
+        }
+    }
+
+    fn word(&self, name: &str) -> String {
+        self.token[name].as_str().unwrap().to_owned()
+    }
+
+    /// The archive's last answer.
+    fn submit(
+        &self,
+        secret: &str,
+        kinds: impl tokio_stream::Stream<Item = Kind> + Send + 'static,
+    ) -> Result<Option<v1::submit_reply::Kind>, tonic::Status> {
+        use tokio_stream::StreamExt as _;
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(self.word("ca")));
+        let endpoint = Endpoint::from_shared(format!("https://{}", self.word("address"))).unwrap();
+        self.runtime.block_on(async {
             let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
-            let requests = kinds
-                .into_iter()
-                .map(|kind| v1::SubmitRequest { kind: Some(kind) });
-            let requests: Vec<_> = requests.collect();
-            let mut request = tonic::Request::new(tokio_stream::iter(requests));
+            let requests = kinds.map(|kind| v1::SubmitRequest { kind: Some(kind) });
+            let mut request = tonic::Request::new(requests);
             let bearer = format!("Bearer {secret}").parse().unwrap();
             request.metadata_mut().insert("authorization", bearer);
-            let mut answers = PublisherClient::new(channel)
-                .submit(request)
-                .await?
-                .into_inner();
-            let mut last = None;
+            let answers = PublisherClient::new(channel).submit(request).await?;
+            let (mut answers, mut last) = (answers.into_inner(), None);
             while let Some(answer) = answers.message().await? {
                 last = answer.kind;
             }
-            Ok::<_, tonic::Status>(last)
+            Ok(last)
         })
-    };
-    use v1::submit_request::{End, Kind};
-    let begin = |channel: &str| {
-        Kind::Begin(v1::Submission {
-            channel: channel.into(),
-            expected_newest: 1,
-            lane: v1::Lane::Bulk.into(),
-            layout: v1::Layout::Plain.into(),
-            ..v1::Submission::default()
-        })
-    };
-    let file = |path: &'static str, content: &[u8], size_bytes: u64| v1::Change {
+    }
+}
+
+fn begin(channel: &str) -> Kind {
+    Kind::Begin(v1::Submission {
+        channel: channel.into(),
+        expected_newest: 1,
+        lane: v1::Lane::Bulk.into(),
+        layout: v1::Layout::Plain.into(),
+        ..v1::Submission::default()
+    })
+}
+
+fn file(path: &'static str, content: &[u8], size_bytes: u64) -> v1::Change {
+    v1::Change {
         path: path.as_bytes().into(),
         new: Some(v1::change::New::File(v1::File {
             size_bytes,
@@ -259,23 +303,32 @@ fn attack_a_publisher_lies_about_what_he_sends() {
                 .into(),
             ..v1::File::default()
         })),
-    };
-    let entries = |changes: Vec<v1::Change>| {
-        let found = Some(v1::Delta { changes });
-        Kind::Entries(v1::Entries {
-            found,
-            listed: Vec::new(),
-        })
-    };
-    let content = |data: &'static [u8], last| {
-        let data = data.into();
-        Kind::Content(v1::Content {
-            pieces: vec![v1::content::Piece { data, last }],
-        })
-    };
+    }
+}
+
+fn entries(changes: Vec<v1::Change>) -> Kind {
+    let found = Some(v1::Delta { changes });
+    let listed = Vec::new();
+    Kind::Entries(v1::Entries { found, listed })
+}
+
+fn content(data: &'static [u8], last: bool) -> Kind {
+    let data = data.into();
+    let pieces = vec![v1::content::Piece { data, last }];
+    Kind::Content(v1::Content { pieces })
+}
+
+/// Whoever has a token and writes his own client gets no further than its own channel's rules.
+#[test]
+fn attack_a_publisher_lies_about_what_he_sends() {
+    let tree = Tree::new();
+    let network = network(&tree);
+    let token = token(&network, "nightly", "publish");
+    let client = Client::of(&token);
+    let submit = |secret: &str, kinds: Vec<Kind>| client.submit(secret, tokio_stream::iter(kinds));
     let code = |secret: &str, kinds| submit(secret, kinds).unwrap_err().code();
     use tonic::Code;
-    let secret = word("secret");
+    let secret = client.word("secret");
     let end = || Kind::End(End {});
     let one = || entries(vec![file("f", b"good", 4)]);
     assert_eq!(
@@ -288,18 +341,18 @@ fn attack_a_publisher_lies_about_what_he_sends() {
     // Other content than was said, more of it, less of it.
     assert_eq!(
         code(&secret, vec![begin("c"), one(), content(b"evil", true)]),
-        Code::DataLoss
+        Code::Aborted
     );
     assert_eq!(
         code(
             &secret,
             vec![begin("c"), one(), content(b"good and more", true)]
         ),
-        Code::DataLoss
+        Code::Aborted
     );
     assert_eq!(
         code(&secret, vec![begin("c"), one(), content(b"goo", true)]),
-        Code::DataLoss
+        Code::Aborted
     );
     let huge = entries(vec![file("f", b"good", 1 << 40)]);
     assert_eq!(code(&secret, vec![begin("c"), huge]), Code::InvalidArgument);
@@ -374,4 +427,116 @@ fn attack_a_publisher_lies_about_what_he_sends() {
     assert_eq!(done.builds, [2]);
     network.await_complete(&["nz1", "nz2"], "c", 2);
     assert_eq!(network.get("nz1", "/c/f").text(), "good");
+}
+
+/// Revoked while content is on its way: nothing is published any more, and the archive stops with the upload open.
+#[test]
+fn attack_a_publisher_who_was_shut_out_goes_on() {
+    let tree = Tree::new();
+    let network = network(&tree);
+    let token = token(&network, "nightly", "publish");
+    let client = Client::of(&token);
+    let (kinds, requests) = tokio::sync::mpsc::channel(8);
+    let send = |kind| kinds.blocking_send(kind).unwrap();
+    send(begin("c"));
+    send(entries(vec![file("f", b"good", 4)]));
+    let status = std::thread::scope(|scope| {
+        let requests = tokio_stream::wrappers::ReceiverStream::new(requests);
+        let secret = client.word("secret");
+        let submitting = scope.spawn(move || client.submit(&secret, requests));
+        network.run(["token", "revoke", "nightly"]).ok();
+        send(content(b"good", true));
+        send(Kind::End(End {}));
+        submitting.join().unwrap().unwrap_err()
+    });
+    assert_eq!(status.code(), tonic::Code::Unauthenticated, "{status}");
+    assert_eq!(network.run(["show", "c"]).ok().json["build"], 1);
+}
+
+/// Inside a channel a fix goes out before the bulk that nobody has yet, from another machine too.
+#[test]
+fn a_fix_from_another_machine_makes_two_builds_over_bulk_that_is_not_wanted() {
+    let tree = Tree::new();
+    let network = network(&tree);
+    let security = token(&network, "security", "priority");
+    for mirror in ["nz1", "nz2"] {
+        network.pause(mirror);
+    }
+    tree.write("bulk", "much");
+    assert_eq!(network.publish("c", tree.path(), &[]).ok().build(), 2);
+    tree.write("number", "fixed");
+    let list = network.scratch().join("changed");
+    std::fs::write(&list, "number\n").unwrap();
+    let args = ["--priority", "--changed", list.to_str().unwrap()];
+    let fixed = publish(&network, &security, &tree, &args).ok();
+    assert_eq!(fixed.build(), 3, "{}", fixed.json);
+    assert_eq!(fixed.json["also"], 4, "{}", fixed.json);
+    for mirror in ["nz1", "nz2"] {
+        network.resume(mirror);
+    }
+    network.await_complete(&["nz1", "nz2"], "c", 4);
+    assert_eq!(network.get("nz1", "/@/c/3/number").text(), "fixed");
+    assert_eq!(network.get("nz1", "/@/c/3/bulk").status, 404);
+    assert_eq!(network.get("nz1", "/c/bulk").text(), "much");
+}
+
+/// Real packages: the layout's rules hold wherever the tree is, and signatures by the archive's own keyring.
+#[test]
+fn a_debian_repository_is_checked_by_the_archives_own_keyring() {
+    let mut repo = DebianRepo::bookworm();
+    let tree = Tree::new();
+    let network = network(&tree);
+    let keyring = repo.keyring();
+    network.configure("archive", |config| {
+        let mut debian = toml::toml! {
+            name = "bookworm"
+            layout = "debian"
+        };
+        debian.insert("openpgp_keyring".into(), keyring.to_str().unwrap().into());
+        let channels: Vec<toml::Value> = vec![debian.into()];
+        config.insert("channels".into(), channels.into());
+    });
+    network.kill("archive");
+    network.restart("archive");
+    let file = network.scratch().join("debian.token");
+    let mut command = network.command(["token", "issue", "debian", "--channel", "bookworm"]);
+    command.args(["--may", "publish", "--out"]).arg(&file);
+    network.run_command(&mut command).ok();
+    let publish = |repo: &DebianRepo| {
+        let tree = repo.tree();
+        there(
+            &network,
+            &file,
+            ["publish", "bookworm", tree.to_str().unwrap()],
+        )
+    };
+    assert_eq!(publish(&repo).ok().build(), 1);
+    network.await_complete(&["nz1", "nz2"], "bookworm", 1);
+    // A package that its index does not name any more as it is: seen here.
+    repo.upgrade();
+    let name = DebianRepo::pool_path("hello", "2");
+    let packages = repo.files();
+    let some = packages
+        .keys()
+        .find(|path| path.starts_with("pool/"))
+        .unwrap()
+        .clone();
+    repo.write_file(&some, b"broken");
+    let refused = publish(&repo).code_is(65);
+    assert!(
+        refused.json["faults"][0]["path"].as_str().is_some(),
+        "{} {name}",
+        refused.json
+    );
+    repo.write_file(&some, &packages[&some]);
+    // Signed by nobody whom the archive knows: seen by the archive.
+    let stranger = DebianRepo::bookworm();
+    let refused = publish(&stranger).code_is(65);
+    let faults = refused.json["faults"].as_array().unwrap();
+    assert!(
+        faults.iter().any(|fault| fault["what"] == "signature"),
+        "{}",
+        refused.json
+    );
+    assert_eq!(publish(&repo).ok().build(), 2);
 }

@@ -38,7 +38,7 @@ pub(crate) fn status(error: CommitError) -> Status {
         )
         | CommitError::Manifest { .. }
         | CommitError::Journal(JournalError::Open(_)) => Code::InvalidArgument,
-        CommitError::NotConnected { .. } => Code::Unavailable,
+        CommitError::NotConnected { .. } | CommitError::Ending(_) => Code::Unavailable,
         CommitError::Sign { source, .. } => sign_code(source),
         CommitError::Halted { .. } => Code::DataLoss,
         CommitError::Fence { source, .. } => match source {

@@ -25,7 +25,7 @@ const TURN: Duration = Duration::from_millis(50);
 /// Pause between two turns.
 const BETWEEN: Duration = Duration::from_millis(5);
 /// Begun files that nobody has touched for this long go too, in milliseconds.
-const PARTIALS_KEPT_MS: i64 = 3 * 24 * 3600 * 1000;
+pub(crate) const PARTIALS_KEPT_MS: i64 = 3 * 24 * 3600 * 1000;
 
 /// Why nothing more was removed.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,9 @@ pub(crate) enum CollectError {
 
 /// Builds that pools want, read from the log a moment ago.
 pub(crate) type Wanted = BTreeMap<ChannelId, BTreeSet<Build>>;
+
+/// How long those who publish from other machines are waited for.
+const VISITORS_FOR: Duration = Duration::from_secs(600);
 
 /// What a collection did, or would do.
 #[derive(Clone, Debug, Default)]
@@ -106,6 +109,13 @@ impl Daemon {
         self.check_known()?;
         let store = self.pages.store();
         let busy = "a publication is under way";
+        // Others may publish one after the other without end: those that are not urgent wait for this.
+        let _door = self.visitors.close();
+        let until = Instant::now() + VISITORS_FOR;
+        while self.visitors.any() && Instant::now() < until && !self.ending.load(Ordering::Acquire)
+        {
+            std::thread::sleep(BETWEEN);
+        }
         if store.try_sweep_lock()?.is_none() {
             return Ok(Collected {
                 stopped: Some(busy),

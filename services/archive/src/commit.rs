@@ -14,6 +14,7 @@ use mirrorlog_core::limits::{NOTICES_MAX, TEXT_MAX_BYTES};
 use mirrorlog_core::manifest::PageRead as _;
 use mirrorlog_core::sign::KeyNumber;
 use mirrorlog_core::statement::Notice;
+use tracing::Instrument as _;
 use wire::OpenError;
 
 use crate::daemon::{Channel, Daemon, Link};
@@ -94,6 +95,9 @@ pub enum CommitError {
     /// The journal failed.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The process ends.
+    #[error("the archive is ending")]
+    Ending(#[source] tokio::task::JoinError),
 }
 
 /// One build that is asked for.
@@ -141,11 +145,29 @@ pub struct Said {
 }
 
 impl Daemon {
-    /// Publishes, retracts, or retracts with a replacement, in one step.
+    /// Publishes, retracts, or retracts with a replacement, in one step. Once begun it goes on, also when the caller
+    /// has gone: a statement that is journaled and not announced would be told late.
     ///
     /// # Errors
     /// [`CommitError`]: nothing was published.
     pub async fn say(
+        self: &Arc<Self>,
+        channel: &Arc<Channel>,
+        publication: Option<Publication>,
+        withdraw: Option<Withdraw>,
+    ) -> Result<Said, CommitError> {
+        let (daemon, channel) = (Arc::clone(self), Arc::clone(channel));
+        let saying = async move { daemon.say_now(&channel, publication, withdraw).await };
+        match tokio::spawn(saying.in_current_span()).await {
+            Ok(said) => said,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => Err(CommitError::Ending(error)),
+            },
+        }
+    }
+
+    async fn say_now(
         self: &Arc<Self>,
         channel: &Arc<Channel>,
         publication: Option<Publication>,

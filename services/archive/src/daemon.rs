@@ -23,7 +23,7 @@ use crate::gauges::Gauges;
 use crate::heads::HeadSlot;
 use crate::journal::{Journal, JournalError, sync_dir};
 use crate::outbox::{LaneQueue, Outbox, OutboxError};
-use crate::publisher::Tokens;
+use crate::publisher::{Tokens, Visitors};
 use crate::signer::Signer;
 
 /// The log and the buckets that the archive writes.
@@ -160,6 +160,8 @@ pub struct Daemon {
     pub(crate) enroller: Option<Arc<Enroller>>,
     /// Who may publish from another machine.
     pub(crate) tokens: Arc<Tokens>,
+    /// Those who do.
+    pub(crate) visitors: Visitors,
     pub(crate) pages: Pages,
     pub(crate) fence: Fence,
     pub(crate) outbox: Outbox,
@@ -201,6 +203,7 @@ impl Daemon {
         } = standing;
         let daemon = Self {
             tokens: Arc::new(Tokens::new(Arc::clone(&control))),
+            visitors: Visitors::default(),
             fence: Fence::new(control, instance),
             outbox: Outbox::open(Arc::clone(&state), gauges.clone())?,
             drained: Drained::open(state)?,

@@ -113,8 +113,18 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
             .context("publish.listen")?;
         let of = Arc::clone(&daemon);
         let swept = run_blocking(move || crate::publisher::sweep(&of)).await;
-        swept.context("cannot sweep the store of what came in part")?;
-        let service = crate::publisher::service(Arc::clone(&daemon), section.clone());
+        if let Err(error) = swept {
+            tracing::warn!(
+                error = with_causes(&error),
+                "what came in part is not swept"
+            );
+        }
+        let of = Arc::clone(&daemon);
+        let (service, ended) = crate::publisher::service(of, section.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            ended.await;
+            Ok(())
+        });
         let routes = Routes::new(service);
         // Publishers have tokens, no certificates.
         let tls = open_tls(&config)?;

@@ -153,6 +153,9 @@ pub struct Outcome {
     /// The retraction that was made in the same step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retraction: Option<u64>,
+    /// Bytes of content that an archive on another machine lacked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent: Option<u64>,
 }
 
 /// Phases of a publish, in seconds.
@@ -287,7 +290,10 @@ pub struct StageGuard {
     _pin: runtime::store::Pin,
 }
 
-fn check_layout(request: &PublishRequest, channel: &Channel) -> Result<(), PublishError> {
+pub(crate) fn check_layout(
+    request: &PublishRequest,
+    channel: &Channel,
+) -> Result<(), PublishError> {
     if let Some(asked) = request.layout
         && asked != channel.layout
     {
@@ -380,6 +386,7 @@ pub(crate) fn outcome(
         files_read: counters.files_read(),
         empty_folders: prepared.empty_folders,
         retraction: None,
+        sent: None,
     }
 }
 

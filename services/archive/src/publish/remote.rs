@@ -128,6 +128,7 @@ impl RemoteArchive {
     ///
     /// # Errors
     /// [`PublishError`]; nothing was published then, unless the connection was lost at the very end: then publish again.
+    /// A retraction that was made already is refused.
     pub async fn publish(
         &self,
         request: PublishRequest,
@@ -181,7 +182,7 @@ impl RemoteArchive {
         };
         let mut client = self.client.clone();
         let reply = self.within(client.withdraw(request)).await;
-        reply.map_err(|status| self.failed(channel, status))
+        reply.map_err(|status| self.failed(status))
     }
 
     /// What the archive says of a channel.
@@ -195,7 +196,13 @@ impl RemoteArchive {
         };
         let mut client = self.client.clone();
         let reply = self.within(client.describe(request)).await;
-        reply.map_err(|status| self.failed(channel, status))
+        reply.map_err(|status| match status.code() {
+            Code::NotFound => PublishError::NoChannel {
+                channel: channel.to_string(),
+                reason: status.message().to_owned(),
+            },
+            _else => self.failed(status),
+        })
     }
 
     /// Verdicts about a build, as the consistency service says them.
@@ -213,7 +220,11 @@ impl RemoteArchive {
         };
         let mut client = self.client.clone();
         let watched = self.within(client.watch(request)).await;
-        watched.map_err(|status| self.failed(channel, status))
+        watched.map_err(|status| match status.code() {
+            // To wait longer is of no use.
+            Code::FailedPrecondition => PublishError::Config(status.message().to_owned()),
+            _else => self.failed(status),
+        })
     }
 
     async fn within<T>(
@@ -293,23 +304,19 @@ impl RemoteArchive {
                     let mut client = this.client.clone();
                     let answered = client.submit(ReceiverStream::new(requests));
                     let answers = this.within(answered).await;
-                    let answers = answers.map_err(|status| this.failed(&channel.id, status))?;
+                    let answers = answers.map_err(|status| this.failed(status))?;
                     Ok::<_, PublishError>(Line::new(to, answers, runtime.clone()))
                 })
             };
-            let failed = |status| this.failed(&channel.id, status);
+            let failed = |status| this.failed(status);
             send(&config, &request, &channel, listed, &shared, open, failed)
         });
         while_working(work, &counters, progress).await
     }
 
-    fn failed(&self, channel: &ChannelId, status: Status) -> PublishError {
+    fn failed(&self, status: Status) -> PublishError {
         use std::error::Error as _;
         match status.code() {
-            Code::NotFound => PublishError::NoChannel {
-                channel: channel.to_string(),
-                reason: status.message().to_owned(),
-            },
             // The connection failed: a status that the archive sent itself has no cause here.
             Code::Unavailable | Code::Unknown | Code::Cancelled if status.source().is_some() => {
                 PublishError::Away {
@@ -357,6 +364,7 @@ fn outcome(request: &PublishRequest, sent: Sent) -> Result<Outcome, PublishError
         seconds,
         files_read,
         empty_folders,
+        bytes,
     } = sent;
     Ok(Outcome {
         channel: request.channel.to_string(),
@@ -375,6 +383,7 @@ fn outcome(request: &PublishRequest, sent: Sent) -> Result<Outcome, PublishError
         files_read,
         empty_folders,
         retraction: Some(submitted.retraction).filter(|sequence| *sequence > 0),
+        sent: Some(bytes),
     })
 }
 

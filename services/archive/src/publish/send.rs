@@ -41,6 +41,8 @@ pub(super) struct Sent {
     pub(super) seconds: Seconds,
     pub(super) files_read: u64,
     pub(super) empty_folders: u64,
+    /// Content that was sent.
+    pub(super) bytes: u64,
 }
 
 /// A submission under way, for a thread that blocks.
@@ -145,6 +147,7 @@ pub(super) fn send(
     let mut sender = Sender {
         line: open()?,
         tree: &tree,
+        bytes: 0,
     };
     let empty_folders = match &found {
         Found::Whole { empty_folders, .. } => *empty_folders,
@@ -159,6 +162,7 @@ pub(super) fn send(
     seconds.ingest = since(begun);
     counters.enter(Phase::Commit);
     let begun = Instant::now();
+    let bytes = sender.bytes;
     let submitted = sender.end().map_err(ended)?;
     seconds.publish = since(begun);
     Ok(Sent {
@@ -166,6 +170,7 @@ pub(super) fn send(
         seconds,
         files_read: counters.files_read(),
         empty_folders,
+        bytes,
     })
 }
 
@@ -234,6 +239,7 @@ fn refusal(request: &PublishRequest, refused: v1::Refused) -> PublishError {
 struct Sender<'a> {
     line: Line,
     tree: &'a Tree,
+    bytes: u64,
 }
 
 impl Sender<'_> {
@@ -249,12 +255,17 @@ impl Sender<'_> {
             }
             Found::Listed(listed) => {
                 let (scopes, present) = listed.into_told();
-                let scopes: Vec<EntryPath> = scopes.into_iter().collect();
-                for some in scopes.chunks(ENTRIES_MAX) {
-                    let listed = some
-                        .iter()
-                        .map(|path| Bytes::copy_from_slice(path.as_bytes()));
-                    self.some(Vec::new(), listed.collect())?;
+                let (mut listed, mut bytes) = (Vec::new(), 0);
+                for path in scopes {
+                    bytes += path.as_bytes().len();
+                    listed.push(Bytes::copy_from_slice(path.as_bytes()));
+                    if listed.len() >= ENTRIES_MAX || bytes >= ENTRIES_MAX_BYTES {
+                        self.some(Vec::new(), std::mem::take(&mut listed))?;
+                        bytes = 0;
+                    }
+                }
+                if !listed.is_empty() {
+                    self.some(Vec::new(), listed)?;
                 }
                 self.entries(present.into_iter().map(Ok))
             }
@@ -327,6 +338,7 @@ impl Sender<'_> {
                 // A file that has become shorter ends here, and the archive says so.
                 let last = left == 0 || data.is_empty();
                 bytes += data.len();
+                self.bytes += data.len() as u64;
                 pieces.push(Piece { data, last });
                 if bytes >= PIECE_BYTES || pieces.len() >= PIECES_MAX {
                     let full = std::mem::take(&mut pieces);

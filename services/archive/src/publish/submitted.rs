@@ -32,9 +32,8 @@ pub(crate) fn prepare_sent(
     job: &Job<'_>,
     workspace: &Workspace,
     sent: &Sent,
-    faults: Faults,
 ) -> Result<Prepared, PublishError> {
-    let error = match prepared(job, workspace, sent, faults.clone()) {
+    let error = match prepared(job, workspace, sent) {
         Err(error) if error.lacks_page() && job.channel.head.is_some() => error,
         done => return done,
     };
@@ -50,15 +49,11 @@ pub(crate) fn prepare_sent(
         channel: &channel,
         ..*job
     };
-    prepared(&job, workspace, sent, faults)
+    prepared(&job, workspace, sent)
 }
 
-fn prepared(
-    job: &Job<'_>,
-    workspace: &Workspace,
-    sent: &Sent,
-    mut faults: Faults,
-) -> Result<Prepared, PublishError> {
+fn prepared(job: &Job<'_>, workspace: &Workspace, sent: &Sent) -> Result<Prepared, PublishError> {
+    let mut faults = Faults::default();
     let (channel, lane) = (job.channel, job.request.lane);
     let (candidates, incremental) = match sent {
         Sent::Whole(summary) => {

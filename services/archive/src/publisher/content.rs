@@ -1,6 +1,7 @@
 //! Content that comes from a publisher: what the store lacks, no more than was said, checked by its digest.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use mirrorlog_core::id::Digest;
@@ -16,7 +17,9 @@ use wire::v1::submit_request::Kind as Request;
 use super::Failed;
 use super::receive::lacking;
 use super::talk::Talk;
-use crate::publish::{Fault, Faults, Rule};
+use super::visitors::{Room, Visitors};
+use crate::daemon::Daemon;
+use crate::publish::{Fault, Faults, PublishError, Rule};
 
 /// Files up to this size are held in memory until they are whole; larger ones are written as they come, and resumed.
 const HELD_MAX_BYTES: u64 = 1 << 20;
@@ -27,17 +30,19 @@ const BATCH_FILES: usize = 16 * 1024;
 const BATCH_BYTES: u64 = 128 << 20;
 /// Finished large files that are held open until then.
 const BATCH_LARGE: usize = 64;
-/// Disk that publishers leave free.
-const RESERVE_BYTES: u64 = 256 << 20;
 
 /// What is taken in for one submission.
 pub(super) struct Intake {
     store: Store,
+    visitors: Visitors,
+    /// Whose partial files are gone on with.
+    publisher: String,
     batch: Batch,
     /// Sizes of what is in the batch.
     sizes: HashMap<Digest, u64>,
     large: usize,
     batch_bytes: u64,
+    /// What may still come: content, and pages of the manifest.
     left_bytes: u64,
     /// False where content is neither asked for nor kept.
     takes: bool,
@@ -57,11 +62,14 @@ enum Sink {
 }
 
 impl Intake {
-    /// `max_bytes`: the most new content. `takes`: false for a dry run.
-    pub(super) fn new(store: &Store, max_bytes: ByteSize, takes: bool) -> Self {
+    /// `max_bytes`: the most that may come. `takes`: false for a dry run.
+    pub(super) fn new(daemon: &Daemon, publisher: &str, max_bytes: ByteSize, takes: bool) -> Self {
+        let store = daemon.pages.store().clone();
         Self {
-            store: store.clone(),
             batch: store.batch(),
+            store,
+            visitors: daemon.visitors.clone(),
+            publisher: publisher.to_owned(),
             sizes: HashMap::new(),
             large: 0,
             batch_bytes: 0,
@@ -75,13 +83,21 @@ impl Intake {
         Ok(self.batch.commit()?)
     }
 
+    /// Room for what is about to be written.
+    pub(super) fn spend(&mut self, bytes: u64) -> Result<Room, Failed> {
+        let left = self.left_bytes.checked_sub(bytes).ok_or_else(|| {
+            Status::invalid_argument(
+                "there is more that is new than publish.max_size of the archive's configuration allows",
+            )
+        })?;
+        self.left_bytes = left;
+        self.visitors.room(&self.store, bytes)
+    }
+
     /// Which of these files are lacking. One that has another size elsewhere is a fault.
-    fn lacking<'a>(
-        &mut self,
-        found: &'a [(EntryPath, Entry)],
-        faults: &mut Faults,
-    ) -> Result<VecDeque<Lack<'a>>, Failed> {
+    fn lacking<'a>(&self, found: &'a [(EntryPath, Entry)]) -> Result<VecDeque<Lack<'a>>, Failed> {
         let (mut lacking, mut asked) = (VecDeque::new(), HashMap::new());
+        let mut faults = Faults::default();
         if !self.takes {
             return Ok(lacking);
         }
@@ -97,14 +113,8 @@ impl Intake {
                     let found = format!("{} bytes", file.size_bytes);
                     faults.push(Fault::new(path.as_bytes(), Rule::Size, expected, found));
                 }
-                Some(_) => {}
                 None if is_new => {
                     asked.insert(file.digest, file.size_bytes);
-                    self.left_bytes = self.left_bytes.checked_sub(file.size_bytes).ok_or_else(|| {
-                        Status::invalid_argument(
-                            "there is more new content than publish.max_size of the archive's configuration allows",
-                        )
-                    })?;
                     let position = u32::try_from(position).unwrap_or(u32::MAX);
                     lacking.push_back(Lack {
                         position,
@@ -112,17 +122,14 @@ impl Intake {
                         file,
                     });
                 }
-                None => {}
+                Some(_) | None => {}
             }
         }
-        let needed: u64 = lacking.iter().map(|lack| lack.file.size_bytes).sum();
-        if needed > 0 && self.store.free_bytes()? < needed.saturating_add(RESERVE_BYTES) {
-            return Err(Status::resource_exhausted(format!(
-                "the archive's disk has no room for {needed} bytes more"
-            ))
-            .into());
+        if faults.is_empty() {
+            return Ok(lacking);
         }
-        Ok(lacking)
+        let tree = PathBuf::new();
+        Err(PublishError::Refused { tree, faults }.into())
     }
 
     fn size(&self, digest: &Digest) -> Result<Option<u64>, Failed> {
@@ -177,11 +184,15 @@ pub(super) fn take(
     talk: &mut Talk,
     intake: &mut Intake,
     found: &[(EntryPath, Entry)],
-    faults: &mut Faults,
 ) -> Result<(), Failed> {
-    let mut lacking_files = intake.lacking(found, faults)?;
+    let mut lacking_files = intake.lacking(found)?;
     loop {
-        let some = open(&intake.store, &mut lacking_files)?;
+        let some = open(intake, &mut lacking_files)?;
+        let needed = some.iter().map(|(lack, sink)| match sink {
+            Sink::Held(_) => lack.file.size_bytes,
+            Sink::Large(partial) => lack.file.size_bytes.saturating_sub(partial.offset()),
+        });
+        let _room = intake.spend(needed.sum())?;
         let files = some.iter().map(|(lack, sink)| v1::LackingFile {
             position: lack.position,
             offset: match sink {
@@ -207,7 +218,7 @@ pub(super) fn take(
 
 /// Opens the places of the first files, as many as may be open at a time.
 fn open<'a>(
-    store: &Store,
+    intake: &Intake,
     lacking: &mut VecDeque<Lack<'a>>,
 ) -> Result<Vec<(Lack<'a>, Sink)>, Failed> {
     let (mut some, mut large) = (Vec::new(), 0);
@@ -221,7 +232,9 @@ fn open<'a>(
             Sink::Held(Vec::new())
         } else {
             large += 1;
-            Sink::Large(Partial::open(store, &digest, size_bytes)?)
+            let owner = &intake.publisher;
+            let partial = Partial::open_of(&intake.store, &digest, size_bytes, owner)?;
+            Sink::Large(partial)
         };
         some.push((lack, sink));
     }

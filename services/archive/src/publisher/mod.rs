@@ -7,21 +7,23 @@ mod content;
 mod receive;
 mod talk;
 mod tokens;
+mod visitors;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use mirrorlog_core::archive::Step;
 use mirrorlog_core::id::{Build, ChannelId, Lane};
 use mirrorlog_core::path::EntryPath;
 use runtime::store::{Pin as StorePin, StoreError};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 use wire::v1::consistency_client::ConsistencyClient;
@@ -34,6 +36,7 @@ use wire::v1::{
 use wire::{rpc, v1};
 
 use crate::answer::status;
+use crate::collect::PARTIALS_KEPT_MS;
 use crate::commit::{Asked, Publication, Withdraw};
 use crate::config::{ConfigError, Publishing};
 use crate::daemon::{Channel, Daemon};
@@ -42,18 +45,19 @@ use crate::fence::run_blocking;
 use crate::journal::with_causes;
 use crate::publish::{
     Counters, Faults, Job, Outcome, Prepared, PublishConfig, PublishError, PublishLock,
-    PublishRequest, Purpose, Sent, Workspace, channel_of, outcome, prepare_sent,
+    PublishRequest, Purpose, Sent, Workspace, channel_of, check_layout, outcome, prepare_sent,
 };
 
 use content::Intake;
 use receive::{Form, receive};
 use talk::Talk;
 pub(crate) use tokens::{Token, Tokens, TokensError, Verb, Wanted};
+pub(crate) use visitors::Visitors;
 
-/// Submissions at a time; each may hold as much memory as `receive` and `content` say, about 100 MiB together.
-const SUBMISSIONS_MAX: usize = 8;
-/// Of one publisher.
-const OF_ONE_MAX: usize = 2;
+/// Watches at a time: each holds a connection to the consistency service.
+const WATCHES_MAX: usize = 64;
+/// How long submissions whose content is here have to end when the archive stops.
+const ENDING: Duration = Duration::from_secs(20);
 /// Time for a submission's first message.
 const BEGIN: Duration = Duration::from_secs(10);
 /// How long another publisher of the channel is waited for.
@@ -65,10 +69,9 @@ const REPLIES: usize = 4;
 const MESSAGE_MAX_BYTES: usize = 1 << 20;
 /// Text of faults in one answer.
 const FAULTS_MAX_BYTES: usize = 256 * 1024;
-/// What a file has that came in part is kept for so long.
-const PARTIALS_KEPT_MS: i64 = 7 * 24 * 3600 * 1000;
 
 /// Why nothing was published.
+#[derive(Debug)]
 enum Failed {
     /// What the publisher is told as it is.
     Status(Status),
@@ -121,7 +124,7 @@ impl Failed {
                 );
                 let text = format!("{path}: {}", with_causes(&source));
                 return Err(if lies {
-                    Status::data_loss(format!(
+                    Status::aborted(format!(
                         "{text}: it changed while it was sent, publish again"
                     ))
                 } else {
@@ -168,7 +171,6 @@ fn failed(error: &PublishError) -> Status {
         | PublishError::Answer(_)
         | PublishError::Manifest(_) => Status::invalid_argument(text),
         PublishError::NoChannel { .. } => Status::not_found(text),
-        PublishError::Store(source) if source.is_full() => Status::resource_exhausted(text),
         PublishError::Archive { code, message } => Status::new(*code, message),
         PublishError::Refused { .. }
         | PublishError::NotSeparable { .. }
@@ -179,7 +181,11 @@ fn failed(error: &PublishError) -> Status {
         | PublishError::Io { .. }
         | PublishError::Store(_)
         | PublishError::Config(_)
-        | PublishError::Worker(_) => Status::internal(text),
+        | PublishError::Worker(_) => {
+            // Where things are here is nobody's business elsewhere.
+            tracing::error!(error = text, "a submission failed here");
+            Status::internal("the archive failed, its log says why: tell its operators")
+        }
     }
 }
 
@@ -187,21 +193,40 @@ fn failed(error: &PublishError) -> Status {
 pub(crate) struct PublisherService {
     daemon: Arc<Daemon>,
     section: Publishing,
-    /// Submissions under way, by publisher.
-    under_way: Arc<Mutex<BTreeMap<String, usize>>>,
+    watches: Arc<Semaphore>,
+    /// Submissions under way.
+    tracker: TaskTracker,
+    ending: CancellationToken,
 }
 
-/// Makes the service with its limits.
+/// Makes the service with its limits; and what ends when it is told to stop and everybody has gone.
 pub(crate) fn service(
     daemon: Arc<Daemon>,
     section: Publishing,
-) -> v1::publisher_server::PublisherServer<PublisherService> {
+    ending: CancellationToken,
+) -> (
+    v1::publisher_server::PublisherServer<PublisherService>,
+    impl Future<Output = ()> + Send,
+) {
+    let tracker = TaskTracker::new();
+    let (of, stop) = (tracker.clone(), ending.clone());
+    let ended = async move {
+        stop.cancelled().await;
+        of.close();
+        if tokio::time::timeout(ENDING, of.wait()).await.is_err() {
+            tracing::warn!("submissions are left as they are");
+        }
+    };
     let service = PublisherService {
         daemon,
         section,
-        under_way: Arc::default(),
+        watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+        tracker,
+        ending,
     };
-    v1::publisher_server::PublisherServer::new(service).max_decoding_message_size(MESSAGE_MAX_BYTES)
+    let service = v1::publisher_server::PublisherServer::new(service)
+        .max_decoding_message_size(MESSAGE_MAX_BYTES);
+    (service, ended)
 }
 
 /// Lets go of what came in part and was not asked for again. Blocks.
@@ -218,8 +243,8 @@ pub(crate) fn sweep(daemon: &Daemon) -> Result<u64, StoreError> {
 }
 
 fn scratch(daemon: &Daemon) -> PathBuf {
-    // No channel is called that.
-    daemon.config.state.join("scratch").join("@submitted")
+    // Beside what it is of, not beside the journal: it may fill the disk.
+    daemon.config.store.join("submitted")
 }
 
 /// A folder for the pages of a dry run.
@@ -238,72 +263,65 @@ type Watched = Pin<Box<dyn Stream<Item = Result<WatchReply, Status>> + Send>>;
 
 impl PublisherService {
     /// The caller's token.
-    async fn token<T>(&self, request: &Request<T>) -> Result<Token, Status> {
-        let none = || {
-            Status::unauthenticated(
-                "the token is not known, was revoked or has expired: ask the archive's operators for a new one \
-                 (mirrorlog token issue)",
-            )
-        };
+    async fn token<T>(&self, request: &Request<T>) -> Result<Held, Status> {
         let header = request.metadata().get("authorization");
         let secret = header
             .and_then(|value| value.to_str().ok())
             .and_then(|text| text.strip_prefix("Bearer "))
             .and_then(|text| hex::decode(text).ok());
-        let secret = secret.ok_or_else(none)?;
-        let tokens = Arc::clone(&self.daemon.tokens);
-        let found = run_blocking(move || tokens.of(&secret, runtime::boot::now())).await;
-        let found = found.map_err(|error| Status::internal(with_causes(&error)))?;
-        found.ok_or_else(|| {
+        let held = Held::of(&self.daemon, secret.ok_or_else(no_token)?).await;
+        if held
+            .as_ref()
+            .is_err_and(|status| status.code() == tonic::Code::Unauthenticated)
+        {
             let from = request.remote_addr().map(|address| address.to_string());
             tracing::warn!(from, "a publisher was not let in: its token does not count");
-            none()
-        })
+        }
+        held
     }
 
     fn channel(&self, name: &ChannelId) -> Result<Arc<Channel>, Status> {
         let channel = self.daemon.channel(name);
         channel.ok_or_else(|| no_channel(&self.daemon, name))
     }
+}
 
-    /// A place for a submission; it is free again when this is dropped.
-    fn enter(&self, publisher: &str) -> Result<Place, Status> {
-        let mut under_way = lock(&self.under_way);
-        let all: usize = under_way.values().sum();
-        let own = under_way.entry(publisher.to_owned()).or_default();
-        if all >= SUBMISSIONS_MAX || *own >= OF_ONE_MAX {
-            return Err(Status::aborted(
-                "too many are publishing at the moment: try again when they are done",
-            ));
-        }
-        *own += 1;
-        Ok(Place {
-            publisher: publisher.to_owned(),
-            under_way: Arc::clone(&self.under_way),
-        })
+fn no_token() -> Status {
+    Status::unauthenticated(
+        "the token is not known, was revoked or has expired: ask the archive's operators for a new one \
+         (mirrorlog token issue)",
+    )
+}
+
+/// A token that counted when it was shown.
+struct Held {
+    token: Token,
+    secret: Vec<u8>,
+}
+
+impl std::ops::Deref for Held {
+    type Target = Token;
+    fn deref(&self) -> &Token {
+        &self.token
     }
 }
 
-fn lock(
-    under_way: &Mutex<BTreeMap<String, usize>>,
-) -> std::sync::MutexGuard<'_, BTreeMap<String, usize>> {
-    under_way.lock().unwrap_or_else(PoisonError::into_inner)
-}
+impl Held {
+    async fn of(daemon: &Daemon, secret: Vec<u8>) -> Result<Self, Status> {
+        let tokens = Arc::clone(&daemon.tokens);
+        let (secret, found) = run_blocking(move || {
+            let found = tokens.of(&secret, runtime::boot::now());
+            (secret, found)
+        })
+        .await;
+        let found = found.map_err(|error| Status::internal(with_causes(&error)))?;
+        let token = found.ok_or_else(no_token)?;
+        Ok(Self { token, secret })
+    }
 
-struct Place {
-    publisher: String,
-    under_way: Arc<Mutex<BTreeMap<String, usize>>>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut under_way = lock(&self.under_way);
-        if let Some(own) = under_way.get_mut(&self.publisher) {
-            *own -= 1;
-            if *own == 0 {
-                under_way.remove(&self.publisher);
-            }
-        }
+    /// Looks whether it counts still.
+    async fn again(&self, daemon: &Daemon) -> Result<(), Status> {
+        Self::of(daemon, self.secret.clone()).await.map(drop)
     }
 }
 
@@ -363,18 +381,21 @@ impl v1::publisher_server::Publisher for PublisherService {
         };
         let asked = Submitted::read(begin, &token)?;
         let channel = self.channel(&asked.request.channel)?;
-        let place = self.enter(&token.publisher)?;
+        let urgent = asked.request.lane == Lane::Priority;
+        let place = self.daemon.visitors.enter(&token.publisher, urgent)?;
         let (replies, answers) = mpsc::channel(REPLIES);
         let span = tracing::info_span!("submit", channel = %asked.request.channel, publisher = token.publisher);
         let work = Work {
             daemon: Arc::clone(&self.daemon),
             channel,
             asked: Arc::new(asked),
+            token,
             max_size: self.section.max_size,
         };
+        let ending = self.ending.clone();
         let work = async move {
             let _place = place;
-            let talk = Talk::new(requests, replies.clone());
+            let talk = Talk::new(requests, replies.clone(), ending);
             let reply = match work.run(talk).await {
                 Ok(reply) => Ok(reply),
                 Err(failed) => failed.answer(),
@@ -390,7 +411,7 @@ impl v1::publisher_server::Publisher for PublisherService {
             // Who has gone is not told.
             replies.send(reply).await.ok();
         };
-        tokio::spawn(work.instrument(span));
+        self.tracker.spawn(work.instrument(span));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 
@@ -408,6 +429,13 @@ impl v1::publisher_server::Publisher for PublisherService {
             last: rpc::build("last", asked.last)?,
             reason: asked.reason,
         };
+        let history = channel.journal.history();
+        for build in [withdraw.first, withdraw.last] {
+            if history.get(build).is_none() {
+                let text = format!("channel {name} has no build {build}");
+                return Err(Status::not_found(text));
+            }
+        }
         tracing::info!(channel = %name, publisher = token.publisher, first = asked.first, last = asked.last, "to be retracted by token");
         let store = self.daemon.pages.store().clone();
         // What replaces them is not let go meanwhile.
@@ -443,12 +471,22 @@ impl v1::publisher_server::Publisher for PublisherService {
                 runtime::chain(error)
             ))
         };
-        let tls = runtime::tls::load(config.tls.as_ref()).map_err(|error| down(&error))?;
+        let busy = |_| Status::unavailable("too many are waiting at the moment");
+        let watch = Arc::clone(&self.watches)
+            .try_acquire_owned()
+            .map_err(busy)?;
+        let tls = config.tls.clone();
+        let tls = run_blocking(move || runtime::tls::load(tls.as_ref())).await;
+        let tls = tls.map_err(|error| down(&error))?;
         let endpoint =
             runtime::tls::endpoint(address, tls.as_ref()).map_err(|error| down(&error))?;
         let connected = endpoint.connect_timeout(BEGIN).connect().await;
         let mut client = ConsistencyClient::new(connected.map_err(|error| down(&error))?);
         let watched = client.watch(request).await?.into_inner();
+        let watched = watched.map(move |reply| {
+            let _held_as_long_as_this = &watch;
+            reply
+        });
         Ok(Response::new(Box::pin(watched)))
     }
 }
@@ -474,13 +512,17 @@ impl Submitted {
         });
         let withdraw = withdraw.transpose()?;
         let verb = match lane {
-            _ if withdraw.is_some() => Verb::Retract,
             Lane::Bulk => Verb::Publish,
             Lane::Priority => Verb::Priority,
         };
         allow(token, &channel, verb)?;
-        if begin.allow_retracted {
+        if begin.allow_retracted || withdraw.is_some() {
             allow(token, &channel, Verb::Retract)?;
+        }
+        if withdraw.is_some() && lane != Lane::Priority {
+            return Err(Status::invalid_argument(
+                "what replaces retracted builds goes on the priority lane",
+            ));
         }
         Ok(Self {
             request: PublishRequest {
@@ -505,6 +547,7 @@ struct Work {
     daemon: Arc<Daemon>,
     channel: Arc<Channel>,
     asked: Arc<Submitted>,
+    token: Held,
     max_size: runtime::boot::ByteSize,
 }
 
@@ -512,9 +555,8 @@ struct Work {
 struct Taken {
     workspace: Workspace,
     sent: Sent,
-    faults: Faults,
     _scratch: Option<TempDir>,
-    _pin: StorePin,
+    _pin: Option<StorePin>,
 }
 
 impl Work {
@@ -524,6 +566,7 @@ impl Work {
         // Others may publish while content comes; from here on they wait.
         let _lock = self.lock(&config).await?;
         let described = self.describe().await?;
+        check_layout(&self.asked.request, &described)?;
         let newest = described.newest;
         if newest != self.asked.expected_newest {
             return Err(
@@ -545,12 +588,18 @@ impl Work {
                 channel: &channel,
                 counters: &counters,
             };
-            let faults = taken.faults.clone();
-            let prepared = prepare_sent(&job, &taken.workspace, &taken.sent, faults);
+            let prepared = prepare_sent(&job, &taken.workspace, &taken.sent);
             (taken, prepared)
         })
         .await;
         let prepared = prepared?;
+        // It was compared with what they had.
+        if self.describe().await?.siblings != described.siblings {
+            let text = "another channel of the mount was published in between";
+            return Err(Status::failed_precondition(text).into());
+        }
+        // Whoever was shut out meanwhile publishes nothing more.
+        self.token.again(&self.daemon).await?;
         let outcome = outcome(
             &self.asked.request,
             &described,
@@ -566,17 +615,18 @@ impl Work {
     async fn take(&self, config: &PublishConfig, mut talk: Talk) -> Result<Taken, Failed> {
         let (daemon, asked) = (Arc::clone(&self.daemon), Arc::clone(&self.asked));
         let (config, max_size) = (config.clone(), self.max_size);
+        let publisher = self.token.publisher.clone();
         run_blocking(move || {
-            let store = daemon.pages.store();
-            let pin = store.pin()?;
             let dry_run = asked.request.dry_run;
+            // A rehearsal keeps nothing.
+            let pin = (!dry_run).then(|| daemon.pages.store().pin()).transpose()?;
             let scratch = dry_run.then(|| scratch_of(&daemon)).transpose()?;
             let workspace = match &scratch {
                 Some(dir) => Workspace::open(&config.store_dir, dir.path(), Purpose::DryRun)?,
                 None => Workspace::open(&config.store_dir, Path::new(""), Purpose::Publish)?,
             };
-            let intake = Intake::new(store, max_size, !dry_run);
-            let (form, faults) = receive(&mut talk, &workspace, intake, asked.listed)?;
+            let intake = Intake::new(&daemon, &publisher, max_size, !dry_run);
+            let form = receive(&mut talk, &workspace, intake, asked.listed)?;
             let sent = match form {
                 Form::Whole(summary) => Sent::Whole(summary),
                 Form::Listed { paths, present } => Sent::Listed { paths, present },
@@ -584,7 +634,6 @@ impl Work {
             Ok(Taken {
                 workspace,
                 sent,
-                faults,
                 _scratch: scratch,
                 _pin: pin,
             })

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use wire::v1::submit_reply::Kind as Reply;
 use wire::v1::submit_request::Kind as Request;
@@ -41,6 +42,7 @@ pub(super) struct Talk {
     requests: Streaming<SubmitRequest>,
     replies: mpsc::Sender<Result<SubmitReply, Status>>,
     runtime: Handle,
+    ending: CancellationToken,
     begun: Instant,
     pace: Pace,
 }
@@ -49,11 +51,13 @@ impl Talk {
     pub(super) fn new(
         requests: Streaming<SubmitRequest>,
         replies: mpsc::Sender<Result<SubmitReply, Status>>,
+        ending: CancellationToken,
     ) -> Self {
         Self {
             requests,
             replies,
             runtime: Handle::current(),
+            ending,
             begun: Instant::now(),
             pace: Pace::default(),
         }
@@ -62,8 +66,12 @@ impl Talk {
     /// The publisher's next message. Blocks.
     pub(super) fn next(&mut self) -> Result<Request, Status> {
         let begun = Instant::now();
-        let message = tokio::time::timeout(IDLE, self.requests.message());
-        let message = self.runtime.block_on(async { message.await });
+        let (requests, ending) = (&mut self.requests, &self.ending);
+        let message = self.runtime.block_on(async {
+            let message = tokio::time::timeout(IDLE, requests.message());
+            ending.run_until_cancelled(message).await
+        });
+        let message = message.ok_or_else(stopping)?;
         let silent = |_| Status::deadline_exceeded("the publisher sent nothing for a minute");
         let ended = || Status::cancelled("the publisher ended before everything was sent");
         let message = message.map_err(silent)??.ok_or_else(ended)?;
@@ -81,8 +89,11 @@ impl Talk {
     /// Answers. Blocks.
     pub(super) fn say(&self, reply: Reply) -> Result<(), Status> {
         let reply = SubmitReply { kind: Some(reply) };
-        let sent = tokio::time::timeout(IDLE, self.replies.send(Ok(reply)));
-        match self.runtime.block_on(async { sent.await }) {
+        let sent = self.runtime.block_on(async {
+            let sent = tokio::time::timeout(IDLE, self.replies.send(Ok(reply)));
+            self.ending.run_until_cancelled(sent).await
+        });
+        match sent.ok_or_else(stopping)? {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_gone)) => Err(Status::cancelled("the publisher has gone")),
             Err(_) => Err(Status::deadline_exceeded(
@@ -90,6 +101,10 @@ impl Talk {
             )),
         }
     }
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the archive is stopping: publish again when it is back")
 }
 
 #[cfg(test)]

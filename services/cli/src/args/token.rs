@@ -17,12 +17,7 @@ pub(crate) struct RemoteArgs {
     )]
     pub(crate) archive: Option<String>,
     /// File with the token of `mirrorlog token issue`, for an archive on another machine
-    #[arg(
-        long,
-        value_name = "F",
-        env = "MIRRORLOG_TOKEN_FILE",
-        help_heading = "An archive on another machine"
-    )]
+    #[arg(long, value_name = "F", help_heading = "An archive on another machine")]
     pub(crate) token_file: Option<PathBuf>,
     /// Folder in which it is remembered what the tree's files were; ~/.cache/mirrorlog/publish when left out
     #[arg(
@@ -44,7 +39,7 @@ Examples:
     Issue(IssueArgs),
     /// Tokens that were made and not revoked
     List,
-    /// Take back all tokens of a publisher; a publication under way ends as it began
+    /// Take back all tokens of a publisher; a publication under way is not finished any more
     Revoke {
         /// Whose
         publisher: String,

@@ -29,7 +29,7 @@ const TOKEN_MAX_BYTES: u64 = 16 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a token says. It is a secret: whoever has it first is the mirror.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Token {
     /// Where it is shown.
@@ -301,7 +301,8 @@ mod tests {
         assert!(!text.contains(char::is_whitespace));
         assert_eq!(Token::parse(&format!(" {text}\n")).unwrap().mirror, "nz9");
         for bad in ["", "mle1.", "mle1.zz", "x", &text[..text.len() - 2]] {
-            assert_eq!(Token::parse(bad).unwrap_err().code, DATA, "{bad}");
+            let refused = Token::parse(bad).map(|token| token.mirror);
+            assert_eq!(refused.unwrap_err().code, DATA, "{bad}");
         }
     }
 

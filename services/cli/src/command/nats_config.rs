@@ -275,12 +275,19 @@ pub(crate) fn write_file(path: &Path, bytes: impl AsRef<[u8]>, mode: u32) -> Res
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let beside = path.with_added_extension("new");
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&beside)
+    // What is there of an earlier try may have another mode, or lead elsewhere.
+    let gone = match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    };
+    let written = gone
+        .and_then(|()| {
+            std::fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(&beside)
+        })
         .and_then(|mut file| {
             file.write_all(bytes.as_ref())
                 .and_then(|()| file.sync_all())

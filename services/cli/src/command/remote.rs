@@ -18,7 +18,7 @@ const TOKEN_MAX_BYTES: u64 = 16 * 1024;
 const PORT: u16 = 7074;
 
 /// What a token says. It is a secret.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Token {
     /// Where it is shown.

@@ -52,6 +52,9 @@ async fn there(
             let retracted = archive.withdraw(&args.channel, &taken_back, None).await;
             return retracted.map_err(remote::failed);
         }
+        Replacement::Build(build) if (first..=last).contains(&build) => {
+            return Err(Failure::text(USAGE, "a build cannot replace itself"));
+        }
         Replacement::Build(build) => {
             let retracted = archive
                 .withdraw(&args.channel, &taken_back, Some(build))

@@ -26,6 +26,10 @@ pub(crate) async fn run(
 
 async fn issue(config: &Path, args: IssueArgs, output: &Output) -> Result<u8, Failure> {
     let archive = Archive::open(config).await?;
+    // A token that cannot be kept is not made.
+    if let Some(file) = &args.out {
+        write_file(file, "", 0o600)?;
+    }
     let request = IssueTokenRequest {
         publisher: args.publisher.clone(),
         channels: args.channel.iter().map(ToString::to_string).collect(),

@@ -33,6 +33,8 @@ pub struct Finished(PartialFile);
 struct PartialFile {
     store: Store,
     digest: Digest,
+    /// Below the store's folder.
+    name: String,
     /// Locked as long as it is open.
     file: File,
 }
@@ -43,7 +45,28 @@ impl Partial {
     /// # Errors
     /// [`StoreError::Busy`] while somebody else receives this blob, [`StoreError::Io`].
     pub fn open(store: &Store, digest: &Digest, size_bytes: u64) -> Result<Self, StoreError> {
-        let file = PartialFile::open(store, digest)?;
+        Self::begin(
+            PartialFile::open(store, digest, name_of(digest))?,
+            size_bytes,
+        )
+    }
+
+    /// The same, shared with nobody but those of the same name: what one of them brought, others do not go on with.
+    /// `owner` is of `a-z`, `0-9` and `-`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_of(
+        store: &Store,
+        digest: &Digest,
+        size_bytes: u64,
+        owner: &str,
+    ) -> Result<Self, StoreError> {
+        let name = format!("{}.{size_bytes}.{owner}", name_of(digest));
+        Self::begin(PartialFile::open(store, digest, name)?, size_bytes)
+    }
+
+    fn begin(file: PartialFile, size_bytes: u64) -> Result<Self, StoreError> {
         let fail = |e| StoreError::io("read", &file.path(), e);
         let (mut hash, mut offset) = (Sha256::new(), 0);
         let there = file.file.metadata().map_err(fail)?.len();
@@ -119,6 +142,11 @@ impl Partial {
     }
 }
 
+/// Where a partial that everybody shares is.
+fn name_of(digest: &Digest) -> String {
+    format!("partial/{digest}")
+}
+
 impl Finished {
     pub(super) fn digest(&self) -> Digest {
         self.0.digest
@@ -133,7 +161,7 @@ impl Finished {
     }
 
     pub(super) fn move_to(&mut self, folder: &OwnedFd, name: &str) -> Result<(), Errno> {
-        rustix::fs::renameat(folder, self.0.name(), folder, name)
+        rustix::fs::renameat(folder, &self.0.name, folder, name)
     }
 }
 
@@ -154,10 +182,13 @@ impl Store {
             let name = item
                 .map_err(|e| StoreError::io("list", &dir, e))?
                 .file_name();
-            let Some(digest) = name.to_str().and_then(|name| name.parse().ok()) else {
+            let Some((digest, name)) = name.to_str().and_then(|name| {
+                let digest = name.split('.').next()?.parse().ok()?;
+                Some((digest, format!("partial/{name}")))
+            }) else {
                 continue;
             };
-            let file = match PartialFile::open(self, &digest) {
+            let file = match PartialFile::open(self, &digest, name) {
                 Ok(file) => file,
                 Err(StoreError::Busy(_)) => continue,
                 Err(e) => return Err(e),
@@ -176,10 +207,9 @@ impl Store {
 }
 
 impl PartialFile {
-    fn open(store: &Store, digest: &Digest) -> Result<Self, StoreError> {
+    fn open(store: &Store, digest: &Digest, name: String) -> Result<Self, StoreError> {
         store.make_subfolder("partial")?;
         let folder = &store.0.folder;
-        let name = format!("partial/{digest}");
         let path = store.dir().join(&name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
         loop {
@@ -196,6 +226,7 @@ impl PartialFile {
                     return Ok(Self {
                         store: store.clone(),
                         digest: *digest,
+                        name,
                         file,
                     });
                 }
@@ -206,15 +237,11 @@ impl PartialFile {
     }
 
     fn path(&self) -> PathBuf {
-        self.store.dir().join(self.name())
-    }
-
-    fn name(&self) -> String {
-        format!("partial/{}", self.digest)
+        self.store.dir().join(&self.name)
     }
 
     fn remove(self) -> Result<(), StoreError> {
-        let removed = rustix::fs::unlinkat(&self.store.0.folder, self.name(), AtFlags::empty());
+        let removed = rustix::fs::unlinkat(&self.store.0.folder, &self.name, AtFlags::empty());
         removed.map_err(|e| StoreError::io("remove", &self.path(), e))
     }
 }
