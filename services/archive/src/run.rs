@@ -287,6 +287,7 @@ async fn follow_log(
     };
     let mut following = JoinSet::new();
     following.spawn(follow_wanted(Arc::clone(&daemon), link.clone()));
+    following.spawn(make_mirrors_consumers(link.clone()));
     let mut identity: Option<StreamIdentity> = None;
     loop {
         let round = shutdown
@@ -384,6 +385,17 @@ async fn flush_until(daemon: &Arc<Daemon>, link: &Link, until: tokio::time::Inst
         }
         // What could not be sent was refused, or the server was away: look at the log before sending again.
         daemon.reconcile(link).await;
+    }
+}
+
+/// Makes the consumers by which mirrors read the log, where they may not.
+async fn make_mirrors_consumers(link: Link) {
+    while let Err(error) = link.log.make_mirrors_consumers().await {
+        tracing::warn!(
+            error = with_causes(&error),
+            "mirrors' consumers are not made"
+        );
+        tokio::time::sleep(RETRY).await;
     }
 }
 

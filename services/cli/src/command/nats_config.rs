@@ -38,10 +38,14 @@ pub(crate) fn run(args: &NatsConfigArgs, output: &Output) -> Result<u8, Failure>
             .iter()
             .map(|(name, file)| (name.clone(), json!(file)));
         let rights = Right::ALL.map(|right| {
-            let Permissions { publish, subscribe } = permissions(right);
+            let Permissions {
+                publish,
+                subscribe,
+                answers,
+            } = permissions(right);
             (
                 right.to_string(),
-                json!({ "publish": publish, "subscribe": subscribe }),
+                json!({ "publish": publish, "subscribe": subscribe, "answers": answers }),
             )
         });
         output.json(&json!({
@@ -256,7 +260,8 @@ pub(crate) fn security(dir: &Path) -> Result<String, Failure> {
     let (cert, key) = pair(dir, "nats");
     Ok(format!(
         "tls {{\n  cert_file: {cert}\n  key_file: {key}\n  timeout: 5\n}}\n\n\
-         # Who may speak: each role by its own signing key, with its permissions in the account's token.\n{who}"
+         # Who may speak: each role by its own signing key, with its permissions in an account's token; mirrors have\n\
+         # an account of their own.\n{who}"
     ))
 }
 

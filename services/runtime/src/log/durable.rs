@@ -1,28 +1,23 @@
 //! A mirror's lane, read through a durable pull consumer that stands where the mirror does.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use async_nats::jetstream::consumer::{
-    AckPolicy, Consumer, DeliverPolicy, IntoConsumerConfig as _, ReplayPolicy, pull,
-};
+use async_nats::jetstream::consumer::{Consumer, IntoConsumerConfig as _, pull};
 use async_nats::jetstream::{AckKind, stream};
 use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 
 use super::ack::{AckHandle, Tracker, lock, send};
+use super::consumer::{Ask, Plan, consumer_error, is_absent, is_leaderless, lane_consumer};
 use super::reader::{self, Broken, Healing, Raw, Source};
-use super::{ACK_WAIT, Log, LogError, Position, StreamIdentity, declare, event_subject, identity};
-
-/// Most events that a mirror may hold unacked in a lane; one per channel stays unacked during a long sync.
-const ACK_PENDING_MAX: i64 = 1024;
-/// The server forgets a mirror's consumer after this; its cursor makes a new one.
-const CONSUMER_INACTIVE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+use super::{Log, LogError, Position, StreamIdentity, access, declare, identity};
 
 /// A mirror's lane, read through a durable pull consumer.
 pub(super) struct Durable {
     log: Log,
     name: String,
-    subjects: Vec<String>,
+    mirror: String,
+    lane: Lane,
+    channels: Vec<ChannelId>,
     /// The stream that the tracker's numbers belong to; none before the first connection without a floor.
     stream: Option<StreamIdentity>,
     tracker: Arc<Mutex<Tracker>>,
@@ -44,20 +39,13 @@ impl Durable {
         channels: &[ChannelId],
         floor: Option<Position>,
     ) -> Result<Self, LogError> {
-        let mut subjects: Vec<String> = channels
-            .iter()
-            .map(|channel| event_subject(lane, Some(channel)))
-            .collect();
-        subjects.sort_unstable();
-        subjects.dedup();
-        if subjects.is_empty() {
-            subjects.push(event_subject(lane, None));
-        }
         let mut durable = Self {
             healing: Healing::new(log.clone()),
             log,
-            name: format!("{mirror}-{lane}"),
-            subjects,
+            name: access::lane_consumer(mirror.as_str(), lane),
+            mirror: mirror.to_string(),
+            lane,
+            channels: channels.to_vec(),
             stream: floor.map(|position| position.stream),
             tracker: Tracker::shared(floor.map_or(0, |position| position.sequence)),
             source: None,
@@ -134,24 +122,30 @@ impl Durable {
 
     async fn consumer(&self, info: &stream::Info) -> Result<Consumer<pull::Config>, LogError> {
         let floor = lock(&self.tracker).floor;
-        let asked = self.config(floor);
+        let config = lane_consumer(&self.mirror, self.lane, &self.channels, floor);
         let stream = &info.config.name;
-        if let Some(standing) = self.standing(stream, floor, &asked).await? {
+        if let Some(standing) = self.standing(stream, floor, &config).await? {
             return Ok(standing);
         }
         tracing::debug!(consumer = %self.name, floor, "creating consumer");
-        let made = reader::create_consumer(&self.log, asked.clone(), stream).await?;
-        self.same(&asked, &made)?;
-        Ok(made)
+        let plan = Plan {
+            stream: stream.clone(),
+            config,
+        };
+        let ask = Ask::lane(self.lane, &self.channels, floor);
+        self.log.make_consumer(plan, ask).await
     }
 
-    /// The consumer that is there, if it can be gone on with; one that cannot is deleted.
+    /// The consumer that is there, if it can be gone on with. It needs nobody who makes one.
     async fn standing(
         &self,
         stream: &str,
         floor: u64,
         asked: &pull::Config,
     ) -> Result<Option<Consumer<pull::Config>>, LogError> {
+        if self.opened {
+            return Ok(None);
+        }
         let name = &self.name;
         let found = self
             .log
@@ -159,72 +153,24 @@ impl Durable {
             .get_consumer_from_stream(name, stream)
             .await;
         match found {
-            Ok(found)
-                if !self.opened && stands_at(&found, floor) && self.same(asked, &found).is_ok() =>
-            {
-                return Ok(Some(found));
-            }
-            Ok(_) => {}
-            Err(error) if reader::is_absent(&error) => return Ok(None),
+            Ok(found) if stands_at(&found, floor) && self.same(asked, &found) => Ok(Some(found)),
+            Ok(_) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
             // One server of a cluster holds it. When that one is down nobody speaks for it, for as long as that lasts.
-            Err(error) if reader::is_leaderless(&error) => {
+            Err(error) if is_leaderless(&error) => {
                 tracing::info!(consumer = %name, "the consumer's server is down, another one is to have it");
+                Ok(None)
             }
             Err(error) => {
                 let doing = format!("asking for consumer {name}");
-                return Err(reader::consumer_error(&doing, error));
-            }
-        }
-        let deleted = self
-            .log
-            .jetstream
-            .delete_consumer_from_stream(name, stream)
-            .await;
-        match deleted {
-            Ok(_) => Ok(None),
-            // It is deleted without an answer of those who held it.
-            Err(error) if reader::is_absent(&error) || reader::is_leaderless(&error) => Ok(None),
-            Err(error) => {
-                let doing = format!("deleting consumer {name}");
-                Err(reader::consumer_error(&doing, error))
+                Err(consumer_error(&doing, error))
             }
         }
     }
 
-    fn same(&self, asked: &pull::Config, found: &Consumer<pull::Config>) -> Result<(), LogError> {
-        declare::same_consumer(
-            &self.name,
-            &asked.into_consumer_config(),
-            &found.cached_info().config,
-        )
-    }
-
-    fn config(&self, floor: u64) -> pull::Config {
-        let deliver_policy = match floor {
-            0 => DeliverPolicy::All,
-            floor => DeliverPolicy::ByStartSequence {
-                start_sequence: floor + 1,
-            },
-        };
-        let (filter_subject, filter_subjects) = match self.subjects.as_slice() {
-            [one] => (one.clone(), Vec::new()),
-            many => (String::new(), many.to_vec()),
-        };
-        pull::Config {
-            durable_name: Some(self.name.clone()),
-            deliver_policy,
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: ACK_WAIT,
-            max_deliver: -1,
-            filter_subject,
-            filter_subjects,
-            replay_policy: ReplayPolicy::Instant,
-            max_waiting: 16,
-            max_ack_pending: ACK_PENDING_MAX,
-            inactive_threshold: CONSUMER_INACTIVE,
-            num_replicas: 1,
-            ..pull::Config::default()
-        }
+    fn same(&self, asked: &pull::Config, found: &Consumer<pull::Config>) -> bool {
+        let asked = asked.into_consumer_config();
+        declare::same_consumer(&self.name, &asked, &found.cached_info().config).is_ok()
     }
 }
 

@@ -60,6 +60,16 @@ pub enum LogError {
         #[source]
         source: jetstream::Error,
     },
+    /// The archive refused to make a mirror's consumer.
+    #[error("the archive does not make consumer {consumer} of {stream}: {reason}")]
+    NotMade {
+        /// The consumer.
+        consumer: String,
+        /// What it was to read.
+        stream: String,
+        /// What the archive says.
+        reason: String,
+    },
     /// The configured address is none.
     #[error("{url:?} is not an address of a NATS server: use nats://host:port")]
     Address {
@@ -108,6 +118,7 @@ impl LogError {
             | Self::Differs { .. }
             | Self::TooOld { .. }
             | Self::Server { .. }
+            | Self::NotMade { .. }
             | Self::Address { .. }
             | Self::Ca { .. }
             | Self::Credentials(_)

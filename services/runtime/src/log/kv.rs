@@ -3,7 +3,8 @@
 use async_nats::jetstream::message::StreamMessage;
 use bytes::Bytes;
 
-use super::reader::{Read, Reader, Start};
+use super::consumer::Start;
+use super::reader::{Read, Reader};
 use super::{Log, LogError, declare, trace};
 
 const OPERATION: &str = "KV-Operation";

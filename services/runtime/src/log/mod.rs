@@ -6,11 +6,13 @@
 pub mod access;
 mod ack;
 mod config;
+mod consumer;
 mod declare;
 mod durable;
 mod error;
 mod events;
 mod kv;
+mod maker;
 mod peers;
 mod reader;
 mod server;
@@ -35,8 +37,9 @@ pub use peers::Notices;
 pub use reader::{Message, Messages};
 
 use access::{Credentials, Right};
+use consumer::Start;
 use durable::Durable;
-use reader::{Reader, Start};
+use reader::Reader;
 use server::identity;
 
 /// How long a lost connection is retried: for ever, from 100 ms doubling to this.
@@ -56,8 +59,10 @@ pub struct Log {
     client: Client,
     jetstream: jetstream::Context,
     replicas: Replicas,
-    /// A mirror's name, by which its consumers are known: it may have no others.
+    /// The name of a mirror that has a user: it has the consumers of that name, which the archive makes.
     mirror: Option<Arc<str>>,
+    /// Whether mirrors' consumers are made here.
+    makes: bool,
     /// Counts established connections; 0 before the first.
     connections: watch::Sender<u64>,
 }
@@ -121,13 +126,7 @@ impl Log {
                 .retry_on_initial_connect()
                 .connect(&servers[..])
                 .await;
-            let client = client.map_err(|error| LogError::down("connecting", error))?;
-            let mut first = connections.subscribe();
-            first
-                .wait_for(|n| *n > 0)
-                .await
-                .map_err(|error| LogError::down("connecting", error))?;
-            client
+            client.map_err(|error| LogError::down("connecting", error))?
         } else {
             let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
             loop {
@@ -143,17 +142,28 @@ impl Log {
                 }
             }
         };
+        // It is told of a little later: whoever reads at once would take that for a second one.
+        let mut first = connections.subscribe();
+        first
+            .wait_for(|n| *n > 0)
+            .await
+            .map_err(|error| LogError::down("connecting", error))?;
+        let is = |right| user.as_ref().filter(|user| user.right() == Some(right));
+        let mirror = is(Right::Mirror).map(|user| user.name().into());
+        let api = match mirror {
+            Some(_) => access::MIRRORS_API,
+            None => access::API,
+        };
         let jetstream = jetstream::context::ContextBuilder::new()
+            .api_prefix(api)
             .timeout(REQUEST_TIMEOUT)
-            .ack_timeout(REQUEST_TIMEOUT)
-            .build(client.clone());
+            .ack_timeout(REQUEST_TIMEOUT);
         Ok(Self {
+            jetstream: jetstream.build(client.clone()),
             client,
-            jetstream,
             replicas: config.replicas,
-            mirror: user
-                .filter(|user| user.right() == Some(Right::Mirror))
-                .map(|user| user.name().into()),
+            makes: is(Right::Archive).is_some(),
+            mirror,
             connections,
         })
     }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, ReplayPolicy, pull};
-use async_nats::jetstream::{self, stream};
+use async_nats::jetstream::consumer::{Consumer, pull};
+use async_nats::jetstream::stream;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use mirrorlog_core::time::Timestamp;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::Reaction;
 
+use super::consumer::{Ask, Plan, Start, plain_consumer};
 use super::{
     BACKOFF_MIN, Log, LogError, Position, RECONNECT_MAX, StreamIdentity, access, declare, identity,
     trace,
@@ -22,8 +23,6 @@ const PULL_MESSAGES_MAX: usize = 64;
 const PULL_EXPIRES: Duration = Duration::from_secs(30);
 /// A consumer that is silent for two of these is looked after.
 const PULL_HEARTBEAT: Duration = Duration::from_secs(5);
-/// A plain reader's consumer is forgotten by the server this long after its reader.
-const READER_INACTIVE: Duration = Duration::from_secs(60);
 
 /// A pull consumer's messages with the check that none was lost on the way.
 pub(super) struct Source {
@@ -175,14 +174,6 @@ impl Healing {
     }
 }
 
-/// Where a reader begins.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Start {
-    All,
-    LastPerSubject,
-    Sequence(u64),
-}
-
 /// Reads a stream in order, without acks; comes back by itself after the message that it gave last.
 pub(super) struct Reader {
     log: Log,
@@ -284,101 +275,24 @@ impl Reader {
             stream,
             sequence: 0,
         });
-        let deliver_policy = match (cursor.sequence, self.start) {
-            (0, Start::All) => DeliverPolicy::All,
-            (0, Start::LastPerSubject) => DeliverPolicy::LastPerSubject,
-            (0, Start::Sequence(start_sequence)) => {
-                DeliverPolicy::ByStartSequence { start_sequence }
-            }
-            (last, _) => DeliverPolicy::ByStartSequence {
-                start_sequence: last + 1,
-            },
+        let start = match cursor.sequence {
+            0 => self.start,
+            last => Start::Sequence(last + 1),
         };
         let name = self.log.mirror.as_deref().map(access::reader);
-        if let Some(name) = &name {
-            self.forget(name).await?;
-        }
-        let config = pull::Config {
-            name,
-            deliver_policy,
-            ack_policy: AckPolicy::None,
-            replay_policy: ReplayPolicy::Instant,
-            filter_subject: self.filter.clone(),
-            inactive_threshold: READER_INACTIVE,
-            memory_storage: true,
-            num_replicas: 1,
-            ..pull::Config::default()
+        let stream_name = &self.stream.name;
+        let plan = Plan {
+            stream: stream_name.clone(),
+            config: plain_consumer(name, self.filter.clone(), start),
         };
-        let consumer = create_consumer(&self.log, config, &self.stream.name).await?;
+        let ask = Ask::Read {
+            stream: stream_name.clone(),
+            start,
+        };
+        let consumer = self.log.make_consumer(plan, ask).await?;
         self.source = Some(Source::open(&consumer, stream).await?);
         self.cursor = Some(cursor);
         Ok(changed.then_some(stream))
-    }
-
-    /// Removes the consumer that an earlier reader of this mirror left: it stands elsewhere.
-    async fn forget(&self, name: &str) -> Result<(), LogError> {
-        let stream = &self.stream.name;
-        let jetstream = &self.log.jetstream;
-        match jetstream.delete_consumer_from_stream(name, stream).await {
-            Ok(_) => Ok(()),
-            Err(error) if is_absent(&error) => Ok(()),
-            Err(error) => Err(consumer_error(&format!("deleting consumer {name}"), error)),
-        }
-    }
-}
-
-/// Makes a consumer on the server.
-pub(super) async fn create_consumer(
-    log: &Log,
-    config: pull::Config,
-    stream: &str,
-) -> Result<Consumer<pull::Config>, LogError> {
-    let made = log
-        .jetstream
-        .create_consumer_on_stream(config, stream)
-        .await;
-    made.map_err(|error| consumer_error(&format!("creating a consumer on {stream}"), error))
-}
-
-/// Sorts the client library's error.
-pub(super) fn consumer_error(doing: &str, error: stream::ConsumerError) -> LogError {
-    match error.kind() {
-        stream::ConsumerErrorKind::JetStream(error) => LogError::server(doing, error),
-        stream::ConsumerErrorKind::TimedOut
-        | stream::ConsumerErrorKind::Request
-        | stream::ConsumerErrorKind::InvalidConsumerType
-        | stream::ConsumerErrorKind::InvalidName
-        | stream::ConsumerErrorKind::Other => LogError::down(doing, error),
-    }
-}
-
-/// True when the server says that there is no such consumer or stream.
-pub(super) fn is_absent(error: &stream::ConsumerError) -> bool {
-    use jetstream::ErrorCode as Code;
-    match error.kind() {
-        stream::ConsumerErrorKind::JetStream(error) => {
-            [Code::CONSUMER_NOT_FOUND, Code::STREAM_NOT_FOUND].contains(&error.error_code())
-        }
-        stream::ConsumerErrorKind::TimedOut
-        | stream::ConsumerErrorKind::Request
-        | stream::ConsumerErrorKind::InvalidConsumerType
-        | stream::ConsumerErrorKind::InvalidName
-        | stream::ConsumerErrorKind::Other => false,
-    }
-}
-
-/// True when nobody answers for the consumer: the servers that hold it are down, or very slow.
-pub(super) fn is_leaderless(error: &stream::ConsumerError) -> bool {
-    use jetstream::ErrorCode as Code;
-    match error.kind() {
-        stream::ConsumerErrorKind::TimedOut => true,
-        stream::ConsumerErrorKind::JetStream(error) => {
-            [Code::CLUSTER_NOT_AVAILABLE, Code::CONSUMER_OFFLINE].contains(&error.error_code())
-        }
-        stream::ConsumerErrorKind::Request
-        | stream::ConsumerErrorKind::InvalidConsumerType
-        | stream::ConsumerErrorKind::InvalidName
-        | stream::ConsumerErrorKind::Other => false,
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use mirrorlog_core::time::Timestamp;
 use nkeys::KeyPair;
 
 use super::rights::Right;
@@ -43,6 +44,19 @@ pub struct Credentials {
     text: String,
     name: String,
     right: Option<Right>,
+    token: Token,
+}
+
+/// What a user's token says of itself.
+#[derive(Clone)]
+pub(super) struct Token {
+    /// As it stands in the file.
+    pub(super) text: String,
+    /// Public key of the account.
+    pub(super) account: String,
+    /// The user's public key.
+    pub(super) user: String,
+    pub(super) issued: Timestamp,
 }
 
 impl Credentials {
@@ -69,15 +83,29 @@ impl Credentials {
     }
 
     fn parse(text: String) -> Option<Self> {
-        let token = text.lines().find(|line| line.starts_with("eyJ"))?;
-        let claims = claims(token.trim())?;
+        let token = text.lines().find(|line| line.starts_with("eyJ"))?.trim();
+        let claims = claims(token)?;
         let name = claims["name"].as_str()?.to_owned();
         let tags = claims["nats"]["tags"].as_array();
         let tags = tags.into_iter().flatten().filter_map(|tag| tag.as_str());
         let right = tags
             .filter_map(|tag| tag.strip_prefix(ROLE_TAG)?.strip_prefix(':'))
             .find_map(Right::named);
-        Some(Self { text, name, right })
+        let token = Token {
+            text: token.to_owned(),
+            account: claims["nats"]["issuer_account"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+            user: claims["sub"].as_str()?.to_owned(),
+            issued: Timestamp::from_ms(claims["iat"].as_i64()?.saturating_mul(1000)),
+        };
+        Some(Self {
+            text,
+            name,
+            right,
+            token,
+        })
     }
 
     /// The file's text for a user.
@@ -101,6 +129,10 @@ impl Credentials {
     /// The user's role, where the token says it.
     pub fn right(&self) -> Option<Right> {
         self.right
+    }
+
+    pub(super) fn token(&self) -> &Token {
+        &self.token
     }
 
     /// The file as it is, for the client library.

@@ -1,9 +1,12 @@
 //! Who may speak on the log: users, what each may do, and the tokens by which nats-server knows them.
 //!
-//! nats-server runs in operator mode (decentralised authentication, ADR 23): it holds the operator's and the account's
-//! token, and no list of users. A user's token is signed by the key of its role; what the role may do stands in the
+//! nats-server runs in operator mode (decentralised authentication, ADR 24): it holds the operator's and the accounts'
+//! tokens, and no list of users. A user's token is signed by the key of its role; what the role may do stands in the
 //! account's token, so that whoever signs mirrors' tokens can give nobody more than a mirror has. A mirror is let in
-//! without a change at the server, and shut out by its user's name in the account's token.
+//! without a change at the server, and shut out by its user's key in the account's token.
+//!
+//! Mirrors have an account of their own. Whoever sends a request names the subject of the answer, and nats-server does not
+//! compare it with what the sender may publish: answers to mirrors therefore go where no stream listens.
 
 mod credentials;
 mod realm;
@@ -17,4 +20,6 @@ pub use realm::{Realm, RealmError};
 pub use rights::{Permissions, Right, User, UserError, permissions};
 pub use token::{Issuer, TokenError, user_token};
 
-pub(super) use rights::{inbox, reader};
+pub(super) use rights::{
+    API, MIRRORS_API, consumer_request, inbox, lane_consumer, readable, reader,
+};

@@ -2,12 +2,14 @@
 //!
 //! | path | what it is | mode |
 //! | --- | --- | --- |
-//! | `keys/operator.nk`, `keys/system.nk`, `keys/account.nk` | seeds; whoever has the first two owns the server | 0600 |
+//! | `keys/operator.nk`, `keys/system.nk` | seeds; whoever has them owns the server | 0600 |
+//! | `keys/account.nk`, `keys/account-mirrors.nk` | seeds of the centre's account, which has the streams, and of the mirrors' | 0600 |
 //! | `keys/archive.nk` … `keys/mirror.nk` | a role's signing key: makes users of that role, nothing else | 0600 |
 //! | `creds/NAME.creds` | a user, for the service of that name; `admin` may do everything | 0600 |
 //! | `users.json` | public keys of all users, so that one can be shut out without its file | 0600 |
 //!
-//! Nothing that is there is made anew; a folder that was lost is made anew as a whole, with all users.
+//! Nothing that is there is made anew; a folder that was lost is made anew as a whole, with all users. Mirrors' users of
+//! folders from before mirrors had an account get a token of it when the folder is opened, and keep their keys.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -15,14 +17,15 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use mirrorlog_core::id::MirrorId;
 use mirrorlog_core::time::Timestamp;
 use nkeys::{KeyPair, KeyPairType};
 use serde::{Deserialize, Serialize};
 
 use super::credentials::Credentials;
-use super::rights::{ADMIN, Right, User};
+use super::rights::{ADMIN, Right, Side, User};
 use super::token::{
-    Account, Issuer, TokenError, account_token, admin_token, operator_token, user_token,
+    Account, Issuer, Keys, TokenError, account_token, admin_token, operator_token, user_token,
 };
 
 const SECRET_MODE: u32 = 0o600;
@@ -77,7 +80,8 @@ pub struct Realm {
     dir: PathBuf,
     operator: KeyPair,
     system: KeyPair,
-    account: KeyPair,
+    centre: KeyPair,
+    mirrors: KeyPair,
     signers: BTreeMap<Right, KeyPair>,
     /// All that a name ever had.
     users: BTreeMap<String, Vec<Known>>,
@@ -99,14 +103,17 @@ impl Realm {
         let key = |name: &str, kind| key(&dir.join("keys").join(format!("{name}.nk")), kind);
         let signers =
             Right::ALL.map(|right| Ok((right, key(right.as_str(), KeyPairType::Account)?)));
-        Ok(Self {
+        let realm = Self {
             dir: dir.to_owned(),
             operator: key("operator", KeyPairType::Operator)?,
             system: key("system", KeyPairType::Account)?,
-            account: key("account", KeyPairType::Account)?,
+            centre: key("account", KeyPairType::Account)?,
+            mirrors: key("account-mirrors", KeyPairType::Account)?,
             signers: signers.into_iter().collect::<Result<_, RealmError>>()?,
             users: read_users(&dir.join("users.json"))?,
-        })
+        };
+        realm.move_mirrors()?;
+        Ok(realm)
     }
 
     /// Makes a user's credentials, or leaves those that are there. Gives their file.
@@ -114,15 +121,7 @@ impl Realm {
     /// # Errors
     /// [`RealmError`].
     pub fn admit(&mut self, user: &User, now: Timestamp) -> Result<PathBuf, RealmError> {
-        let account = self.account.public_key();
-        let Some(key) = self.signers.get(&user.right()) else {
-            return Err(RealmError::Unknown(user.name().to_owned()));
-        };
-        let issuer = Issuer {
-            account: &account,
-            key,
-        };
-        let token = |public: &str| user_token(&issuer, user, public, now);
+        let token = |public: &str| self.token(user, public, now);
         let made = write_user(&self.file_of(user.name()), token)?;
         self.remember(user.name(), made)
     }
@@ -132,7 +131,7 @@ impl Realm {
     /// # Errors
     /// [`RealmError`].
     pub fn admit_admin(&mut self, now: Timestamp) -> Result<PathBuf, RealmError> {
-        let token = |public: &str| admin_token(&self.account, ADMIN, public, now);
+        let token = |public: &str| admin_token(&self.centre, ADMIN, public, now);
         let made = write_user(&self.file_of(ADMIN), token)?;
         self.remember(ADMIN, made)
     }
@@ -180,28 +179,38 @@ impl Realm {
     /// # Errors
     /// [`RealmError::Token`].
     pub fn server_config(&self, now: Timestamp) -> Result<String, RealmError> {
-        let (system, account) = (self.system.public_key(), self.account.public_key());
-        let signers = self.signers.iter();
-        let signers = signers.map(|(right, key)| (right.as_str(), key.public_key()));
         let revoked = self.users.values().flatten();
         let revoked = revoked
             .filter_map(|known| Some((known.key.clone(), Timestamp::from_ms(known.revoked_ms?))));
-        let declared = Account {
-            signers: signers.collect(),
+        let signers = self.signers.iter();
+        let keys = Keys {
+            signers: signers
+                .map(|(right, key)| (*right, key.public_key()))
+                .collect(),
             revoked: revoked.collect(),
         };
+        let system = self.system.public_key();
+        let centre = self.centre.public_key();
+        let mirrors = self.mirrors.public_key();
         let operator = operator_token(&self.operator, &system, now)?;
-        let watching = account_token(&self.operator, (&system, "SYS"), None, now)?;
-        let holding = account_token(
-            &self.operator,
-            (&account, "MIRRORLOG"),
-            Some(&declared),
-            now,
-        )?;
-        Ok(format!(
-            "operator: {operator}\nsystem_account: {system}\nresolver: MEMORY\n\
-             resolver_preload {{\n  {system}: {watching}\n  {account}: {holding}\n}}\n"
-        ))
+        let asking = Account::Mirrors {
+            keys: &keys,
+            centre: &centre,
+        };
+        let accounts = [
+            (&system, "SYS", Account::System),
+            (&centre, "MIRRORLOG", Account::Centre(&keys)),
+            (&mirrors, "MIRRORS", asking),
+        ];
+        let mut text = format!(
+            "operator: {operator}\nsystem_account: {system}\nresolver: MEMORY\nresolver_preload {{\n"
+        );
+        for (public, name, account) in accounts {
+            let token = account_token(&self.operator, (public, name), account, now)?;
+            text.push_str(&format!("  {public}: {token}\n"));
+        }
+        text.push_str("}\n");
+        Ok(text)
     }
 
     /// Writes what lets mirrors in, and nobody else, into `enroll`: for the archive. The authority's files are the caller's.
@@ -220,7 +229,7 @@ impl Realm {
             .map(KeyPair::seed)
             .transpose()
             .map_err(TokenError::from)?;
-        let account = self.account.public_key();
+        let account = self.mirrors.public_key();
         for (name, text) in [
             ("mirror.nk", seed.unwrap_or_default()),
             ("account", account),
@@ -233,6 +242,42 @@ impl Realm {
             }
         }
         Ok(dir)
+    }
+
+    /// A user's token, signed by its role's key.
+    fn token(&self, user: &User, public: &str, now: Timestamp) -> Result<String, TokenError> {
+        let account = match user.right().side() {
+            Side::Centre => self.centre.public_key(),
+            Side::Mirrors => self.mirrors.public_key(),
+        };
+        let issuer = Issuer {
+            account: &account,
+            key: &self.signers[&user.right()],
+        };
+        user_token(&issuer, user, public, now)
+    }
+
+    /// Gives mirrors whose users are of the centre's account, as they were once, a token of their own account: of the
+    /// same key and date, so that whoever was shut out stays out.
+    fn move_mirrors(&self) -> Result<(), RealmError> {
+        let mirrors = self.mirrors.public_key();
+        for name in self.users() {
+            let file = self.file_of(name);
+            let Ok(user) = Credentials::read(&file) else {
+                continue;
+            };
+            let token = user.token();
+            let moves = user.right() == Some(Right::Mirror) && token.account != mirrors;
+            let Some(Ok(mirror)) = moves.then(|| MirrorId::new(name)) else {
+                continue;
+            };
+            let Ok(mirror) = User::mirror(&mirror) else {
+                continue;
+            };
+            let moved = self.token(&mirror, &token.user, token.issued)?;
+            replace(&file, &user.text().replace(&token.text, &moved))?;
+        }
+        Ok(())
     }
 
     fn file_of(&self, name: &str) -> PathBuf {
@@ -252,21 +297,8 @@ impl Realm {
     }
 
     fn write_users(&self) -> Result<(), RealmError> {
-        let path = self.dir.join("users.json");
         let text = serde_json::to_string_pretty(&self.users).unwrap_or_default();
-        let beside = path.with_extension("new");
-        let written = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(SECRET_MODE)
-            .open(&beside)
-            .and_then(|mut file| {
-                file.write_all(text.as_bytes())
-                    .and_then(|()| file.sync_all())
-            })
-            .and_then(|()| fs::rename(&beside, &path));
-        written.map_err(|source| io_error("write", &path, source))
+        replace(&self.dir.join("users.json"), &text)
     }
 }
 
@@ -324,6 +356,23 @@ fn write_new(path: &Path, text: &str) -> Result<(), RealmError> {
             file.write_all(text.as_bytes())
                 .and_then(|()| file.sync_all())
         });
+    written.map_err(|source| io_error("write", path, source))
+}
+
+/// Writes a file whole or not at all.
+fn replace(path: &Path, text: &str) -> Result<(), RealmError> {
+    let beside = path.with_extension("new");
+    let written = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(SECRET_MODE)
+        .open(&beside)
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())
+                .and_then(|()| file.sync_all())
+        })
+        .and_then(|()| fs::rename(&beside, path));
     written.map_err(|source| io_error("write", path, source))
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mirrorlog_core::id::MirrorId;
+use mirrorlog_core::id::{Lane, MirrorId};
 
 use crate::log::declare::{
     BUCKETS, FEEDBACK, LOG, ORDER, REPORT, ROOT, SALT, VERDICT, bucket_stream, streams,
@@ -16,6 +16,15 @@ const RESERVED: [&str; 7] = [
     ADMIN, "ca", "guests", "nats", "operator", "system", "account",
 ];
 
+/// What the centre's services share, and mirrors do not: streams and buckets are in its account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Side {
+    /// Archive, consistency service, directory and people.
+    Centre,
+    /// Mirrors: of the centre's account they reach what [`imports`] names.
+    Mirrors,
+}
+
 /// A role on the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Right {
@@ -25,7 +34,8 @@ pub enum Right {
     Consistency,
     /// Publishes what clients saw.
     Directory,
-    /// Publishes its own reports and notices; reads events, heads, its own orders and verdicts by its own consumers.
+    /// Publishes its own reports and notices; reads events, heads, its own orders and verdicts by consumers that the
+    /// archive makes for it.
     Mirror,
 }
 
@@ -45,6 +55,14 @@ impl Right {
             Self::Consistency => "consistency",
             Self::Directory => "directory",
             Self::Mirror => "mirror",
+        }
+    }
+
+    /// The account of the role's users.
+    pub(super) fn side(self) -> Side {
+        match self {
+            Self::Archive | Self::Consistency | Self::Directory => Side::Centre,
+            Self::Mirror => Side::Mirrors,
         }
     }
 
@@ -110,12 +128,17 @@ impl User {
         match self.right {
             Right::Archive | Right::Consistency | Right::Directory => Vec::new(),
             Right::Mirror => vec![
-                format!("{name}-bulk"),
-                format!("{name}-priority"),
+                lane_consumer(name, Lane::Bulk),
+                lane_consumer(name, Lane::Priority),
                 reader(name),
             ],
         }
     }
+}
+
+/// The name of a mirror's consumer of a lane.
+pub(in crate::log) fn lane_consumer(mirror: &str, lane: Lane) -> String {
+    format!("{mirror}-{lane}")
 }
 
 /// The name of a mirror's consumer on each stream that it reads otherwise than by lane.
@@ -136,6 +159,8 @@ pub struct Permissions {
     pub publish: Vec<String>,
     /// May be subscribed to.
     pub subscribe: Vec<String>,
+    /// Whether whoever asks there may be answered, once.
+    pub answers: bool,
 }
 
 /// A user's name in permissions.
@@ -154,10 +179,55 @@ pub fn permissions(right: Right) -> Permissions {
     publish.sort_unstable();
     publish.dedup();
     let mut subscribe = vec![format!("{}.>", inbox(NAME))];
-    if right == Right::Mirror {
-        subscribe.push("mirrorlog.peer.*.*".into());
+    match right {
+        Right::Archive => subscribe.push(consumer_request("*")),
+        Right::Consistency | Right::Directory => {}
+        Right::Mirror => subscribe.push("mirrorlog.peer.*.*".into()),
     }
-    Permissions { publish, subscribe }
+    Permissions {
+        publish,
+        subscribe,
+        answers: right == Right::Archive,
+    }
+}
+
+/// What mirrors reach of the centre's account.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Import {
+    /// As the centre calls it.
+    pub(super) subject: String,
+    /// As mirrors call it.
+    pub(super) local: String,
+}
+
+/// All that mirrors may publish to, but their own notices.
+pub(super) fn imports() -> Vec<Import> {
+    let filled = permissions(Right::Mirror).publish.into_iter();
+    let filled = filled.map(|subject| subject.replace(NAME, "*").replace(CONSUMER, "*"));
+    let reached = filled.filter(|subject| !subject.starts_with("mirrorlog.peer."));
+    let mut imports: Vec<Import> = reached
+        .map(|local| {
+            let asked = local.strip_prefix(MIRRORS_API);
+            Import {
+                subject: asked.map_or_else(|| local.clone(), |rest| format!("{API}{rest}")),
+                local,
+            }
+        })
+        .collect();
+    imports.sort_unstable();
+    imports.dedup();
+    imports
+}
+
+/// JetStream's API.
+pub(in crate::log) const API: &str = "$JS.API";
+/// The same as mirrors call it: under `$JS.API` every account is answered by nats-server itself, theirs with
+/// "no JetStream here".
+pub(in crate::log) const MIRRORS_API: &str = "mirrorlog.jetstream";
+
+/// Where a mirror asks the archive for a consumer.
+pub(in crate::log) fn consumer_request(mirror: &str) -> String {
+    format!("mirrorlog.consumer.{mirror}")
 }
 
 fn archive() -> Vec<String> {
@@ -205,31 +275,38 @@ fn mirror() -> Vec<String> {
     let mut may = vec![
         format!("mirrorlog.report.{NAME}.*"),
         format!("mirrorlog.peer.*.{NAME}"),
-        format!("$JS.API.STREAM.INFO.{REPORT}"),
-        format!("$JS.API.STREAM.MSG.GET.{}", bucket(ROOT)),
+        consumer_request(NAME),
+        format!("{MIRRORS_API}.STREAM.INFO.{REPORT}"),
+        format!("{MIRRORS_API}.STREAM.MSG.GET.{}", bucket(ROOT)),
         format!("$JS.ACK.{LOG}.{CONSUMER}.>"),
-        // Without a filter after the name: a consumer of several channels.
-        format!("$JS.API.CONSUMER.CREATE.{LOG}.{CONSUMER}"),
     ];
-    // Which part of each stream its consumers may be made for.
-    let read = [
-        (LOG.to_owned(), "mirrorlog.log.*.*".to_owned()),
-        (ORDER.to_owned(), format!("mirrorlog.order.{NAME}")),
-        (VERDICT.to_owned(), format!("mirrorlog.verdict.*.{NAME}")),
+    // It uses its consumers; to make one is to choose where its messages go.
+    for stream in mirrors_streams() {
+        may.push(format!("{MIRRORS_API}.STREAM.INFO.{stream}"));
+        for verb in ["INFO", "MSG.NEXT"] {
+            may.push(format!("{MIRRORS_API}.CONSUMER.{verb}.{stream}.{CONSUMER}"));
+        }
+    }
+    may
+}
+
+/// The streams that mirrors read.
+fn mirrors_streams() -> impl Iterator<Item = String> {
+    let streams = [LOG, ORDER, VERDICT].map(str::to_owned).into_iter();
+    streams.chain(["head", "drain", ROOT].map(bucket))
+}
+
+/// The part of a stream that is a mirror's to read by its plain reader; `None` where it has none.
+pub(in crate::log) fn readable(stream: &str, mirror: &str) -> Option<String> {
+    let parts = [
+        (ORDER.to_owned(), format!("mirrorlog.order.{mirror}")),
+        (VERDICT.to_owned(), format!("mirrorlog.verdict.*.{mirror}")),
         (bucket("head"), keys("head")),
         (bucket("drain"), keys("drain")),
         (bucket(ROOT), keys(ROOT)),
     ];
-    for (stream, part) in read {
-        may.push(format!("$JS.API.STREAM.INFO.{stream}"));
-        may.push(format!(
-            "$JS.API.CONSUMER.CREATE.{stream}.{CONSUMER}.{part}"
-        ));
-        for verb in ["INFO", "DELETE", "MSG.NEXT"] {
-            may.push(format!("$JS.API.CONSUMER.{verb}.{stream}.{CONSUMER}"));
-        }
-    }
-    may
+    let mut parts = parts.into_iter();
+    parts.find_map(|(name, part)| (name == stream).then_some(part))
 }
 
 /// Any consumer of a stream. Those of the centre are made for a reader each, and named by the server.
@@ -316,10 +393,44 @@ mod tests {
     }
 
     #[test]
+    fn a_mirror_neither_makes_consumers_nor_reaches_what_does() {
+        let imports = imports();
+        let reached = imports.iter().map(|import| &import.subject);
+        for subject in permissions(Right::Mirror).publish.iter().chain(reached) {
+            for verb in ["CREATE", "DURABLE", "DELETE", "PURGE", "UPDATE"] {
+                assert!(!subject.contains(verb), "{subject}");
+            }
+            assert!(!subject.starts_with("$KV."), "{subject}");
+        }
+        for Import { subject, local } in &imports {
+            assert!(
+                !subject.contains("{{") && !local.contains("{{"),
+                "{subject}"
+            );
+            assert!(!subject.starts_with("mirrorlog.peer."), "{subject}");
+            assert!(!subject.starts_with(MIRRORS_API), "{subject}");
+        }
+    }
+
+    #[test]
+    fn what_a_mirror_reads_is_its_own() {
+        assert_eq!(
+            readable(ORDER, "nz1").as_deref(),
+            Some("mirrorlog.order.nz1")
+        );
+        for stream in [REPORT, FEEDBACK, LOG, "KV_mirrorlog_salt", "OTHER"] {
+            assert_eq!(readable(stream, "nz1"), None, "{stream}");
+        }
+        for stream in mirrors_streams().filter(|stream| stream != LOG) {
+            assert!(readable(&stream, "nz1").is_some(), "{stream}");
+        }
+    }
+
+    #[test]
     fn templates_are_whole_tokens() {
         for subject in Right::ALL.iter().flat_map(|right| {
-            let Permissions { publish, subscribe } = permissions(*right);
-            publish.into_iter().chain(subscribe)
+            let may = permissions(*right);
+            may.publish.into_iter().chain(may.subscribe)
         }) {
             for token in subject.split('.') {
                 assert!(

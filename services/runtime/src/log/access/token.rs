@@ -4,6 +4,7 @@
 //! base64url without padding; the signature is ed25519 over the first two.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,12 +12,15 @@ use mirrorlog_core::time::Timestamp;
 use nkeys::{KeyPair, KeyPairType};
 use serde_json::{Value, json};
 
-use super::rights::{Permissions, Right, User, permissions};
+use super::rights::{Import, Right, Side, User, imports, permissions};
 
 /// Largest message of a user, in bytes: nats-server's own default.
 const PAYLOAD_MAX_BYTES: u32 = 1024 * 1024;
 /// Subscriptions of one mirror: it has one inbox and one on its pool. Stops a flood of subjects.
 const MIRROR_SUBSCRIPTIONS_MAX: u32 = 64;
+/// How long nats-server knows where an answer to a mirror goes, after the question or the answer before. A pull is never
+/// silent for so long: its reader gives it up before. It bounds what a flood of requests takes of the server's memory.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Tags of a user's token that name its role and its consumers.
 pub(super) const ROLE_TAG: &str = "role";
 const CONSUMER_TAG: &str = "consumer";
@@ -48,11 +52,23 @@ pub struct Issuer<'a> {
     pub key: &'a KeyPair,
 }
 
+/// What an account is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Account<'a> {
+    /// Watches the server; holds nothing, and nobody signs its users.
+    System,
+    /// Holds the streams, and lets the mirrors' account ask.
+    Centre(&'a Keys),
+    /// Holds nothing: of the account `centre` its users reach what they need, and no more. Whatever is sent to a
+    /// subject that a mirror names, as the answer's place or else, is sent in here.
+    Mirrors { keys: &'a Keys, centre: &'a str },
+}
+
 /// An account's keys: who may sign users, and who is shut out.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Account {
+pub(super) struct Keys {
     /// The public halves of the roles' signing keys.
-    pub(super) signers: BTreeMap<&'static str, String>,
+    pub(super) signers: BTreeMap<Right, String>,
     /// Users' public keys, and the time until which tokens made for them do not count any more.
     pub(super) revoked: BTreeMap<String, Timestamp>,
 }
@@ -70,17 +86,20 @@ pub(super) fn operator_token(
     sign(operator, "mirrorlog", &operator.public_key(), now, nats)
 }
 
-/// An account's token, signed by the operator; without an `account`, one that holds no streams and has no roles.
+/// An account's token, signed by the operator.
 ///
 /// # Errors
 /// [`TokenError`].
 pub(super) fn account_token(
     operator: &KeyPair,
     (public, name): (&str, &str),
-    account: Option<&Account>,
+    account: Account<'_>,
     now: Timestamp,
 ) -> Result<String, TokenError> {
-    let store = if account.is_some() { -1 } else { 0 };
+    let store = match account {
+        Account::Centre(_) => -1,
+        Account::System | Account::Mirrors { .. } => 0,
+    };
     let mut nats = json!({
         "type": "account",
         "version": 2,
@@ -91,40 +110,97 @@ pub(super) fn account_token(
         },
         "default_permissions": { "pub": {}, "sub": {} },
     });
-    if let Some(account) = account {
-        let scopes = Right::ALL.iter().filter_map(|right| {
-            let key = account.signers.get(right.as_str())?;
-            Some(scope(*right, key))
-        });
-        nats["signing_keys"] = scopes.collect();
-        let revoked = account.revoked.iter();
-        let seconds =
-            revoked.map(|(user, until)| (user.clone(), Value::from(until.as_ms() / 1000)));
-        nats["revocations"] = Value::Object(seconds.collect());
+    match account {
+        Account::System => {}
+        Account::Centre(keys) => {
+            sign_by(&mut nats, Side::Centre, keys);
+            nats["exports"] = json!([export()]);
+        }
+        Account::Mirrors { keys, centre } => {
+            sign_by(&mut nats, Side::Mirrors, keys);
+            let imports = imports();
+            let imports = imports.iter().map(|one| import(one, centre));
+            nats["imports"] = imports.collect();
+        }
     }
     sign(operator, name, public, now, nats)
 }
 
+fn sign_by(nats: &mut Value, side: Side, keys: &Keys) {
+    let roles = Right::ALL.iter().filter(|right| right.side() == side);
+    let scopes = roles.filter_map(|right| Some(scope(*right, keys.signers.get(right)?)));
+    nats["signing_keys"] = scopes.collect();
+    let revoked = keys.revoked.iter();
+    let seconds = revoked.map(|(user, until)| (user.clone(), Value::from(until.as_ms() / 1000)));
+    nats["revocations"] = Value::Object(seconds.collect());
+}
+
+/// What the centre lets other accounts ask for, as one: nats-server takes what came in by an export, and would go out by
+/// the same again, for a loop, and drops it. So an answer that a mirror had sent to one of its own imports ends there;
+/// with an export for each, 2.10.27 falls over it where names are filled in. Nothing more is reached by it than
+/// [`imports`] names, for only accounts that the operator signs are there.
+fn export() -> Value {
+    json!({
+        "name": "log",
+        "subject": ">",
+        "type": "service",
+        // A pull is answered by many messages.
+        "response_type": "Stream",
+        "response_threshold": nanoseconds(ANSWER_TIMEOUT),
+    })
+}
+
+fn import(import: &Import, centre: &str) -> Value {
+    // The n-th wildcard is called `$n` there.
+    let mut wildcards = 0;
+    let token = |token: &str| match token {
+        "*" => {
+            wildcards += 1;
+            format!("${wildcards}")
+        }
+        other => other.to_owned(),
+    };
+    let local: Vec<String> = import.local.split('.').map(token).collect();
+    let mut claim = json!({
+        "name": import.subject,
+        "subject": import.subject,
+        "account": centre,
+        "type": "service",
+    });
+    if import.local != import.subject {
+        claim["local_subject"] = local.join(".").into();
+    }
+    claim
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// What those may do whose tokens a role's key signed.
 fn scope(right: Right, key: &str) -> Value {
-    let Permissions { publish, subscribe } = permissions(right);
+    let may = permissions(right);
     let subscriptions = match right {
         Right::Archive | Right::Consistency | Right::Directory => -1,
         Right::Mirror => i64::from(MIRROR_SUBSCRIPTIONS_MAX),
     };
-    json!({
+    let mut scope = json!({
         "kind": "user_scope",
         "key": key,
         "role": right.as_str(),
         "template": {
-            "pub": { "allow": publish },
-            "sub": { "allow": subscribe },
+            "pub": { "allow": may.publish },
+            "sub": { "allow": may.subscribe },
             "subs": subscriptions,
             "data": -1,
             "payload": PAYLOAD_MAX_BYTES,
             "allowed_connection_types": ["STANDARD", "WEBSOCKET"],
         },
-    })
+    });
+    if may.answers {
+        scope["template"]["resp"] = json!({ "max": 1, "ttl": nanoseconds(ANSWER_TIMEOUT) });
+    }
+    scope
 }
 
 /// A user's token, signed by its role's key. `public`: the user's public key.

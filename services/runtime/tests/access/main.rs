@@ -1,150 +1,26 @@
 //! Who may speak on the log, tried against a real nats-server with accounts.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+mod away;
+mod hostile;
+mod net;
+
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event};
-use bytes::Bytes;
-use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
+use async_nats::{Client, ConnectOptions};
+use mirrorlog_core::id::Lane;
 use mirrorlog_core::time::Timestamp;
-use runtime::log::access::{Realm, User};
+use runtime::log::Delivery;
+use runtime::log::access::{Credentials, Issuer, KeyPair, Realm, User, user_token};
 use runtime::log::supervise::NatsServer;
-use runtime::log::{Delivery, Log, NatsConfig};
 
-/// Longest wait for anything: far above what is normal.
-const PATIENCE: Duration = Duration::from_secs(20);
-const NOW: Timestamp = Timestamp::from_ms(1_790_000_000_000);
-
-struct Net {
-    dir: tempfile::TempDir,
-    realm: Realm,
-    server: NatsServer,
-}
-
-impl Net {
-    async fn up(mirrors: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut realm = Realm::open(&dir.path().join("access")).unwrap();
-        for user in User::central() {
-            realm.admit(&user, NOW).unwrap();
-        }
-        realm.admit_admin(NOW).unwrap();
-        for mirror in mirrors {
-            realm
-                .admit(&User::mirror(&id(mirror)).unwrap(), NOW)
-                .unwrap();
-        }
-        let who = realm.server_config(NOW).unwrap();
-        let server = NatsServer::start_with(&dir.path().join("nats"), None, &who).await;
-        Self {
-            server: server.unwrap(),
-            realm,
-            dir,
-        }
-    }
-
-    fn creds(&self, user: &str) -> PathBuf {
-        self.dir.path().join(format!("access/creds/{user}.creds"))
-    }
-
-    async fn log(&self, user: &str) -> Log {
-        Log::connect(&self.config(user), user, false).await.unwrap()
-    }
-
-    fn config(&self, user: &str) -> NatsConfig {
-        NatsConfig {
-            credentials: Some(self.creds(user)),
-            ..NatsConfig::new(&self.server.url)
-        }
-    }
-
-    /// A stranger's client with a user's credentials, and what the server refuses it.
-    async fn intruder(&self, user: &str) -> Intruder {
-        let refused = Arc::new(Mutex::new(Vec::new()));
-        let heard = Arc::clone(&refused);
-        let client = ConnectOptions::with_credentials_file(self.creds(user))
-            .await
-            .unwrap()
-            .custom_inbox_prefix(format!("_INBOX.{user}"))
-            .event_callback(move |event| {
-                if let Event::ServerError(error) = event {
-                    heard.lock().unwrap().push(error.to_string());
-                }
-                std::future::ready(())
-            })
-            .connect(&self.server.url)
-            .await
-            .unwrap();
-        Intruder { client, refused }
-    }
-}
-
-struct Intruder {
-    client: Client,
-    refused: Arc<Mutex<Vec<String>>>,
-}
-
-impl Intruder {
-    /// Publishes, and waits until the server has said no.
-    async fn is_refused(&self, verb: &str, subject: &str) {
-        if verb == "Publish" {
-            let payload = Bytes::from_static(b"{}");
-            self.client
-                .publish(subject.to_owned(), payload)
-                .await
-                .unwrap();
-        } else {
-            drop(self.client.subscribe(subject.to_owned()).await.unwrap());
-        }
-        self.client.flush().await.unwrap();
-        let expected = format!("{verb} to \"{subject}\"").to_lowercase();
-        let expected = expected.replace("subscribe to", "subscription to");
-        soon(
-            async {
-                loop {
-                    let found = self
-                        .refused
-                        .lock()
-                        .unwrap()
-                        .iter()
-                        .any(|text| text.to_lowercase().contains(&expected));
-                    if found {
-                        return;
-                    }
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            },
-            &format!("{verb} {subject} was not refused"),
-        )
-        .await;
-    }
-}
-
-async fn soon<T>(future: impl Future<Output = T>, what: &str) -> T {
-    let ended = tokio::time::timeout(PATIENCE, future).await;
-    ended.unwrap_or_else(|_| panic!("{what}"))
-}
-
-fn id(mirror: &str) -> MirrorId {
-    MirrorId::new(mirror).unwrap()
-}
-
-fn noble() -> ChannelId {
-    ChannelId::new("noble").unwrap()
-}
-
-fn bytes(text: &'static str) -> Bytes {
-    Bytes::from_static(text.as_bytes())
-}
+use net::{NOW, Net, bytes, event, id, noble, soon, write_secret};
 
 /// What each role is for works with no more than it may do.
 #[tokio::test]
 async fn every_role_does_its_work() {
     let net = Net::up(&["nz1"]).await;
-    let archive = net.log("archive").await;
-    archive.ensure().await.unwrap();
+    let archive = net.archive().await;
     archive
         .publish_event(Lane::Bulk, &noble(), "1", 0, bytes("event"))
         .await
@@ -211,11 +87,7 @@ async fn every_role_does_its_work() {
             .consume(&nz1, Lane::Bulk, &[noble()], None)
             .await
             .unwrap();
-        let delivery = soon(events.next(), life).await;
-        let Delivery::Event(event) = delivery else {
-            panic!("{delivery:?}")
-        };
-        assert_eq!(event.payload, "event");
+        assert_eq!(event(&mut events, life).await.payload, "event");
         let mut orders = mirror.orders(&nz1, None).await.unwrap();
         assert_eq!(soon(orders.next(), life).await.payload, "order");
         let mut words = mirror.verdicts_on(&nz1).await.unwrap();
@@ -283,8 +155,7 @@ async fn every_role_does_its_work() {
 #[tokio::test]
 async fn a_mirror_may_do_nothing_else() {
     let net = Net::up(&["nz1", "au1"]).await;
-    let archive = net.log("archive").await;
-    archive.ensure().await.unwrap();
+    let _archive = net.archive().await;
     let au1 = net.log("au1").await;
     let _theirs = au1
         .consume(&id("au1"), Lane::Bulk, &[], None)
@@ -315,7 +186,13 @@ async fn a_mirror_may_do_nothing_else() {
         "$JS.API.STREAM.MSG.DELETE.MIRRORLOG",
         "$JS.API.STREAM.INFO.MIRRORLOG_FEEDBACK",
         "$JS.API.DIRECT.GET.MIRRORLOG_ORDER.mirrorlog.order.au1",
+        "mirrorlog.consumer.au1",
         "$JS.API.CONSUMER.CREATE.MIRRORLOG",
+        "$JS.API.CONSUMER.CREATE.MIRRORLOG.nz1-bulk",
+        "$JS.API.CONSUMER.CREATE.MIRRORLOG.nz1-bulk.mirrorlog.log.bulk.noble",
+        "$JS.API.CONSUMER.DURABLE.CREATE.MIRRORLOG.nz1-bulk",
+        "$JS.API.CONSUMER.CREATE.MIRRORLOG_ORDER.nz1-read.mirrorlog.order.nz1",
+        "$JS.API.CONSUMER.DELETE.MIRRORLOG.nz1-bulk",
         "$JS.API.CONSUMER.CREATE.MIRRORLOG.au1-bulk",
         "$JS.API.CONSUMER.CREATE.MIRRORLOG.other.mirrorlog.log.bulk.noble",
         "$JS.API.CONSUMER.DURABLE.CREATE.MIRRORLOG.au1-bulk",
@@ -329,6 +206,13 @@ async fn a_mirror_may_do_nothing_else() {
         "$JS.API.CONSUMER.NAMES.MIRRORLOG",
         "$JS.API.STREAM.LIST",
         "$JS.ACK.MIRRORLOG.au1-bulk.1.1.1.1.0",
+        "mirrorlog.jetstream.CONSUMER.CREATE.MIRRORLOG.nz1-bulk",
+        "mirrorlog.jetstream.CONSUMER.DELETE.MIRRORLOG.nz1-bulk",
+        "mirrorlog.jetstream.CONSUMER.INFO.MIRRORLOG.au1-bulk",
+        "mirrorlog.jetstream.CONSUMER.MSG.NEXT.MIRRORLOG.au1-bulk",
+        "mirrorlog.jetstream.CONSUMER.LIST.MIRRORLOG",
+        "mirrorlog.jetstream.STREAM.INFO.MIRRORLOG_FEEDBACK",
+        "mirrorlog.jetstream.STREAM.MSG.GET.MIRRORLOG_ORDER",
         "_INBOX.archive.answer",
         "$SYS.REQ.SERVER.PING",
         "$SYS.REQ.CLAIMS.UPDATE",
@@ -346,23 +230,11 @@ async fn a_mirror_may_do_nothing_else() {
         "$JS.API.>",
         "$SYS.>",
         "$KV.mirrorlog_salt.>",
+        "mirrorlog.consumer.*",
+        "mirrorlog.consumer.nz1",
     ] {
         mirror.is_refused("Subscribe", subject).await;
     }
-    // What it may ask for it gets only for itself: the filter in the request is the server's to compare.
-    let asked = serde_json::json!({ "stream_name": "MIRRORLOG_ORDER", "config": {
-        "name": "nz1-read", "ack_policy": "none", "filter_subject": "mirrorlog.order.au1" } });
-    let subject = "$JS.API.CONSUMER.CREATE.MIRRORLOG_ORDER.nz1-read.mirrorlog.order.nz1";
-    let answer = mirror
-        .client
-        .request(subject, asked.to_string().into())
-        .await
-        .unwrap();
-    let answer = String::from_utf8_lossy(&answer.payload).into_owned();
-    assert!(
-        answer.contains("\"error\"") && answer.contains("filter"),
-        "{answer}"
-    );
 }
 
 /// The services of the centre, too, do their own work only.
@@ -444,8 +316,41 @@ async fn strangers_and_those_shut_out_stay_out() {
     net.intruder("nz1").await;
 }
 
-fn write_secret(path: &Path, bytes: &[u8]) {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::write(path, bytes).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+/// A folder from before mirrors had an account: they get a token of it, and keep their keys.
+#[tokio::test]
+async fn mirrors_of_an_older_folder_are_moved() {
+    let net = Net::up(&["nz1"]).await;
+    let _archive = net.archive().await;
+    let folder = net.dir.path().join("access");
+    let file = net.creds("nz1");
+    let present = std::fs::read_to_string(&file).unwrap();
+    let seed = present.lines().find(|line| line.starts_with("SU")).unwrap();
+    let user = KeyPair::from_seed(seed).unwrap();
+    let key = |name: &str| {
+        let seed = std::fs::read_to_string(folder.join("keys").join(name)).unwrap();
+        KeyPair::from_seed(seed.trim()).unwrap()
+    };
+    let issuer = Issuer {
+        account: &key("account.nk").public_key(),
+        key: &key("mirror.nk"),
+    };
+    let nz1 = User::mirror(&id("nz1")).unwrap();
+    let old = user_token(&issuer, &nz1, &user.public_key(), NOW).unwrap();
+    write_secret(&file, Credentials::print(&old, &user).unwrap().as_bytes());
+    let refused = ConnectOptions::with_credentials_file(file.clone())
+        .await
+        .unwrap();
+    assert!(refused.connect(&net.server.url).await.is_err());
+
+    Realm::open(&folder).unwrap();
+    let moved = std::fs::read_to_string(&file).unwrap();
+    assert!(moved.contains(seed) && !moved.contains(&old), "{moved}");
+    let mirror = net.log("nz1").await;
+    mirror
+        .consume(&id("nz1"), Lane::Bulk, &[], None)
+        .await
+        .unwrap();
+    // Opened again it stays as it is.
+    Realm::open(&folder).unwrap();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), moved);
 }

@@ -1,0 +1,431 @@
+//! Consumers of streams: what a reader wants, and who makes it.
+//!
+//! Whoever makes a consumer chooses where its messages are sent, past what he may publish himself. In a network with
+//! permissions the archive therefore makes those of mirrors (ADR 24): a mirror says which of its few consumers it wants
+//! and from where on, and what that consumer is like is decided here, for both. Everybody else makes his own.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{
+    AckPolicy, Consumer, DeliverPolicy, IntoConsumerConfig as _, ReplayPolicy, pull,
+};
+use async_nats::jetstream::{self, stream};
+use bytes::Bytes;
+use mirrorlog_core::channel::CHANNELS_MAX;
+use mirrorlog_core::id::{ChannelId, Lane};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::access::{self, consumer_request};
+use super::error::Cause;
+use super::{ACK_WAIT, Log, LogError, REQUEST_TIMEOUT, declare, event_subject};
+
+/// Most events that a mirror may hold unacked in a lane; one per channel stays unacked during a long sync.
+const ACK_PENDING_MAX: i64 = 1024;
+/// Most pulls that wait at a consumer.
+const WAITING_MAX: i64 = 16;
+/// The server forgets a mirror's consumer of a lane after this; its cursor makes a new one.
+const LANE_INACTIVE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// A plain reader's consumer is forgotten by the server this long after its reader.
+const READER_INACTIVE: Duration = Duration::from_secs(60);
+/// Longest wait for the archive: it makes two requests to the server.
+pub(super) const ASK_TIMEOUT: Duration = REQUEST_TIMEOUT.saturating_mul(2);
+/// So often it is asked meanwhile: it may be about to come back, as everybody is when nats-server was restarted.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Where a plain reader begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Start {
+    All,
+    LastPerSubject,
+    Sequence(u64),
+}
+
+/// What a mirror sends to the archive, as JSON. No answer of the server or of the archive reads as one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Question {
+    /// Any number, the same when it is asked again: what was made is not made twice.
+    pub(super) id: u64,
+    pub(super) ask: Ask,
+}
+
+/// Which consumer a mirror wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Ask {
+    /// Its durable consumer of a lane, after `floor`; of all channels where none is named.
+    Lane {
+        lane: String,
+        channels: Vec<String>,
+        floor: u64,
+    },
+    /// Its plain reader of a stream.
+    Read { stream: String, start: Start },
+}
+
+/// What the archive says to that.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Answer {
+    Made,
+    /// It can be asked again.
+    Later(String),
+    /// It never will be.
+    Refused(String),
+}
+
+/// Why a mirror gets no such consumer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum AskError {
+    #[error("{0:?} is no lane")]
+    Lane(String),
+    #[error("{0:?} is no channel's name")]
+    Channel(String),
+    #[error("a consumer is of {CHANNELS_MAX} channels at most")]
+    Channels,
+    #[error("no part of stream {0:?} is a mirror's to read")]
+    Stream(String),
+}
+
+/// A consumer as it is to be made.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) stream: String,
+    pub(super) config: pull::Config,
+}
+
+impl Ask {
+    pub(super) fn lane(lane: Lane, channels: &[ChannelId], floor: u64) -> Self {
+        Self::Lane {
+            lane: lane.as_str().to_owned(),
+            channels: channels.iter().map(ToString::to_string).collect(),
+            floor,
+        }
+    }
+
+    /// What is made for that mirror: names and filters are its own, whatever it asks.
+    pub(super) fn plan(&self, mirror: &str) -> Result<Plan, AskError> {
+        match self {
+            Self::Lane {
+                lane,
+                channels,
+                floor,
+            } => {
+                let known = Lane::ALL.into_iter().find(|known| known.as_str() == lane);
+                let lane = known.ok_or_else(|| AskError::Lane(lane.clone()))?;
+                if channels.len() > CHANNELS_MAX {
+                    return Err(AskError::Channels);
+                }
+                let channel = |text: &String| {
+                    ChannelId::new(text).map_err(|_| AskError::Channel(text.clone()))
+                };
+                let channels: Vec<ChannelId> =
+                    channels.iter().map(channel).collect::<Result<_, _>>()?;
+                Ok(Plan {
+                    stream: declare::LOG.to_owned(),
+                    config: lane_consumer(mirror, lane, &channels, *floor),
+                })
+            }
+            Self::Read { stream, start } => {
+                let filter = access::readable(stream, mirror)
+                    .ok_or_else(|| AskError::Stream(stream.clone()))?;
+                Ok(Plan {
+                    stream: stream.clone(),
+                    config: plain_consumer(Some(access::reader(mirror)), filter, *start),
+                })
+            }
+        }
+    }
+}
+
+/// The durable consumer `<mirror>-<lane>`, after `floor`, of `channels` (empty: all).
+pub(super) fn lane_consumer(
+    mirror: &str,
+    lane: Lane,
+    channels: &[ChannelId],
+    floor: u64,
+) -> pull::Config {
+    let mut subjects: Vec<String> = channels
+        .iter()
+        .map(|channel| event_subject(lane, Some(channel)))
+        .collect();
+    subjects.sort_unstable();
+    subjects.dedup();
+    if subjects.is_empty() {
+        subjects.push(event_subject(lane, None));
+    }
+    let (filter_subject, filter_subjects) = match subjects.as_slice() {
+        [one] => (one.clone(), Vec::new()),
+        _many => (String::new(), subjects),
+    };
+    let deliver_policy = match floor {
+        0 => DeliverPolicy::All,
+        floor => DeliverPolicy::ByStartSequence {
+            start_sequence: floor.saturating_add(1),
+        },
+    };
+    pull::Config {
+        durable_name: Some(access::lane_consumer(mirror, lane)),
+        deliver_policy,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: ACK_WAIT,
+        max_deliver: -1,
+        filter_subject,
+        filter_subjects,
+        replay_policy: ReplayPolicy::Instant,
+        max_waiting: WAITING_MAX,
+        max_ack_pending: ACK_PENDING_MAX,
+        inactive_threshold: LANE_INACTIVE,
+        num_replicas: 1,
+        ..pull::Config::default()
+    }
+}
+
+/// A reader's consumer, without acks; the server names it where `name` is none.
+pub(super) fn plain_consumer(name: Option<String>, filter: String, start: Start) -> pull::Config {
+    let deliver_policy = match start {
+        Start::All => DeliverPolicy::All,
+        Start::LastPerSubject => DeliverPolicy::LastPerSubject,
+        Start::Sequence(start_sequence) => DeliverPolicy::ByStartSequence { start_sequence },
+    };
+    pull::Config {
+        name,
+        deliver_policy,
+        ack_policy: AckPolicy::None,
+        max_deliver: -1,
+        replay_policy: ReplayPolicy::Instant,
+        filter_subject: filter,
+        max_waiting: WAITING_MAX,
+        inactive_threshold: READER_INACTIVE,
+        memory_storage: true,
+        num_replicas: 1,
+        ..pull::Config::default()
+    }
+}
+
+impl Log {
+    /// Makes a consumer, in the place of one of the same name; where mirrors may not, by the archive, which is told what
+    /// to `ask`. What there is then is compared with the plan.
+    pub(super) async fn make_consumer(
+        &self,
+        plan: Plan,
+        ask: Ask,
+    ) -> Result<Consumer<pull::Config>, LogError> {
+        let Some(mirror) = self.mirror.as_deref() else {
+            return self.make_own_consumer(plan).await;
+        };
+        let Plan { stream, config } = plan;
+        let name = name_of(&config).unwrap_or_default().to_owned();
+        match self.ask_archive(mirror, ask).await {
+            Ok(Answer::Made) => {}
+            Ok(Answer::Later(reason)) => {
+                let doing = format!("asking the archive for consumer {name} of {stream}");
+                return Err(LogError::down(doing, reason));
+            }
+            Ok(Answer::Refused(reason)) => {
+                return Err(LogError::NotMade {
+                    consumer: name,
+                    stream,
+                    reason,
+                });
+            }
+            Err(source) => {
+                let doing = format!("asking the archive for consumer {name} of {stream}");
+                return Err(LogError::Down { doing, source });
+            }
+        }
+        let doing = || format!("asking for consumer {name} of {stream}");
+        let jetstream = &self.jetstream;
+        let made = jetstream.get_consumer_from_stream(&name, &stream).await;
+        let made = made.map_err(|error| match is_absent(&error) {
+            // It was made: whoever removed it since is about to make it again.
+            true => LogError::down(doing(), error),
+            false => consumer_error(&doing(), error),
+        })?;
+        declare::same_consumer(
+            &name,
+            &config.into_consumer_config(),
+            &made.cached_info().config,
+        )?;
+        Ok(made)
+    }
+
+    /// Makes a consumer by this service's own right.
+    pub(super) async fn make_own_consumer(
+        &self,
+        plan: Plan,
+    ) -> Result<Consumer<pull::Config>, LogError> {
+        let Plan { stream, config } = plan;
+        if let Some(name) = name_of(&config) {
+            let jetstream = &self.jetstream;
+            match jetstream.delete_consumer_from_stream(name, &stream).await {
+                Ok(_) => {}
+                // It is deleted without an answer of those who held it.
+                Err(error) if is_absent(&error) || is_leaderless(&error) => {}
+                Err(error) => {
+                    let doing = format!("deleting consumer {name} of {stream}");
+                    return Err(consumer_error(&doing, error));
+                }
+            }
+        }
+        let made = self
+            .jetstream
+            .create_consumer_on_stream(config.clone(), &stream)
+            .await;
+        let made = made
+            .map_err(|error| consumer_error(&format!("creating a consumer on {stream}"), error))?;
+        if let Some(name) = name_of(&config) {
+            let echoed = &made.cached_info().config;
+            declare::same_consumer(name, &config.clone().into_consumer_config(), echoed)?;
+        }
+        Ok(made)
+    }
+
+    async fn ask_archive(&self, mirror: &str, ask: Ask) -> Result<Answer, Cause> {
+        let id = getrandom::u64()?;
+        let payload = Bytes::from(serde_json::to_vec(&Question { id, ask })?);
+        let deadline = Instant::now() + ASK_TIMEOUT;
+        loop {
+            let again = Instant::now() + ASK_AGAIN;
+            let request = async_nats::client::Request::new()
+                .payload(payload.clone())
+                .timeout(Some(ASK_AGAIN));
+            let answer = self.client.send_request(consumer_request(mirror), request);
+            match answer.await {
+                Ok(answer) => return Ok(serde_json::from_slice(&answer.payload)?),
+                Err(error) if again >= deadline => return Err(error.into()),
+                Err(_) => tokio::time::sleep_until(again).await,
+            }
+        }
+    }
+}
+
+fn name_of(config: &pull::Config) -> Option<&str> {
+    let name = config.durable_name.as_deref();
+    name.or(config.name.as_deref())
+}
+
+/// Sorts the client library's error.
+pub(super) fn consumer_error(doing: &str, error: stream::ConsumerError) -> LogError {
+    match error.kind() {
+        stream::ConsumerErrorKind::JetStream(error) => LogError::server(doing, error),
+        stream::ConsumerErrorKind::TimedOut
+        | stream::ConsumerErrorKind::Request
+        | stream::ConsumerErrorKind::InvalidConsumerType
+        | stream::ConsumerErrorKind::InvalidName
+        | stream::ConsumerErrorKind::Other => LogError::down(doing, error),
+    }
+}
+
+/// True when the server says that there is no such consumer or stream.
+pub(super) fn is_absent(error: &stream::ConsumerError) -> bool {
+    use jetstream::ErrorCode as Code;
+    match error.kind() {
+        stream::ConsumerErrorKind::JetStream(error) => {
+            [Code::CONSUMER_NOT_FOUND, Code::STREAM_NOT_FOUND].contains(&error.error_code())
+        }
+        stream::ConsumerErrorKind::TimedOut
+        | stream::ConsumerErrorKind::Request
+        | stream::ConsumerErrorKind::InvalidConsumerType
+        | stream::ConsumerErrorKind::InvalidName
+        | stream::ConsumerErrorKind::Other => false,
+    }
+}
+
+/// True when nobody answers for the consumer: the servers that hold it are down, or very slow.
+pub(super) fn is_leaderless(error: &stream::ConsumerError) -> bool {
+    use jetstream::ErrorCode as Code;
+    match error.kind() {
+        stream::ConsumerErrorKind::TimedOut => true,
+        stream::ConsumerErrorKind::JetStream(error) => {
+            [Code::CLUSTER_NOT_AVAILABLE, Code::CONSUMER_OFFLINE].contains(&error.error_code())
+        }
+        stream::ConsumerErrorKind::Request
+        | stream::ConsumerErrorKind::InvalidConsumerType
+        | stream::ConsumerErrorKind::InvalidName
+        | stream::ConsumerErrorKind::Other => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn read(stream: &str) -> Ask {
+        Ask::Read {
+            stream: stream.to_owned(),
+            start: Start::All,
+        }
+    }
+
+    #[test]
+    fn a_mirror_gets_its_own_consumers_and_no_others() {
+        let channels = ["noble", "noble-security"].map(|name| ChannelId::new(name).unwrap());
+        let plan = Ask::lane(Lane::Bulk, &channels, 7).plan("nz1").unwrap();
+        assert_eq!(plan.stream, declare::LOG);
+        assert_eq!(plan.config.durable_name.as_deref(), Some("nz1-bulk"));
+        let subjects = [
+            "mirrorlog.log.bulk.noble",
+            "mirrorlog.log.bulk.noble-security",
+        ];
+        assert_eq!(plan.config.filter_subjects, subjects);
+
+        let plan = read(declare::ORDER).plan("nz1").unwrap();
+        assert_eq!(plan.config.name.as_deref(), Some("nz1-read"));
+        assert_eq!(plan.config.filter_subject, "mirrorlog.order.nz1");
+        for stream in [
+            declare::LOG,
+            declare::REPORT,
+            declare::FEEDBACK,
+            "KV_mirrorlog_salt",
+            "",
+        ] {
+            let error = read(stream).plan("nz1").unwrap_err();
+            assert_eq!(error, AskError::Stream(stream.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_lane_or_channel_is_refused() {
+        let ask = |lane: &str, channels: Vec<String>| Ask::Lane {
+            lane: lane.to_owned(),
+            channels,
+            floor: u64::MAX,
+        };
+        ask("bulk", Vec::new()).plan("nz1").unwrap();
+        let lane = ask("fast", Vec::new()).plan("nz1").unwrap_err();
+        assert_eq!(lane, AskError::Lane("fast".into()));
+        for channel in ["", "*", ">", "a.b", "noble.>", "Noble", "a b"] {
+            let error = ask("bulk", vec![channel.into()]).plan("nz1").unwrap_err();
+            assert_eq!(error, AskError::Channel(channel.into()));
+        }
+        let many = vec!["noble".to_owned(); CHANNELS_MAX + 1];
+        let error = ask("bulk", many).plan("nz1").unwrap_err();
+        assert_eq!(error, AskError::Channels);
+    }
+
+    #[test]
+    fn asks_are_read_back_and_answers_are_none() {
+        let channels = [ChannelId::new("noble").unwrap()];
+        for ask in [
+            Ask::lane(Lane::Priority, &channels, 0),
+            read(declare::ORDER),
+        ] {
+            let question = Question { id: u64::MAX, ask };
+            let bytes = serde_json::to_vec(&question).unwrap();
+            let back: Question = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!(back, question);
+        }
+        for answer in [
+            Answer::Made,
+            Answer::Later("x".into()),
+            Answer::Refused("x".into()),
+        ] {
+            let bytes = serde_json::to_vec(&answer).unwrap();
+            assert!(serde_json::from_slice::<Question>(&bytes).is_err());
+        }
+    }
+}
