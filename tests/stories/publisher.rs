@@ -69,7 +69,12 @@ fn a_build_host_publishes_what_is_new_and_sends_no_more() {
     assert_eq!(done.json["complete"].as_array().unwrap().len(), 2);
     let numbers: usize = (0..2000).map(|number: u32| number.to_string().len()).sum();
     // "1" is there of the first build; "2", of `number` and of pool/0002, goes once.
-    assert_eq!(done.json["sent"], large.len() + numbers - 1, "{}", done.json);
+    assert_eq!(
+        done.json["sent"],
+        large.len() + numbers - 1,
+        "{}",
+        done.json
+    );
     for mirror in ["nz1", "nz2"] {
         assert_eq!(network.get(mirror, "/c/pool/large").body, large);
         assert_eq!(network.get(mirror, "/c/link").text(), "2");

@@ -330,7 +330,7 @@ pub(crate) struct GetArgs {
 Examples:
   mirrorlog publish noble ./tree --wait all
   mirrorlog publish noble-security ./tree --priority --wait quorum --timeout 60
-  git diff --name-only -z HEAD^ | mirrorlog publish noble ./tree --changed - -0
+  git -C ./tree diff --relative --name-only -z HEAD^ | mirrorlog publish noble ./tree --changed - -0
   mirrorlog publish noble ./tree --archive https://archive.example.org:7074 --token-file ./token")]
 pub(crate) struct PublishArgs {
     /// The channel

@@ -88,7 +88,9 @@ pub enum PublishError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The archive cannot be reached from here.
-    #[error("the archive does not answer on {address}")]
+    #[error(
+        "the archive on {address} does not answer, or no more; what it has of the content it keeps: publish again"
+    )]
     Away {
         /// Where it was looked for.
         address: String,

@@ -28,6 +28,8 @@ pub struct Moment {
     pub files_read: u64,
     /// Bytes of them.
     pub bytes_read: u64,
+    /// Bytes of content that were sent to an archive on another machine.
+    pub bytes_sent: u64,
 }
 
 /// Who wants to know. Called some times a second from one task.
@@ -51,6 +53,7 @@ pub(crate) struct Counters {
     entries: AtomicU64,
     files_read: AtomicU64,
     bytes_read: AtomicU64,
+    bytes_sent: AtomicU64,
 }
 
 impl Counters {
@@ -74,6 +77,14 @@ impl Counters {
         self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    pub(crate) fn sent(&self, bytes: u64) {
+        self.bytes_sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        self.bytes_sent.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn files_read(&self) -> u64 {
         self.files_read.load(Ordering::Relaxed)
     }
@@ -94,6 +105,7 @@ impl Counters {
             entries: self.entries.load(Ordering::Relaxed),
             files_read: self.files_read(),
             bytes_read: self.bytes_read(),
+            bytes_sent: self.bytes_sent(),
         }
     }
 }

@@ -38,6 +38,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Silence after which the archive is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long an archive is waited for that cannot publish yet.
+const RETRY_FOR: Duration = Duration::from_secs(15);
+const RETRY_EVERY: Duration = Duration::from_millis(500);
 /// Messages that may wait for the network.
 const AHEAD: usize = 4;
 
@@ -139,10 +142,9 @@ impl RemoteArchive {
         let config = Arc::new(self.config());
         let _lock = PublishLock::take(&config.state_dir, &request.channel)?;
         std::fs::metadata(&request.tree).map_err(|e| PublishError::tree(&request.tree, e))?;
-        for attempt in 0..ATTEMPTS {
-            if attempt > 0 {
-                progress.note("another build came in between: scanning again");
-            }
+        let until = Instant::now() + RETRY_FOR;
+        let mut attempt = 0;
+        while attempt < ATTEMPTS {
             let channel = self.channel(&request.channel).await?;
             check_layout(&request, &channel)?;
             let sent = self
@@ -152,7 +154,15 @@ impl RemoteArchive {
                 Err(PublishError::Archive {
                     code: Code::FailedPrecondition,
                     ..
-                }) => {}
+                }) => {
+                    attempt += 1;
+                    progress.note("another build came in between: scanning again");
+                }
+                // It has just been started, or the log has. What was sent is there.
+                Err(PublishError::Archive {
+                    code: Code::Unavailable,
+                    ..
+                }) if Instant::now() < until => tokio::time::sleep(RETRY_EVERY).await,
                 Err(error) => return Err(error),
                 Ok(sent) => return outcome(&request, sent),
             }
@@ -321,7 +331,7 @@ impl RemoteArchive {
             Code::Unavailable | Code::Unknown | Code::Cancelled if status.source().is_some() => {
                 PublishError::Away {
                     address: self.remote.address.clone(),
-                    source: status.into(),
+                    source: status.message().into(),
                 }
             }
             code => PublishError::Archive {

@@ -147,7 +147,7 @@ pub(super) fn send(
     let mut sender = Sender {
         line: open()?,
         tree: &tree,
-        bytes: 0,
+        counters,
     };
     let empty_folders = match &found {
         Found::Whole { empty_folders, .. } => *empty_folders,
@@ -162,7 +162,6 @@ pub(super) fn send(
     seconds.ingest = since(begun);
     counters.enter(Phase::Commit);
     let begun = Instant::now();
-    let bytes = sender.bytes;
     let submitted = sender.end().map_err(ended)?;
     seconds.publish = since(begun);
     Ok(Sent {
@@ -170,7 +169,7 @@ pub(super) fn send(
         seconds,
         files_read: counters.files_read(),
         empty_folders,
-        bytes,
+        bytes: counters.bytes_sent(),
     })
 }
 
@@ -239,7 +238,7 @@ fn refusal(request: &PublishRequest, refused: v1::Refused) -> PublishError {
 struct Sender<'a> {
     line: Line,
     tree: &'a Tree,
-    bytes: u64,
+    counters: &'a Counters,
 }
 
 impl Sender<'_> {
@@ -338,7 +337,7 @@ impl Sender<'_> {
                 // A file that has become shorter ends here, and the archive says so.
                 let last = left == 0 || data.is_empty();
                 bytes += data.len();
-                self.bytes += data.len() as u64;
+                self.counters.sent(data.len() as u64);
                 pieces.push(Piece { data, last });
                 if bytes >= PIECE_BYTES || pieces.len() >= PIECES_MAX {
                     let full = std::mem::take(&mut pieces);

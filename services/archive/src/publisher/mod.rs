@@ -163,9 +163,10 @@ fn refused(faults: &Faults, wanted: u64) -> Reply {
 fn failed(error: &PublishError) -> Status {
     let text = with_causes(error);
     match error {
-        PublishError::Busy { .. } | PublishError::Store(StoreError::Busy(_)) => {
-            Status::aborted(text)
-        }
+        PublishError::Busy { .. } => Status::aborted(text),
+        PublishError::Store(StoreError::Busy(digest)) => Status::aborted(format!(
+            "content {digest} is being sent by another publication of yours: publish again when that is done"
+        )),
         PublishError::HeadMoved { .. } => Status::failed_precondition(text),
         PublishError::LayoutDiffers { .. }
         | PublishError::Answer(_)

@@ -35,7 +35,7 @@ pub(crate) enum TokenCommand {
     #[command(after_help = "\
 Examples:
   mirrorlog token issue nightly --channel noble --may publish --expires 90d --out nightly.token
-  mirrorlog token issue security --channel noble-security --may priority,retract > security.token")]
+  mirrorlog token issue security --channel noble-security --may priority,retract --out security.token")]
     Issue(IssueArgs),
     /// Tokens that were made and not revoked
     List,

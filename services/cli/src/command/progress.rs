@@ -65,6 +65,11 @@ impl Progress for Bar {
         if let Some(length) = bar.length() {
             bar.set_position((*entries).min(length));
         }
+        if moment.phase == Phase::Send {
+            let sent = bytes(moment.bytes_sent);
+            bar.set_message(format!("{what}: {entries} entries, {sent} of content"));
+            return;
+        }
         bar.set_message(format!(
             "{what}: {entries} entries, {files_read} files read ({read}, {rate}/s)"
         ));

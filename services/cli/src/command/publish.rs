@@ -11,8 +11,8 @@ use serde_json::json;
 
 use super::ask::Archive;
 use super::progress::{Bar, Waiting};
+use super::remote;
 use super::wait::{Waited, Watched, await_complete};
-use super::{need, remote};
 use crate::args::PublishArgs;
 use crate::failure::{AGAIN, DATA, Failure, IO, OrExit as _};
 use crate::output::{BAD, BOLD, Output, bytes, count, plain};
@@ -30,7 +30,7 @@ pub(crate) async fn run(
 ) -> Result<u8, Failure> {
     match remote::archive(&args.remote)? {
         Some(remote) => there(&remote, args, output).await,
-        None => here(&need(config)?, args, output).await,
+        None => here(&remote::or_config(config)?, args, output).await,
     }
 }
 

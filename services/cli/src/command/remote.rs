@@ -54,6 +54,10 @@ impl Token {
             Failure::new(code, anyhow::Error::new(error).context(cannot()))
         })?;
         let mode = opened.metadata().with_context(cannot).or_exit(IO)?;
+        if !mode.is_file() {
+            let text = format!("{}: a folder", cannot());
+            return Err(Failure::text(DATA, text));
+        }
         if mode.permissions().mode() & 0o077 != 0 {
             let file = file.display();
             let text = format!("the token {file} can be read by others; run: chmod 600 {file}");
@@ -97,6 +101,16 @@ pub(crate) fn archive(args: &RemoteArgs) -> Result<Option<Remote>, Failure> {
             })?,
         },
     }))
+}
+
+/// The configuration of this machine's archive, where no token names another.
+pub(crate) fn or_config(config: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    config.ok_or_else(|| {
+        Failure::text(
+            CONFIG,
+            "no archive given: use --config FILE or MIRRORLOG_CONFIG for that of this machine, --token-file F for another's",
+        )
+    })
 }
 
 /// `host:port` of a URL.

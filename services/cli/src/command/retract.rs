@@ -11,7 +11,7 @@ use wire::v1;
 use super::ask::Archive;
 use super::progress::Bar;
 use super::publish::refused;
-use super::{need, remote};
+use super::remote;
 use crate::args::RetractArgs;
 use crate::failure::{ABSENT, CONFIG, DATA, Failure, IO, OrExit as _, USAGE};
 use crate::output::{BOLD, Output};
@@ -23,7 +23,7 @@ pub(crate) async fn run(
 ) -> Result<u8, Failure> {
     let reply = match remote::archive(&args.remote)? {
         Some(remote) => there(&remote, &args, output).await?,
-        None => here(&need(config)?, &args, output).await?,
+        None => here(&remote::or_config(config)?, &args, output).await?,
     };
     told(&args, &reply, output);
     Ok(0)

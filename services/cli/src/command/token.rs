@@ -9,7 +9,7 @@ use super::ask::Archive;
 use super::nats_config::write_file;
 use super::remote::Token;
 use crate::args::{IssueArgs, TokenCommand};
-use crate::failure::{DATA, Failure, OrExit as _};
+use crate::failure::{CREATE, DATA, Failure, OrExit as _};
 use crate::output::Output;
 
 pub(crate) async fn run(
@@ -27,9 +27,7 @@ pub(crate) async fn run(
 async fn issue(config: &Path, args: IssueArgs, output: &Output) -> Result<u8, Failure> {
     let archive = Archive::open(config).await?;
     // A token that cannot be kept is not made.
-    if let Some(file) = &args.out {
-        write_file(file, "", 0o600)?;
-    }
+    let place = args.out.as_deref().map(Reserved::of).transpose()?;
     let request = IssueTokenRequest {
         publisher: args.publisher.clone(),
         channels: args.channel.iter().map(ToString::to_string).collect(),
@@ -53,8 +51,8 @@ async fn issue(config: &Path, args: IssueArgs, output: &Output) -> Result<u8, Fa
         ca: reply.ca,
     }
     .print()?;
-    if let Some(file) = &args.out {
-        write_file(file, &format!("{text}\n"), 0o600)?;
+    if let Some(place) = place {
+        place.fill(&format!("{text}\n"))?;
     }
     if output.json {
         let shown = args.out.is_none().then_some(text);
@@ -70,6 +68,47 @@ async fn issue(config: &Path, args: IssueArgs, output: &Output) -> Result<u8, Fa
         args.publisher, args.expires, args.publisher
     ));
     Ok(0)
+}
+
+/// A file that is made now and filled later, or is gone again.
+struct Reserved<'a>(Option<&'a Path>);
+
+impl<'a> Reserved<'a> {
+    fn of(path: &'a Path) -> Result<Self, Failure> {
+        let made = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path);
+        match made {
+            Ok(_file) => Ok(Self(Some(path))),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                let path = path.display();
+                let text = format!("{path} exists already: choose another --out, or move it away");
+                Err(Failure::text(CREATE, text))
+            }
+            Err(error) => {
+                let error = anyhow::Error::new(error);
+                let text = format!("cannot make {}", path.display());
+                Err(Failure::new(CREATE, error.context(text)))
+            }
+        }
+    }
+
+    fn fill(mut self, text: &str) -> Result<(), Failure> {
+        match self.0.take() {
+            Some(path) => write_file(path, text, 0o600),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if let Some(path) = self.0 {
+            // Empty, and of no use to anybody.
+            std::fs::remove_file(path).ok();
+        }
+    }
 }
 
 async fn list(config: &Path, output: &Output) -> Result<u8, Failure> {
