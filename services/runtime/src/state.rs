@@ -16,6 +16,8 @@ use crate::Reaction;
 
 /// Memory that sled may use for its cache, in bytes; the state is far smaller.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// The file that is there once state was made to the end.
+const MADE: &str = "made";
 /// How often, and after what pause, a lock is tried again: half a second in all.
 const LOCK_ATTEMPTS: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
@@ -170,6 +172,7 @@ impl SledState {
         let lock = take_lock(dir)?;
         // Of a copy that was not finished.
         clear(&beside(dir, "new"))?;
+        clear_unfinished(dir)?;
         match Self::open_locked(dir, &lock) {
             Ok(state) => Ok((state, Opened::AsLeft)),
             Err(error) if is_broken(&error) => {
@@ -305,7 +308,7 @@ impl Files {
     /// beside the log and a key in it, both made at the beginning, tell the first from new state. (The
     /// second is an older state, which every service has to cope with: others hold the truth.)
     fn check_lost(&self) -> Result<(), StateError> {
-        let file = self.dir.join("made");
+        let file = self.dir.join(MADE);
         let fail = |e| self.fail("open", e);
         let tree = self.db.open_tree("mirrorlog").map_err(fail)?;
         let keyed = tree.contains_key("made").map_err(fail)?;
@@ -388,6 +391,27 @@ impl Control for SledState {
                 .inspect_err(|_| self.failed.store(true, Ordering::Release))
         })
     }
+}
+
+/// Removes what an opening left that did not come to its end. Nothing was ever kept in it, and after a failed sync sled
+/// may open it now, and find it damaged when there is something to lose.
+fn clear_unfinished(dir: &Path) -> Result<(), StateError> {
+    let there = |name: &str| {
+        let path = dir.join(name);
+        path.try_exists()
+            .map_err(|e| StateError::io("look at", &path, e))
+    };
+    if there(MADE)? || !there("db")? {
+        return Ok(());
+    }
+    match patiently(|| open_sled(dir)) {
+        Ok(db) if db.is_empty() => {}
+        // What is in it counts; what does not open is seen to by the opening.
+        Ok(_) | Err(_) => return Ok(()),
+    }
+    tracing::info!(dir = %dir.display(), "state that was not made to the end is made anew");
+    clear(dir)?;
+    std::fs::create_dir_all(dir).map_err(|e| StateError::io("make", dir, e))
 }
 
 /// Removes a folder with all in it; absent is fine.

@@ -40,6 +40,32 @@ fn what_is_committed_is_there_after_reopening() {
     );
 }
 
+/// The disk failed while state was made for the first time: nothing of that is gone on with.
+#[test]
+fn what_was_not_made_to_the_end_is_made_anew() {
+    use std::os::unix::fs::MetadataExt as _;
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("state");
+    drop(open(&dir));
+    let inode = || std::fs::metadata(dir.join("db")).unwrap().ino();
+    let other = tmp.path().join("other");
+    std::fs::hard_link(dir.join("db"), &other).unwrap();
+    let before = inode();
+    std::fs::remove_file(dir.join(MADE)).unwrap();
+    let (state, opened) = open(&dir);
+    assert_eq!(opened, Opened::AsLeft);
+    assert_ne!(inode(), before);
+    // Where something is kept, that counts.
+    state.commit(&[put("key", "1")]).unwrap();
+    drop(state);
+    let before = inode();
+    std::fs::remove_file(dir.join(MADE)).unwrap();
+    let (state, opened) = open(&dir);
+    assert_eq!(opened, Opened::AsLeft);
+    assert_eq!(inode(), before);
+    assert_eq!(state.get(b"key").unwrap(), Some(b"1".to_vec()));
+}
+
 /// As when the disk was full: what was not committed is not there, and the state goes on by itself.
 #[test]
 fn after_a_failed_commit_it_reads_the_disk_again() {
