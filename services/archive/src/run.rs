@@ -10,7 +10,7 @@ use runtime::Reaction;
 use runtime::boot::{
     GrpcLimits, Health, HttpLimits, metrics, serve_grpc, serve_grpc_unix, serve_http_within,
 };
-use runtime::log::{Log, StreamIdentity};
+use runtime::log::{Log, NatsConfig, StreamIdentity};
 use runtime::state::{Opened, SledState};
 use runtime::store::{Pages, Store};
 use runtime::tls::{Clients, TlsConfig};
@@ -287,7 +287,7 @@ async fn follow_log(
     };
     let mut following = JoinSet::new();
     following.spawn(follow_wanted(Arc::clone(&daemon), link.clone()));
-    following.spawn(make_mirrors_consumers(link.clone()));
+    following.spawn(make_mirrors_consumers(daemon.config.nats.clone()));
     let mut identity: Option<StreamIdentity> = None;
     loop {
         let round = shutdown
@@ -389,8 +389,17 @@ async fn flush_until(daemon: &Arc<Daemon>, link: &Link, until: tokio::time::Inst
 }
 
 /// Makes the consumers by which mirrors read the log, where they may not.
-async fn make_mirrors_consumers(link: Link) {
-    while let Err(error) = link.log.make_mirrors_consumers().await {
+async fn make_mirrors_consumers(nats: NatsConfig) {
+    // Where mirrors make their own there is nobody to listen to.
+    if nats.credentials.is_none() {
+        return;
+    }
+    let make = async || {
+        // What mirrors send is nothing that publishing waits behind.
+        let log = Log::connect_for_questions(&nats, "mirrorlog-archive consumers").await?;
+        log.make_mirrors_consumers().await
+    };
+    while let Err(error) = make().await {
         tracing::warn!(
             error = with_causes(&error),
             "mirrors' consumers are not made"

@@ -28,6 +28,8 @@ const WAITING_MAX: i64 = 16;
 const LANE_INACTIVE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A plain reader's consumer is forgotten by the server this long after its reader.
 const READER_INACTIVE: Duration = Duration::from_secs(60);
+/// Longest wait for those who held a consumer: its server may be down.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for the archive: it makes two requests to the server.
 pub(super) const ASK_TIMEOUT: Duration = REQUEST_TIMEOUT.saturating_mul(2);
 /// So often it is asked meanwhile: it may be about to come back, as everybody is when nats-server was restarted.
@@ -87,6 +89,8 @@ pub(super) enum AskError {
     Channels,
     #[error("no part of stream {0:?} is a mirror's to read")]
     Stream(String),
+    #[error("messages are counted from 1 on")]
+    Start,
 }
 
 /// A consumer as it is to be made.
@@ -129,6 +133,9 @@ impl Ask {
                 })
             }
             Self::Read { stream, start } => {
+                if *start == Start::Sequence(0) {
+                    return Err(AskError::Start);
+                }
                 let filter = access::readable(stream, mirror)
                     .ok_or_else(|| AskError::Stream(stream.clone()))?;
                 Ok(Plan {
@@ -259,12 +266,13 @@ impl Log {
     ) -> Result<Consumer<pull::Config>, LogError> {
         let Plan { stream, config } = plan;
         if let Some(name) = name_of(&config) {
-            let jetstream = &self.jetstream;
-            match jetstream.delete_consumer_from_stream(name, &stream).await {
-                Ok(_) => {}
+            let deleted = self.jetstream.delete_consumer_from_stream(name, &stream);
+            match tokio::time::timeout(DELETE_TIMEOUT, deleted).await {
+                Ok(Ok(_)) => {}
                 // It is deleted without an answer of those who held it.
-                Err(error) if is_absent(&error) || is_leaderless(&error) => {}
-                Err(error) => {
+                Err(_) => {}
+                Ok(Err(error)) if is_absent(&error) || is_leaderless(&error) => {}
+                Ok(Err(error)) => {
                     let doing = format!("deleting consumer {name} of {stream}");
                     return Err(consumer_error(&doing, error));
                 }
@@ -376,6 +384,11 @@ mod tests {
         let plan = read(declare::ORDER).plan("nz1").unwrap();
         assert_eq!(plan.config.name.as_deref(), Some("nz1-read"));
         assert_eq!(plan.config.filter_subject, "mirrorlog.order.nz1");
+        let nowhere = Ask::Read {
+            stream: declare::ORDER.to_owned(),
+            start: Start::Sequence(0),
+        };
+        assert_eq!(nowhere.plan("nz1").unwrap_err(), AskError::Start);
         for stream in [
             declare::LOG,
             declare::REPORT,

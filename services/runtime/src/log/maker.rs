@@ -18,18 +18,24 @@ use super::access::consumer_request;
 use super::consumer::{ASK_TIMEOUT, Answer, Ask, AskError, Plan, Question};
 use super::{Log, LogError};
 
-/// Mirrors for which something is made at the same time: all ask at once when nats-server was restarted.
-const AT_ONCE_MAX: usize = 16;
-/// After one was made, a mirror's next waits so long: twenty a second, however many it asks for.
+/// Mirrors for which something is made at the same time: all ask at once when nats-server was restarted, and one whose
+/// server is down takes a second.
+const AT_ONCE_MAX: usize = 64;
+/// After one was made, a mirror's next waits so long: twenty a second at most, however many it asks for.
 const PAUSE: Duration = Duration::from_millis(50);
+/// It waits so many times as long as that one took: many filters keep nats-server busy for half a second.
+const PAUSE_TIMES: u32 = 5;
+/// Questions of one mirror in a second that are looked at; it has seven consumers, and asks for each once a second.
+const ASKS_PER_S: u32 = 32;
 /// Largest question, in bytes: as many channels as there may be, with room.
-const ASK_MAX_BYTES: usize = 256 * 1024;
+const ASK_MAX_BYTES: usize = 96 * 1024;
 /// Of several archives one answers.
 const GROUP: &str = "mirrorlog-archive";
 
 impl Log {
     /// Makes the consumers that mirrors ask for, until the connection is closed for good. Where the user is not the
-    /// archive's, mirrors make their own, and nothing is to be done.
+    /// archive's, mirrors make their own, and nothing is to be done. This is to be a connection of its own,
+    /// [`Log::connect_for_questions`]: a flood of them is nobody else's.
     ///
     /// # Errors
     /// [`LogError::Down`].
@@ -42,7 +48,7 @@ impl Log {
         let asked = self.client.queue_subscribe(subject, GROUP.to_owned()).await;
         let mut asked = asked.map_err(|error| LogError::down(doing, error))?;
         let mut waiting = Waiting::default();
-        let mut under_way = FuturesUnordered::new();
+        let (mut under_way, mut resting) = (FuturesUnordered::new(), FuturesUnordered::new());
         loop {
             while under_way.len() < AT_ONCE_MAX
                 && let Some((mirror, slot, asked)) = waiting.take()
@@ -50,10 +56,17 @@ impl Log {
                 under_way.push(self.answer(mirror, slot, asked));
             }
             tokio::select! {
-                Some((mirror, made)) = under_way.next(), if !under_way.is_empty() => {
-                    waiting.done(&mirror, made);
+                Some((mirror, made, took)) = under_way.next(), if !under_way.is_empty() => {
+                    waiting.made(&mirror, made);
+                    let pause = PAUSE.max(took.saturating_mul(PAUSE_TIMES));
+                    resting.push(async move {
+                        tokio::time::sleep(pause).await;
+                        mirror
+                    });
                 }
+                Some(mirror) = resting.next(), if !resting.is_empty() => waiting.rested(&mirror),
                 message = asked.next() => match message {
+                    Some(message) if !waiting.hears(&message, Instant::now()) => {}
                     Some(message) => match read(&message) {
                         Some((mirror, slot, asked)) => waiting.add(mirror, slot, asked),
                         None => tracing::debug!(subject = %message.subject, "no mirror's question"),
@@ -64,16 +77,17 @@ impl Log {
         }
     }
 
-    /// Gives which of the mirror's consumers was made, to which question.
+    /// Gives which of the mirror's consumers was made, to which question, and how long that took.
     async fn answer(
         &self,
         mirror: MirrorId,
         slot: Slot,
         asked: Asked,
-    ) -> (MirrorId, Option<(Slot, u64)>) {
+    ) -> (MirrorId, Option<(Slot, u64)>, Duration) {
+        let begun = Instant::now();
         // Who asked waits no more.
         if asked.at.elapsed() >= ASK_TIMEOUT {
-            return (mirror, None);
+            return (mirror, None, Duration::ZERO);
         }
         let answer = match asked.plan {
             None => Answer::Made,
@@ -94,9 +108,8 @@ impl Log {
         if let Err(error) = self.client.publish(asked.reply, payload.into()).await {
             tracing::debug!(%mirror, %error, "a mirror was not answered");
         }
-        tokio::time::sleep(PAUSE).await;
         let made = (answer == Answer::Made).then_some((slot, asked.id));
-        (mirror, made)
+        (mirror, made, begun.elapsed())
     }
 }
 
@@ -160,9 +173,26 @@ struct Turn {
     questions: BTreeMap<Slot, Asked>,
     /// The question to which each consumer was last made.
     made: BTreeMap<Slot, u64>,
+    /// The second in which it asks, and how often it has.
+    asks: Option<(Instant, u32)>,
 }
 
 impl Waiting {
+    /// True for a question of a mirror that has not asked too often; nothing else of it is looked at before.
+    fn hears(&mut self, message: &async_nats::Message, now: Instant) -> bool {
+        let name = message.subject.rsplit('.').next();
+        let Some(Ok(mirror)) = name.map(MirrorId::new) else {
+            return false;
+        };
+        let turn = self.mirrors.entry(mirror).or_default();
+        let (since, asks) = turn
+            .asks
+            .filter(|(since, _)| now.duration_since(*since) < Duration::from_secs(1))
+            .unwrap_or((now, 0));
+        turn.asks = Some((since, asks.saturating_add(1)));
+        asks < ASKS_PER_S
+    }
+
     fn add(&mut self, mirror: MirrorId, slot: Slot, asked: Asked) {
         let turn = self.mirrors.entry(mirror.clone()).or_default();
         let queued = turn.under_way || !turn.questions.is_empty();
@@ -185,12 +215,18 @@ impl Waiting {
     }
 
     /// It was answered.
-    fn done(&mut self, mirror: &MirrorId, made: Option<(Slot, u64)>) {
+    fn made(&mut self, mirror: &MirrorId, made: Option<(Slot, u64)>) {
+        if let Some(turn) = self.mirrors.get_mut(mirror) {
+            turn.made.extend(made);
+        }
+    }
+
+    /// Its next question is answered.
+    fn rested(&mut self, mirror: &MirrorId) {
         let Some(turn) = self.mirrors.get_mut(mirror) else {
             return;
         };
         turn.under_way = false;
-        turn.made.extend(made);
         if !turn.questions.is_empty() {
             self.next.push_back(mirror.clone());
         }
@@ -263,13 +299,30 @@ mod tests {
         }
         assert!(taken(&mut waiting).is_none());
         for _ in 0..3 {
-            waiting.done(&nz1, None);
+            waiting.rested(&nz1);
             let (.., reply, _) = taken(&mut waiting).unwrap();
             replies.push(reply);
         }
-        waiting.done(&nz1, None);
+        waiting.rested(&nz1);
         assert!(taken(&mut waiting).is_none());
         assert_eq!(replies, ["priority", "au", "bulk999", "orders999", "other"]);
+    }
+
+    #[test]
+    fn attack_a_flood_of_questions_is_not_read() {
+        let mut waiting = Waiting::default();
+        let begun = Instant::now();
+        let of = |mirror: &str| message(&format!("mirrorlog.consumer.{mirror}"), None, "");
+        let heard = |waiting: &mut Waiting, at: Instant| {
+            (0..100_000)
+                .filter(|_| waiting.hears(&of("nz1"), at))
+                .count()
+        };
+        assert_eq!(heard(&mut waiting, begun), ASKS_PER_S as usize);
+        assert!(waiting.hears(&of("au1"), begun));
+        assert!(!waiting.hears(&of("NO MIRROR"), begun));
+        let later = begun + Duration::from_secs(1);
+        assert_eq!(heard(&mut waiting, later), ASKS_PER_S as usize);
     }
 
     #[test]
@@ -280,10 +333,12 @@ mod tests {
         assert!(makes);
         // It is asked again while it is made: the second answer is the one that is waited for.
         add(&mut waiting, "nz1", BULK, "again");
-        waiting.done(&mirror, Some((slot, id)));
+        waiting.made(&mirror, Some((slot, id)));
+        waiting.rested(&mirror);
         let (_, slot, id, reply, makes) = taken(&mut waiting).unwrap();
         assert_eq!((reply.as_str(), makes), ("again", false));
-        waiting.done(&mirror, Some((slot, id)));
+        waiting.made(&mirror, Some((slot, id)));
+        waiting.rested(&mirror);
         add(
             &mut waiting,
             "nz1",

@@ -42,6 +42,8 @@ use durable::Durable;
 use reader::Reader;
 use server::identity;
 
+/// Questions of mirrors that wait, of as many bytes as nats-server takes in one message (1 MiB).
+const QUESTIONS_MAX: usize = 256;
 /// How long a lost connection is retried: for ever, from 100 ms doubling to this.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait for an answer of the server.
@@ -99,6 +101,24 @@ impl Log {
     /// [`LogError::Address`] for an URL that is none; [`LogError::Credentials`]; [`LogError::Down`] when not
     /// `patient` and no server answers for 5 s.
     pub async fn connect(config: &NatsConfig, name: &str, patient: bool) -> Result<Self, LogError> {
+        Self::connect_with(config, options(name), patient).await
+    }
+
+    /// Connects, as patiently as it takes, for [`Log::make_mirrors_consumers`]: few questions wait, more are dropped and
+    /// asked again.
+    ///
+    /// # Errors
+    /// As [`Log::connect`].
+    pub async fn connect_for_questions(config: &NatsConfig, name: &str) -> Result<Self, LogError> {
+        let options = options(name).subscription_capacity(QUESTIONS_MAX);
+        Self::connect_with(config, options, true).await
+    }
+
+    async fn connect_with(
+        config: &NatsConfig,
+        options: ConnectOptions,
+        patient: bool,
+    ) -> Result<Self, LogError> {
         let address = |source| LogError::Address {
             url: config.url.clone(),
             source,
@@ -112,7 +132,7 @@ impl Log {
         let user = config.credentials.as_deref().map(Credentials::read);
         let user = user.transpose().map_err(LogError::Credentials)?;
         let connections = watch::Sender::new(0);
-        let mut ready = options(name, connections.clone());
+        let mut ready = told(options, connections.clone());
         if let Some(user) = &user {
             ready = ready.custom_inbox_prefix(access::inbox(user.name()));
             ready = ready.credentials(user.text()).map_err(address)?;
@@ -120,9 +140,9 @@ impl Log {
         if let Some(ca) = &config.ca {
             ready = ready.add_root_certificates(ca.clone());
         }
-        let options = || ready.clone();
         let client = if patient {
-            let client = options()
+            let client = ready
+                .clone()
                 .retry_on_initial_connect()
                 .connect(&servers[..])
                 .await;
@@ -130,7 +150,7 @@ impl Log {
         } else {
             let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
             loop {
-                match options().connect(&servers[..]).await {
+                match ready.clone().connect(&servers[..]).await {
                     Ok(client) => break client,
                     Err(error) if tokio::time::Instant::now() + BACKOFF_MIN > deadline => {
                         return Err(LogError::down(
@@ -444,7 +464,7 @@ impl std::fmt::Debug for Log {
     }
 }
 
-fn options(name: &str, connections: watch::Sender<u64>) -> ConnectOptions {
+fn options(name: &str) -> ConnectOptions {
     ConnectOptions::new()
         .name(name)
         .connection_timeout(REQUEST_TIMEOUT)
@@ -452,15 +472,22 @@ fn options(name: &str, connections: watch::Sender<u64>) -> ConnectOptions {
         .ping_interval(PING_INTERVAL)
         .max_reconnects(None)
         .reconnect_delay_callback(backoff)
-        .event_callback(move |event| {
-            if matches!(event, async_nats::Event::Connected) {
+}
+
+/// Counts connections, and says what happens to them.
+fn told(options: ConnectOptions, connections: watch::Sender<u64>) -> ConnectOptions {
+    options.event_callback(move |event| {
+        match &event {
+            async_nats::Event::Connected => {
                 connections.send_modify(|n| *n += 1);
                 tracing::info!("connected to NATS");
-            } else {
-                tracing::warn!(%event, "NATS connection");
             }
-            std::future::ready(())
-        })
+            // One for each message that was dropped.
+            async_nats::Event::SlowConsumer(_) => tracing::debug!(%event, "NATS connection"),
+            _other => tracing::warn!(%event, "NATS connection"),
+        }
+        std::future::ready(())
+    })
 }
 
 fn message_id_of(message: &jetstream::message::StreamMessage) -> Option<&str> {

@@ -299,6 +299,12 @@ async fn strangers_and_those_shut_out_stay_out() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
+    let is_cut = async {
+        while nz1.client.connection_state() == State::Connected {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(is_cut, "nz1 does not see the server go").await;
     soon(is(&au1.client, State::Connected), "au1 is not back").await;
     assert_ne!(nz1.client.connection_state(), State::Connected);
     write_secret(&net.creds("nz1"), &kept);

@@ -52,7 +52,10 @@ impl Net {
     pub(crate) async fn archive(&self) -> Archive {
         let log = self.log("archive").await;
         log.ensure().await.unwrap();
-        let making = log.clone();
+        let config = self.config("archive");
+        let making = Log::connect_for_questions(&config, "archive")
+            .await
+            .unwrap();
         let making = tokio::spawn(async move { making.make_mirrors_consumers().await });
         Archive { log, making }
     }

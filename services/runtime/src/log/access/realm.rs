@@ -22,7 +22,7 @@ use mirrorlog_core::time::Timestamp;
 use nkeys::{KeyPair, KeyPairType};
 use serde::{Deserialize, Serialize};
 
-use super::credentials::Credentials;
+use super::credentials::{Credentials, CredentialsError};
 use super::rights::{ADMIN, Right, Side, User};
 use super::token::{
     Account, Issuer, Keys, TokenError, account_token, admin_token, operator_token, user_token,
@@ -57,6 +57,9 @@ pub enum RealmError {
         #[source]
         source: serde_json::Error,
     },
+    /// A user's file.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// A token.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -263,9 +266,11 @@ impl Realm {
         let mirrors = self.mirrors.public_key();
         for name in self.users() {
             let file = self.file_of(name);
-            let Ok(user) = Credentials::read(&file) else {
+            // Given away, and kept elsewhere.
+            if !file.exists() {
                 continue;
-            };
+            }
+            let user = Credentials::read(&file)?;
             let token = user.token();
             let moves = user.right() == Some(Right::Mirror) && token.account != mirrors;
             let Some(Ok(mirror)) = moves.then(|| MirrorId::new(name)) else {
