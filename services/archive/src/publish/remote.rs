@@ -206,12 +206,14 @@ impl RemoteArchive {
         };
         let mut client = self.client.clone();
         let reply = self.within(client.describe(request)).await;
-        reply.map_err(|status| match status.code() {
-            Code::NotFound => PublishError::NoChannel {
+        reply.map_err(|status| {
+            if status.code() != Code::NotFound {
+                return self.failed(status);
+            }
+            PublishError::NoChannel {
                 channel: channel.to_string(),
                 reason: status.message().to_owned(),
-            },
-            _else => self.failed(status),
+            }
         })
     }
 
@@ -230,10 +232,12 @@ impl RemoteArchive {
         };
         let mut client = self.client.clone();
         let watched = self.within(client.watch(request)).await;
-        watched.map_err(|status| match status.code() {
+        watched.map_err(|status| {
             // To wait longer is of no use.
-            Code::FailedPrecondition => PublishError::Config(status.message().to_owned()),
-            _else => self.failed(status),
+            if status.code() == Code::FailedPrecondition {
+                return PublishError::Config(status.message().to_owned());
+            }
+            self.failed(status)
         })
     }
 
@@ -326,18 +330,17 @@ impl RemoteArchive {
 
     fn failed(&self, status: Status) -> PublishError {
         use std::error::Error as _;
-        match status.code() {
-            // The connection failed: a status that the archive sent itself has no cause here.
-            Code::Unavailable | Code::Unknown | Code::Cancelled if status.source().is_some() => {
-                PublishError::Away {
-                    address: self.remote.address.clone(),
-                    source: status.message().into(),
-                }
-            }
-            code => PublishError::Archive {
-                code,
-                message: status.message().to_owned(),
-            },
+        let lost = [Code::Unavailable, Code::Unknown, Code::Cancelled];
+        // The connection failed: a status that the archive sent itself has no cause here.
+        if lost.contains(&status.code()) && status.source().is_some() {
+            return PublishError::Away {
+                address: self.remote.address.clone(),
+                source: status.message().into(),
+            };
+        }
+        PublishError::Archive {
+            code: status.code(),
+            message: status.message().to_owned(),
         }
     }
 }

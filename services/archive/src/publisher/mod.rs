@@ -133,11 +133,13 @@ impl Failed {
             }
             Self::Publish(error) => error,
         };
-        match error {
-            PublishError::Refused { faults, .. } => Ok(refused(&faults, 0)),
-            PublishError::NotSeparable { wanted, faults } => Ok(refused(&faults, wanted)),
-            error => Err(failed(&error)),
+        if let PublishError::Refused { faults, .. } = &error {
+            return Ok(refused(faults, 0));
         }
+        if let PublishError::NotSeparable { wanted, faults } = &error {
+            return Ok(refused(faults, *wanted));
+        }
+        Err(failed(&error))
     }
 }
 

@@ -47,10 +47,8 @@ impl Token {
         use std::os::unix::fs::PermissionsExt as _;
         let cannot = || format!("cannot read the token {}", file.display());
         let opened = std::fs::File::open(file).map_err(|error| {
-            let code = match error.kind() {
-                std::io::ErrorKind::NotFound => ABSENT,
-                _else => IO,
-            };
+            let absent = error.kind() == std::io::ErrorKind::NotFound;
+            let code = if absent { ABSENT } else { IO };
             Failure::new(code, anyhow::Error::new(error).context(cannot()))
         })?;
         let mode = opened.metadata().with_context(cannot).or_exit(IO)?;

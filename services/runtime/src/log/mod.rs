@@ -484,7 +484,12 @@ fn told(options: ConnectOptions, connections: watch::Sender<u64>) -> ConnectOpti
             }
             // One for each message that was dropped.
             async_nats::Event::SlowConsumer(_) => tracing::debug!(%event, "NATS connection"),
-            _other => tracing::warn!(%event, "NATS connection"),
+            async_nats::Event::Disconnected
+            | async_nats::Event::LameDuckMode
+            | async_nats::Event::Draining
+            | async_nats::Event::Closed
+            | async_nats::Event::ServerError(_)
+            | async_nats::Event::ClientError(_) => tracing::warn!(%event, "NATS connection"),
         }
         std::future::ready(())
     })
