@@ -86,6 +86,7 @@ impl One {
         if let Some(found) = self.exports.state().found.remove(&self.mount) {
             return Some(found);
         }
+        let mut retry = RETRY_FIRST;
         loop {
             let (dir, mount) = (self.exports.0.section.dir.clone(), self.mount.clone());
             match tokio::task::spawn_blocking(move || Trees::open(&dir, &mount)).await {
@@ -93,8 +94,9 @@ impl One {
                 Ok(Err(error)) => self.exports.troubled(&self.mount, &error),
                 Err(error) => self.exports.troubled(&self.mount, &error.into()),
             }
-            let pause = tokio::time::sleep(RETRY_MAX);
+            let pause = tokio::time::sleep(retry);
             self.stop.run_until_cancelled(pause).await?;
+            retry = (retry * 2).min(RETRY_MAX);
         }
     }
 
