@@ -14,7 +14,7 @@ use wire::v1;
 use wire::v1::content::Piece;
 use wire::v1::submit_request::Kind as Request;
 
-use super::Failed;
+use super::failed::Failed;
 use super::receive::lacking;
 use super::talk::Talk;
 use super::visitors::{Room, Visitors};

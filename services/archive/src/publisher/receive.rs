@@ -10,9 +10,10 @@ use wire::v1::submit_reply::Kind as Reply;
 use wire::v1::submit_request::Kind as Request;
 use wire::{delta, v1};
 
+use super::content;
 use super::content::Intake;
+use super::failed::Failed;
 use super::talk::Talk;
-use super::{Failed, content};
 use crate::publish::{Fault, Faults, PublishError, Rule, Workspace, manifest_failure};
 
 /// Most bytes that the entries of a list take in memory, about; a whole tree takes none.

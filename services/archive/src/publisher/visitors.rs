@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use runtime::store::Store;
 use tonic::Status;
 
-use super::Failed;
+use super::failed::Failed;
 
 /// Submissions at a time that are not urgent.
 const BULK_MAX: usize = 8;
