@@ -159,17 +159,7 @@ pub(super) fn prepare_in(
         });
     }
     let counts = job.check_all(Content::Tree(tree), workspace, &made, faults)?;
-    Ok(Prepared {
-        steps: made
-            .candidates
-            .into_iter()
-            .map(PreparedStep::from)
-            .collect(),
-        counts,
-        empty_folders: made.empty_folders,
-        scan: begun.elapsed().saturating_sub(made.ingest),
-        ingest: made.ingest,
-    })
+    Ok(made.prepared(counts, begun.elapsed()))
 }
 
 impl From<Candidate> for PreparedStep {
@@ -189,6 +179,20 @@ pub(super) struct Made {
     pub(super) incremental: bool,
     pub(super) empty_folders: u64,
     pub(super) ingest: Duration,
+}
+
+impl Made {
+    /// It was checked; all in all it took so long.
+    pub(super) fn prepared(self, counts: Counts, took: Duration) -> Prepared {
+        let steps = self.candidates.into_iter().map(PreparedStep::from);
+        Prepared {
+            steps: steps.collect(),
+            counts,
+            empty_folders: self.empty_folders,
+            scan: took.saturating_sub(self.ingest),
+            ingest: self.ingest,
+        }
+    }
 }
 
 fn whole(

@@ -10,7 +10,7 @@ use super::client::Channel;
 use super::delta::Listed;
 use super::error::PublishError;
 use super::fault::Faults;
-use super::prepare::{Candidate, Content, Job, Made, Prepared, PreparedStep, applied};
+use super::prepare::{Candidate, Content, Job, Made, Prepared, applied};
 use super::workspace::Workspace;
 
 /// What was sent.
@@ -85,15 +85,6 @@ fn prepared(job: &Job<'_>, workspace: &Workspace, sent: &Sent) -> Result<Prepare
         Content::Stored
     };
     let counts = job.check_all(content, workspace, &made, faults)?;
-    Ok(Prepared {
-        steps: made
-            .candidates
-            .into_iter()
-            .map(PreparedStep::from)
-            .collect(),
-        counts,
-        empty_folders: 0,
-        scan: Duration::ZERO,
-        ingest: Duration::ZERO,
-    })
+    // Who scanned it knows how long that took.
+    Ok(made.prepared(counts, Duration::ZERO))
 }

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use mirrorlog_core::id::ChannelId;
 
+/// Heading of the options for one.
+const ELSEWHERE: &str = "An archive on another machine";
+
 /// An archive on another machine; without them it is that of this machine's configuration.
 #[derive(Clone, Debug, ClapArgs)]
 pub(crate) struct RemoteArgs {
@@ -13,18 +16,18 @@ pub(crate) struct RemoteArgs {
         long,
         value_name = "URL",
         requires = "token_file",
-        help_heading = "An archive on another machine"
+        help_heading = ELSEWHERE
     )]
     pub(crate) archive: Option<String>,
     /// File with the token of `mirrorlog token issue`, for an archive on another machine
-    #[arg(long, value_name = "F", help_heading = "An archive on another machine")]
+    #[arg(long, value_name = "F", help_heading = ELSEWHERE)]
     pub(crate) token_file: Option<PathBuf>,
     /// Folder in which it is remembered what the tree's files were; ~/.cache/mirrorlog/publish when left out
     #[arg(
         long,
         value_name = "DIR",
         requires = "token_file",
-        help_heading = "An archive on another machine"
+        help_heading = ELSEWHERE
     )]
     pub(crate) cache: Option<PathBuf>,
 }

@@ -15,6 +15,7 @@ use wire::v1::enroll_client::EnrollClient;
 use wire::v1::{InviteRequest, JoinReply, JoinRequest, WithdrawRequest};
 
 use super::ask::Archive;
+use super::line;
 use super::nats_config::write_file;
 use super::write_key;
 use crate::args::{EnrollArgs, InviteArgs};
@@ -43,20 +44,16 @@ struct Token {
 
 impl Token {
     fn print(&self) -> Result<String, Failure> {
-        let json = serde_json::to_vec(self).or_exit(DATA)?;
-        Ok(format!("{PREFIX}{}", hex::encode(json)))
+        line::print(PREFIX, self)
     }
 
     fn parse(text: &str) -> Result<Self, Failure> {
-        let bad = || {
+        line::parse(PREFIX, text).ok_or_else(|| {
             Failure::text(
                 DATA,
                 "this is no token: copy the whole line that `mirrorlog mirror invite` printed",
             )
-        };
-        let hex = text.trim().strip_prefix(PREFIX).ok_or_else(bad)?;
-        let json = hex::decode(hex).map_err(|_| bad())?;
-        serde_json::from_slice(&json).map_err(|_| bad())
+        })
     }
 }
 

@@ -13,6 +13,7 @@ mod get;
 mod init;
 mod inspect;
 mod key;
+mod line;
 pub(crate) mod nats_config;
 mod nginx;
 mod order;

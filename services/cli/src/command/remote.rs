@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use archive::publish::{PublishError, Remote};
 use serde::{Deserialize, Serialize};
 
+use super::line;
 use crate::args::RemoteArgs;
 use crate::failure::{ABSENT, CONFIG, DATA, Failure, IO, OrExit as _};
 
@@ -32,13 +33,11 @@ pub(crate) struct Token {
 
 impl Token {
     pub(crate) fn print(&self) -> Result<String, Failure> {
-        let json = serde_json::to_vec(self).or_exit(DATA)?;
-        Ok(format!("{PREFIX}{}", hex::encode(json)))
+        line::print(PREFIX, self)
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let json = hex::decode(text.trim().strip_prefix(PREFIX)?).ok()?;
-        let token: Self = serde_json::from_slice(&json).ok()?;
+        let token: Self = line::parse(PREFIX, text)?;
         let is_hex = token.secret.len() == 64 && hex::decode(&token.secret).is_ok();
         is_hex.then_some(token)
     }
