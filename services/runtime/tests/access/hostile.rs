@@ -342,6 +342,11 @@ async fn attack_acks_in_anothers_name_lose_nothing() {
     )
     .await
     .unwrap();
+    // Neither was taken: the event is still au1's to ack.
+    let admin = connect(&net, &net.creds("admin")).await;
+    let standing = ask(&admin, "$JS.API.CONSUMER.INFO.MIRRORLOG.au1-bulk", "").await;
+    assert_eq!(standing["ack_floor"]["stream_seq"], 0, "{standing}");
+    assert_eq!(standing["num_ack_pending"], 1, "{standing}");
     // au1 is killed before it has done anything with the event.
     drop((held, events, au1));
     let au1 = net.log("au1").await;
