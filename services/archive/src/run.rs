@@ -287,7 +287,7 @@ async fn follow_log(
     };
     let mut following = JoinSet::new();
     following.spawn(follow_wanted(Arc::clone(&daemon), link.clone()));
-    following.spawn(make_mirrors_consumers(daemon.config.nats.clone()));
+    following.spawn(make_others_consumers(daemon.config.nats.clone()));
     let mut identity: Option<StreamIdentity> = None;
     loop {
         let round = shutdown
@@ -388,21 +388,21 @@ async fn flush_until(daemon: &Arc<Daemon>, link: &Link, until: tokio::time::Inst
     }
 }
 
-/// Makes the consumers by which mirrors read the log, where they may not.
-async fn make_mirrors_consumers(nats: NatsConfig) {
-    // Where mirrors make their own there is nobody to listen to.
+/// Makes the consumers by which others read the log, where they may not.
+async fn make_others_consumers(nats: NatsConfig) {
+    // Where everybody makes his own there is nobody to listen to.
     if nats.credentials.is_none() {
         return;
     }
     let make = async || {
-        // What mirrors send is nothing that publishing waits behind.
+        // What others send is nothing that publishing waits behind.
         let log = Log::connect_for_questions(&nats, "mirrorlog-archive consumers").await?;
-        log.make_mirrors_consumers().await
+        log.make_others_consumers().await
     };
     while let Err(error) = make().await {
         tracing::warn!(
             error = with_causes(&error),
-            "mirrors' consumers are not made"
+            "others' consumers are not made"
         );
         tokio::time::sleep(RETRY).await;
     }

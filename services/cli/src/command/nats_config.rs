@@ -260,8 +260,8 @@ pub(crate) fn security(dir: &Path) -> Result<String, Failure> {
     let (cert, key) = pair(dir, "nats");
     Ok(format!(
         "tls {{\n  cert_file: {cert}\n  key_file: {key}\n  timeout: 5\n}}\n\n\
-         # Who may speak: each role by its own signing key, with its permissions in an account's token; mirrors have\n\
-         # an account of their own.\n{who}"
+         # Who may speak: each role by its own signing key, with its permissions in an account's token; the archive's\n\
+         # account has the streams, and the others reach of it what they need.\n{who}"
     ))
 }
 

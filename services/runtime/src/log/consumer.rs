@@ -1,8 +1,11 @@
 //! Consumers of streams: what a reader wants, and who makes it.
 //!
 //! Whoever makes a consumer chooses where its messages are sent, past what he may publish himself. In a network with
-//! permissions the archive therefore makes those of mirrors (ADR 24): a mirror says which of its few consumers it wants
-//! and from where on, and what that consumer is like is decided here, for both. Everybody else makes his own.
+//! permissions the archive therefore makes those of all others (ADR 24): a user says which of its consumers it wants and
+//! from where on, and what that consumer is like is decided here, for both. Without permissions everybody makes his own.
+//!
+//! A mirror's consumers have fixed names. Services of the centre may run more than once by the same user: each reader gets
+//! a name that is free, out of a few.
 
 use std::time::Duration;
 
@@ -16,7 +19,7 @@ use mirrorlog_core::id::{ChannelId, Lane};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::access::{self, consumer_request};
+use super::access::{self, Right, User, consumer_request};
 use super::error::Cause;
 use super::{ACK_WAIT, Log, LogError, REQUEST_TIMEOUT, declare, event_subject};
 
@@ -28,6 +31,8 @@ const WAITING_MAX: i64 = 16;
 const LANE_INACTIVE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A plain reader's consumer is forgotten by the server this long after its reader.
 const READER_INACTIVE: Duration = Duration::from_secs(60);
+/// What a consumer that has one of several names says of itself: whose it is.
+const READER: &str = "mirrorlog-reader";
 /// Longest wait for those who held a consumer: its server may be down.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for the archive: it makes two requests to the server.
@@ -44,7 +49,7 @@ pub(super) enum Start {
     Sequence(u64),
 }
 
-/// What a mirror sends to the archive, as JSON. No answer of the server or of the archive reads as one.
+/// What is sent to the archive, as JSON. No answer of the server or of the archive reads as one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Question {
@@ -53,18 +58,24 @@ pub(super) struct Question {
     pub(super) ask: Ask,
 }
 
-/// Which consumer a mirror wants.
+/// Which consumer a user wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Ask {
-    /// Its durable consumer of a lane, after `floor`; of all channels where none is named.
+    /// A mirror's durable consumer of a lane, after `floor`; of all channels where none is named.
     Lane {
         lane: String,
         channels: Vec<String>,
         floor: u64,
     },
-    /// Its plain reader of a stream.
-    Read { stream: String, start: Start },
+    /// A plain reader of a stream.
+    Read {
+        stream: String,
+        start: Start,
+        /// Any number, the same as long as the reader lives: by it a service's reader has its place again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reader: Option<u64>,
+    },
 }
 
 /// What the archive says to that.
@@ -72,13 +83,15 @@ pub(super) enum Ask {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Answer {
     Made,
+    /// The same, under this name.
+    MadeAs(String),
     /// It can be asked again.
     Later(String),
     /// It never will be.
     Refused(String),
 }
 
-/// Why a mirror gets no such consumer.
+/// Why a user gets no such consumer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum AskError {
     #[error("{0:?} is no lane")]
@@ -87,8 +100,12 @@ pub(super) enum AskError {
     Channel(String),
     #[error("a consumer is of {CHANNELS_MAX} channels at most")]
     Channels,
-    #[error("no part of stream {0:?} is a mirror's to read")]
+    #[error("no part of stream {0:?} is this user's to read")]
     Stream(String),
+    #[error("lanes are for mirrors")]
+    Lanes,
+    #[error("a reader has a number")]
+    Reader,
     #[error("messages are counted from 1 on")]
     Start,
 }
@@ -98,6 +115,8 @@ pub(super) enum AskError {
 pub(super) struct Plan {
     pub(super) stream: String,
     pub(super) config: pull::Config,
+    /// The names of which it gets one that is free; none where it has its own.
+    pub(super) places: Vec<String>,
 }
 
 impl Ask {
@@ -109,9 +128,10 @@ impl Ask {
         }
     }
 
-    /// What is made for that mirror: names and filters are its own, whatever it asks.
-    pub(super) fn plan(&self, mirror: &str) -> Result<Plan, AskError> {
+    /// What is made for that user: names and filters are its own, whatever it asks.
+    pub(super) fn plan(&self, user: &User) -> Result<Plan, AskError> {
         match self {
+            Self::Lane { .. } if user.right() != Right::Mirror => Err(AskError::Lanes),
             Self::Lane {
                 lane,
                 channels,
@@ -129,20 +149,45 @@ impl Ask {
                     channels.iter().map(channel).collect::<Result<_, _>>()?;
                 Ok(Plan {
                     stream: declare::LOG.to_owned(),
-                    config: lane_consumer(mirror, lane, &channels, *floor),
+                    config: lane_consumer(user.name(), lane, &channels, *floor),
+                    places: Vec::new(),
                 })
             }
-            Self::Read { stream, start } => {
+            Self::Read {
+                stream,
+                start,
+                reader,
+            } => {
                 if *start == Start::Sequence(0) {
                     return Err(AskError::Start);
                 }
-                let filter = access::readable(stream, mirror)
-                    .ok_or_else(|| AskError::Stream(stream.clone()))?;
-                Ok(Plan {
-                    stream: stream.clone(),
-                    config: plain_consumer(Some(access::reader(mirror)), filter, *start),
-                })
+                let parts = access::readable(user.right(), user.name());
+                let part = parts.into_iter().find(|(name, _)| name == stream);
+                let (_, filter) = part.ok_or_else(|| AskError::Stream(stream.clone()))?;
+                let mut plan = Plan::reader(stream, filter, *start, Some(user));
+                if !plan.places.is_empty() {
+                    let reader = reader.ok_or(AskError::Reader)?;
+                    let metadata = &mut plan.config.metadata;
+                    metadata.insert(READER.to_owned(), reader.to_string());
+                }
+                Ok(plan)
             }
+        }
+    }
+}
+
+impl Plan {
+    /// A plain reader's; `asker` is the user for whom somebody else makes it.
+    pub(super) fn reader(stream: &str, filter: String, start: Start, asker: Option<&User>) -> Self {
+        let is_mirror = |user: &&User| user.right() == Right::Mirror;
+        let own = asker
+            .filter(is_mirror)
+            .map(|user| access::reader(user.name()));
+        let several = asker.filter(|user| !is_mirror(user));
+        Self {
+            stream: stream.to_owned(),
+            config: plain_consumer(own, filter, start),
+            places: several.map_or_else(Vec::new, |user| access::readers(user.name())),
         }
     }
 }
@@ -213,36 +258,44 @@ pub(super) fn plain_consumer(name: Option<String>, filter: String, start: Start)
 }
 
 impl Log {
-    /// Makes a consumer, in the place of one of the same name; where mirrors may not, by the archive, which is told what
-    /// to `ask`. What there is then is compared with the plan.
+    /// Makes a consumer, in the place of one of the same name; where this user may not, by the archive, which is told
+    /// what to `ask`. What there is then is compared with the plan.
     pub(super) async fn make_consumer(
         &self,
         plan: Plan,
         ask: Ask,
     ) -> Result<Consumer<pull::Config>, LogError> {
-        let Some(mirror) = self.mirror.as_deref() else {
+        let Some(asker) = self.asker.as_deref() else {
             return self.make_own_consumer(plan).await;
         };
-        let Plan { stream, config } = plan;
-        let name = name_of(&config).unwrap_or_default().to_owned();
-        match self.ask_archive(mirror, ask).await {
-            Ok(Answer::Made) => {}
-            Ok(Answer::Later(reason)) => {
-                let doing = format!("asking the archive for consumer {name} of {stream}");
-                return Err(LogError::down(doing, reason));
-            }
-            Ok(Answer::Refused(reason)) => {
+        let Plan {
+            stream,
+            config,
+            places,
+        } = plan;
+        let wanted = name_of(&config).map(str::to_owned);
+        let called = match &wanted {
+            Some(name) => format!("consumer {name}"),
+            None => "a reader".to_owned(),
+        };
+        let not_yet = |source: Cause| LogError::NotYetMade {
+            consumer: called.clone(),
+            stream: stream.clone(),
+            source,
+        };
+        let name = match self.ask_archive(asker, ask).await.map_err(not_yet)? {
+            Answer::Made => wanted.ok_or_else(|| not_yet("it did not name it".into()))?,
+            Answer::MadeAs(name) if places.contains(&name) => name,
+            Answer::MadeAs(name) => return Err(not_yet(format!("it named it {name}").into())),
+            Answer::Later(reason) => return Err(not_yet(reason.into())),
+            Answer::Refused(reason) => {
                 return Err(LogError::NotMade {
-                    consumer: name,
+                    consumer: called,
                     stream,
                     reason,
                 });
             }
-            Err(source) => {
-                let doing = format!("asking the archive for consumer {name} of {stream}");
-                return Err(LogError::Down { doing, source });
-            }
-        }
+        };
         let doing = || format!("asking for consumer {name} of {stream}");
         let jetstream = &self.jetstream;
         let made = jetstream.get_consumer_from_stream(&name, &stream).await;
@@ -264,7 +317,7 @@ impl Log {
         &self,
         plan: Plan,
     ) -> Result<Consumer<pull::Config>, LogError> {
-        let Plan { stream, config } = plan;
+        let Plan { stream, config, .. } = plan;
         if let Some(name) = name_of(&config) {
             let deleted = self.jetstream.delete_consumer_from_stream(name, &stream);
             match tokio::time::timeout(DELETE_TIMEOUT, deleted).await {
@@ -291,7 +344,46 @@ impl Log {
         Ok(made)
     }
 
-    async fn ask_archive(&self, mirror: &str, ask: Ask) -> Result<Answer, Cause> {
+    /// Makes a consumer for somebody else. Gives its name where that was one of several.
+    pub(super) async fn make_for(&self, mut plan: Plan) -> Result<Option<String>, LogError> {
+        if plan.places.is_empty() {
+            self.make_own_consumer(plan).await?;
+            return Ok(None);
+        }
+        let place = self.free_place(&plan).await?;
+        plan.config.name = Some(place.clone());
+        self.make_own_consumer(plan).await?;
+        Ok(Some(place))
+    }
+
+    /// The first name that nobody has, or that this reader had before.
+    async fn free_place(&self, plan: &Plan) -> Result<String, LogError> {
+        let Plan {
+            stream,
+            config,
+            places,
+        } = plan;
+        let doing = || format!("looking for a place for a reader of {stream}");
+        for place in places {
+            let there = self.jetstream.get_consumer_from_stream(place, stream).await;
+            let there: Consumer<pull::Config> = match there {
+                Ok(there) => there,
+                Err(error) if is_absent(&error) => return Ok(place.clone()),
+                // Its server is down, and it is somebody's, for all that is known.
+                Err(error) if is_leaderless(&error) => continue,
+                Err(error) => return Err(consumer_error(&doing(), error)),
+            };
+            let had_by = there.cached_info().config.metadata.get(READER);
+            if had_by.is_some() && had_by == config.metadata.get(READER) {
+                return Ok(place.clone());
+            }
+        }
+        let all = places.len();
+        let reason = format!("all {all} are taken, some by readers that ended within the minute");
+        Err(LogError::down(doing(), reason))
+    }
+
+    async fn ask_archive(&self, asker: &User, ask: Ask) -> Result<Answer, Cause> {
         let id = getrandom::u64()?;
         let payload = Bytes::from(serde_json::to_vec(&Question { id, ask })?);
         let deadline = Instant::now() + ASK_TIMEOUT;
@@ -300,7 +392,8 @@ impl Log {
             let request = async_nats::client::Request::new()
                 .payload(payload.clone())
                 .timeout(Some(ASK_AGAIN));
-            let answer = self.client.send_request(consumer_request(mirror), request);
+            let subject = consumer_request(asker.name());
+            let answer = self.client.send_request(subject, request);
             match answer.await {
                 Ok(answer) => return Ok(serde_json::from_slice(&answer.payload)?),
                 Err(error) if again >= deadline => return Err(error.into()),
@@ -366,13 +459,20 @@ mod tests {
         Ask::Read {
             stream: stream.to_owned(),
             start: Start::All,
+            reader: None,
         }
+    }
+
+    fn user(name: &str) -> User {
+        User::named(name).unwrap()
     }
 
     #[test]
     fn a_mirror_gets_its_own_consumers_and_no_others() {
         let channels = ["noble", "noble-security"].map(|name| ChannelId::new(name).unwrap());
-        let plan = Ask::lane(Lane::Bulk, &channels, 7).plan("nz1").unwrap();
+        let plan = Ask::lane(Lane::Bulk, &channels, 7)
+            .plan(&user("nz1"))
+            .unwrap();
         assert_eq!(plan.stream, declare::LOG);
         assert_eq!(plan.config.durable_name.as_deref(), Some("nz1-bulk"));
         let subjects = [
@@ -381,14 +481,15 @@ mod tests {
         ];
         assert_eq!(plan.config.filter_subjects, subjects);
 
-        let plan = read(declare::ORDER).plan("nz1").unwrap();
+        let plan = read(declare::ORDER).plan(&user("nz1")).unwrap();
         assert_eq!(plan.config.name.as_deref(), Some("nz1-read"));
         assert_eq!(plan.config.filter_subject, "mirrorlog.order.nz1");
         let nowhere = Ask::Read {
             stream: declare::ORDER.to_owned(),
             start: Start::Sequence(0),
+            reader: None,
         };
-        assert_eq!(nowhere.plan("nz1").unwrap_err(), AskError::Start);
+        assert_eq!(nowhere.plan(&user("nz1")).unwrap_err(), AskError::Start);
         for stream in [
             declare::LOG,
             declare::REPORT,
@@ -396,8 +497,39 @@ mod tests {
             "KV_mirrorlog_salt",
             "",
         ] {
-            let error = read(stream).plan("nz1").unwrap_err();
+            let error = read(stream).plan(&user("nz1")).unwrap_err();
             assert_eq!(error, AskError::Stream(stream.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_service_of_the_centre_gets_readers_of_what_is_its_own() {
+        let ask = |stream: &str, reader| Ask::Read {
+            stream: stream.to_owned(),
+            start: Start::LastPerSubject,
+            reader,
+        };
+        let plan = ask(declare::REPORT, Some(7)).plan(&user("consistency"));
+        let plan = plan.unwrap();
+        assert_eq!(plan.config.filter_subject, declare::REPORTS);
+        assert_eq!(plan.config.name, None);
+        assert_eq!(plan.places[0], "consistency-1");
+        assert_eq!(plan.config.metadata[READER], "7");
+        let plan = ask(declare::FEEDBACK, Some(7)).plan(&user("directory"));
+        assert_eq!(plan.unwrap().places[1], "directory-2");
+        let nobody = ask(declare::REPORT, None).plan(&user("consistency"));
+        assert_eq!(nobody.unwrap_err(), AskError::Reader);
+        for (name, stream) in [
+            ("consistency", declare::FEEDBACK),
+            ("consistency", declare::ORDER),
+            ("directory", declare::REPORT),
+            ("directory", "KV_mirrorlog_lease"),
+            ("archive", declare::LOG),
+        ] {
+            let error = ask(stream, Some(1)).plan(&user(name)).unwrap_err();
+            assert_eq!(error, AskError::Stream(stream.to_owned()));
+            let lane = Ask::lane(Lane::Bulk, &[], 0).plan(&user(name));
+            assert_eq!(lane.unwrap_err(), AskError::Lanes);
         }
     }
 
@@ -408,15 +540,17 @@ mod tests {
             channels,
             floor: u64::MAX,
         };
-        ask("bulk", Vec::new()).plan("nz1").unwrap();
-        let lane = ask("fast", Vec::new()).plan("nz1").unwrap_err();
+        ask("bulk", Vec::new()).plan(&user("nz1")).unwrap();
+        let lane = ask("fast", Vec::new()).plan(&user("nz1")).unwrap_err();
         assert_eq!(lane, AskError::Lane("fast".into()));
         for channel in ["", "*", ">", "a.b", "noble.>", "Noble", "a b"] {
-            let error = ask("bulk", vec![channel.into()]).plan("nz1").unwrap_err();
+            let error = ask("bulk", vec![channel.into()])
+                .plan(&user("nz1"))
+                .unwrap_err();
             assert_eq!(error, AskError::Channel(channel.into()));
         }
         let many = vec!["noble".to_owned(); CHANNELS_MAX + 1];
-        let error = ask("bulk", many).plan("nz1").unwrap_err();
+        let error = ask("bulk", many).plan(&user("nz1")).unwrap_err();
         assert_eq!(error, AskError::Channels);
     }
 
@@ -426,6 +560,11 @@ mod tests {
         for ask in [
             Ask::lane(Lane::Priority, &channels, 0),
             read(declare::ORDER),
+            Ask::Read {
+                stream: declare::LOG.to_owned(),
+                start: Start::Sequence(9),
+                reader: Some(u64::MAX),
+            },
         ] {
             let question = Question { id: u64::MAX, ask };
             let bytes = serde_json::to_vec(&question).unwrap();
@@ -434,6 +573,7 @@ mod tests {
         }
         for answer in [
             Answer::Made,
+            Answer::MadeAs("x".into()),
             Answer::Later("x".into()),
             Answer::Refused("x".into()),
         ] {

@@ -25,6 +25,14 @@ pub(super) const VERDICT: &str = "MIRRORLOG_VERDICT";
 pub(super) const ORDER: &str = "MIRRORLOG_ORDER";
 /// The stream of what clients saw.
 pub(super) const FEEDBACK: &str = "MIRRORLOG_FEEDBACK";
+/// All that is in the stream of events.
+pub(super) const EVENTS: &str = "mirrorlog.log.>";
+/// All that is in the stream of reports.
+pub(super) const REPORTS: &str = "mirrorlog.report.>";
+/// All that is in the stream of verdicts.
+pub(super) const VERDICTS: &str = "mirrorlog.verdict.>";
+/// All that clients saw.
+pub(super) const CLIENTS_WORDS: &str = "mirrorlog.feedback.*.*";
 /// The buckets that every network has, without their prefix.
 pub(super) const BUCKETS: [&str; 7] = ["head", "build", "wanted", "lease", "drain", ROOT, SALT];
 /// The bucket of root documents.
@@ -87,7 +95,7 @@ pub(super) fn streams() -> [Config; 5] {
             ..stream(ORDER)
         },
         Config {
-            subjects: vec!["mirrorlog.feedback.*.*".into()],
+            subjects: vec![CLIENTS_WORDS.into()],
             max_bytes: 64 * MIB,
             max_message_size: message_max(FEEDBACK_MAX_BYTES),
             max_messages_per_subject: FEEDBACK_SUBJECT_MAX,

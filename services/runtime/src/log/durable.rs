@@ -6,6 +6,8 @@ use async_nats::jetstream::consumer::{Consumer, IntoConsumerConfig as _, pull};
 use async_nats::jetstream::{AckKind, stream};
 use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 
+use crate::Reaction;
+
 use super::ack::{AckHandle, Tracker, lock, send};
 use super::consumer::{Ask, Plan, consumer_error, is_absent, is_leaderless, lane_consumer};
 use super::reader::{self, Broken, Healing, Raw, Source};
@@ -53,8 +55,8 @@ impl Durable {
             changed: None,
         };
         match durable.open().await {
-            Ok(()) | Err(LogError::Down { .. }) => Ok(durable),
-            Err(error) => Err(error),
+            Err(error) if error.reaction() != Reaction::Retry => Err(error),
+            Ok(()) | Err(_) => Ok(durable),
         }
     }
 
@@ -131,6 +133,7 @@ impl Durable {
         let plan = Plan {
             stream: stream.clone(),
             config,
+            places: Vec::new(),
         };
         let ask = Ask::lane(self.lane, &self.channels, floor);
         self.log.make_consumer(plan, ask).await

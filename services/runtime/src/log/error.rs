@@ -60,10 +60,21 @@ pub enum LogError {
         #[source]
         source: jetstream::Error,
     },
-    /// The archive refused to make a mirror's consumer.
-    #[error("the archive does not make consumer {consumer} of {stream}: {reason}")]
+    /// The archive, which makes others' consumers, does not answer or cannot make one at the moment.
+    #[error("the archive has not made {consumer} of {stream} yet: is it running and connected?")]
+    NotYetMade {
+        /// The consumer, or "a reader".
+        consumer: String,
+        /// What it is to read.
+        stream: String,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The archive refused to make a consumer.
+    #[error("the archive does not make {consumer} of {stream}: {reason}")]
     NotMade {
-        /// The consumer.
+        /// The consumer, or "a reader".
         consumer: String,
         /// What it was to read.
         stream: String,
@@ -113,7 +124,7 @@ impl LogError {
     /// What the caller should do. After [`LogError::Refused`] the same write never succeeds: read again first.
     pub fn reaction(&self) -> Reaction {
         match self {
-            Self::Down { .. } => Reaction::Retry,
+            Self::Down { .. } | Self::NotYetMade { .. } => Reaction::Retry,
             Self::Refused { .. }
             | Self::Differs { .. }
             | Self::TooOld { .. }

@@ -1,7 +1,7 @@
-//! The archive's side of mirrors' consumers: takes what mirrors ask for, and makes it.
+//! The archive's side of others' consumers: takes what they ask for, and makes it.
 //!
-//! A mirror has few consumers and fixed names for them, so that of what it asks only the newest word about each waits:
-//! whoever floods waits for himself. One of a mirror is made at a time, that of the priority lane first.
+//! A user reads few streams, so that of what it asks only the newest word about each waits: whoever floods waits for
+//! himself. One of a user is made at a time, that of the priority lane first.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -9,23 +9,24 @@ use std::time::Duration;
 use async_nats::Subject;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use mirrorlog_core::id::{Lane, MirrorId};
+use mirrorlog_core::id::Lane;
 use tokio::time::Instant;
 
 use crate::Reaction;
 
-use super::access::consumer_request;
+use super::access::{User, consumer_request};
 use super::consumer::{ASK_TIMEOUT, Answer, Ask, AskError, Plan, Question};
 use super::{Log, LogError};
 
-/// Mirrors for which something is made at the same time: all ask at once when nats-server was restarted, and one whose
+/// Users for which something is made at the same time: all ask at once when nats-server was restarted, and one whose
 /// server is down takes a second.
 const AT_ONCE_MAX: usize = 64;
-/// After one was made, a mirror's next waits so long: twenty a second at most, however many it asks for.
+/// After one was made, a user's next waits so long: twenty a second at most, however many it asks for.
 const PAUSE: Duration = Duration::from_millis(50);
 /// It waits so many times as long as that one took: many filters keep nats-server busy for half a second.
 const PAUSE_TIMES: u32 = 5;
-/// Questions of one mirror in a second that are looked at; it has seven consumers, and asks for each once a second.
+/// Questions of one user in a second that are looked at; it has eight consumers, and asks for each once a second.
+/// Replicas share it.
 const ASKS_PER_S: u32 = 32;
 /// Largest question, in bytes: as many channels as there may be, with room.
 const ASK_MAX_BYTES: usize = 96 * 1024;
@@ -33,17 +34,17 @@ const ASK_MAX_BYTES: usize = 96 * 1024;
 const GROUP: &str = "mirrorlog-archive";
 
 impl Log {
-    /// Makes the consumers that mirrors ask for, until the connection is closed for good. Where the user is not the
-    /// archive's, mirrors make their own, and nothing is to be done. This is to be a connection of its own,
+    /// Makes the consumers that others ask for, until the connection is closed for good. Where the user is not the
+    /// archive's, everybody makes his own, and nothing is to be done. This is to be a connection of its own,
     /// [`Log::connect_for_questions`]: a flood of them is nobody else's.
     ///
     /// # Errors
     /// [`LogError::Down`].
-    pub async fn make_mirrors_consumers(&self) -> Result<(), LogError> {
+    pub async fn make_others_consumers(&self) -> Result<(), LogError> {
         if !self.makes {
             return Ok(());
         }
-        let doing = "listening for mirrors that ask for consumers";
+        let doing = "listening for those who ask for consumers";
         let subject = consumer_request("*");
         let asked = self.client.queue_subscribe(subject, GROUP.to_owned()).await;
         let mut asked = asked.map_err(|error| LogError::down(doing, error))?;
@@ -51,25 +52,25 @@ impl Log {
         let (mut under_way, mut resting) = (FuturesUnordered::new(), FuturesUnordered::new());
         loop {
             while under_way.len() < AT_ONCE_MAX
-                && let Some((mirror, slot, asked)) = waiting.take()
+                && let Some((user, slot, asked)) = waiting.take()
             {
-                under_way.push(self.answer(mirror, slot, asked));
+                under_way.push(self.answer(user, slot, asked));
             }
             tokio::select! {
-                Some((mirror, made, took)) = under_way.next(), if !under_way.is_empty() => {
-                    waiting.made(&mirror, made);
+                Some((user, made, took)) = under_way.next(), if !under_way.is_empty() => {
+                    waiting.made(&user, made);
                     let pause = PAUSE.max(took.saturating_mul(PAUSE_TIMES));
                     resting.push(async move {
                         tokio::time::sleep(pause).await;
-                        mirror
+                        user
                     });
                 }
-                Some(mirror) = resting.next(), if !resting.is_empty() => waiting.rested(&mirror),
+                Some(user) = resting.next(), if !resting.is_empty() => waiting.rested(&user),
                 message = asked.next() => match message {
                     Some(message) if !waiting.hears(&message, Instant::now()) => {}
                     Some(message) => match read(&message) {
-                        Some((mirror, slot, asked)) => waiting.add(mirror, slot, asked),
-                        None => tracing::debug!(subject = %message.subject, "no mirror's question"),
+                        Some((user, slot, asked)) => waiting.add(user, slot, asked),
+                        None => tracing::debug!(subject = %message.subject, "no question"),
                     },
                     None => return Err(LogError::down(doing, "the connection is closed")),
                 },
@@ -77,53 +78,78 @@ impl Log {
         }
     }
 
-    /// Gives which of the mirror's consumers was made, to which question, and how long that took.
+    /// Gives which of the user's consumers was made, to which question, and how long that took.
     async fn answer(
         &self,
-        mirror: MirrorId,
+        user: String,
         slot: Slot,
         asked: Asked,
-    ) -> (MirrorId, Option<(Slot, u64)>, Duration) {
+    ) -> (String, Option<(Slot, Made)>, Duration) {
         let begun = Instant::now();
         // Who asked waits no more.
         if asked.at.elapsed() >= ASK_TIMEOUT {
-            return (mirror, None, Duration::ZERO);
+            return (user, None, Duration::ZERO);
         }
-        let answer = match asked.plan {
-            None => Answer::Made,
-            Some(Ok(plan)) => match self.make_own_consumer(plan).await {
-                Ok(_) => Answer::Made,
+        let answer = match asked.work {
+            Work::Done(answer) => answer,
+            Work::Make(plan) => match self.make_for(*plan).await {
+                Ok(None) => Answer::Made,
+                Ok(Some(name)) => Answer::MadeAs(name),
                 Err(error) => {
                     let text = wire::causes(&error);
-                    tracing::warn!(%mirror, error = text, "a mirror's consumer was not made");
+                    tracing::warn!(user, error = text, "a consumer was not made for another");
                     match error.reaction() {
                         Reaction::Retry => Answer::Later(text),
                         Reaction::Park | Reaction::Halt => Answer::Refused(text),
                     }
                 }
             },
-            Some(Err(error)) => Answer::Refused(error.to_string()),
+            Work::Refuse(error) => Answer::Refused(error.to_string()),
         };
         let payload = serde_json::to_vec(&answer).unwrap_or_default();
         if let Err(error) = self.client.publish(asked.reply, payload.into()).await {
-            tracing::debug!(%mirror, %error, "a mirror was not answered");
+            tracing::debug!(user, %error, "who asked for a consumer was not answered");
         }
-        let made = (answer == Answer::Made).then_some((slot, asked.id));
-        (mirror, made, begun.elapsed())
+        let made = match answer {
+            Answer::Made | Answer::MadeAs(_) => Some((
+                slot,
+                Made {
+                    to: asked.id,
+                    answer,
+                },
+            )),
+            Answer::Later(_) | Answer::Refused(_) => None,
+        };
+        (user, made, begun.elapsed())
     }
 }
 
-/// A mirror's question.
+/// A user's question.
 #[derive(Debug)]
 struct Asked {
     id: u64,
-    /// What is to be made; none where it was made already, and the answer was lost or late.
-    plan: Option<Result<Plan, AskError>>,
+    work: Work,
     reply: Subject,
     at: Instant,
 }
 
-/// Which of a mirror's consumers; in the order in which they are made.
+/// What is to be done before it is answered.
+#[derive(Debug)]
+enum Work {
+    Make(Box<Plan>),
+    /// It was made already, and the answer was lost or late.
+    Done(Answer),
+    Refuse(AskError),
+}
+
+/// What was made last, and to which question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Made {
+    to: u64,
+    answer: Answer,
+}
+
+/// Which of a user's consumers; in the order in which they are made.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Slot {
     Lane(Lane),
@@ -132,14 +158,20 @@ enum Slot {
     None,
 }
 
-fn read(message: &async_nats::Message) -> Option<(MirrorId, Slot, Asked)> {
-    let mirror = MirrorId::new(message.subject.rsplit('.').next()?).ok()?;
+/// The user that asks: it cannot publish in another's place.
+fn asking(message: &async_nats::Message) -> Option<User> {
+    let user = User::named(message.subject.rsplit('.').next()?)?;
+    user.right().asks().then_some(user)
+}
+
+fn read(message: &async_nats::Message) -> Option<(String, Slot, Asked)> {
+    let user = asking(message)?;
     let reply = message.reply.clone()?;
     if message.payload.len() > ASK_MAX_BYTES {
         return None;
     }
     let Question { id, ask } = serde_json::from_slice(&message.payload).ok()?;
-    let plan = ask.plan(mirror.as_str());
+    let plan = ask.plan(&user);
     let slot = match (&plan, ask) {
         (Err(_), _) => Slot::None,
         (Ok(_), Ask::Read { stream, .. }) => Slot::Read(stream),
@@ -150,41 +182,41 @@ fn read(message: &async_nats::Message) -> Option<(MirrorId, Slot, Asked)> {
     };
     let asked = Asked {
         id,
-        plan: Some(plan),
+        work: plan.map_or_else(Work::Refuse, |plan| Work::Make(Box::new(plan))),
         reply,
         at: Instant::now(),
     };
-    Some((mirror, slot, asked))
+    Some((user.name().to_owned(), slot, asked))
 }
 
-/// What mirrors asked for and is not under way.
+/// What was asked for and is not under way.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// All mirrors that ever asked; nobody asks without a user.
-    mirrors: BTreeMap<MirrorId, Turn>,
-    /// Mirrors of which something waits and nothing is under way.
-    next: VecDeque<MirrorId>,
+    /// All users that ever asked; nobody asks without one.
+    users: BTreeMap<String, Turn>,
+    /// Users of which something waits and nothing is under way.
+    next: VecDeque<String>,
 }
 
 #[derive(Debug, Default)]
 struct Turn {
     under_way: bool,
-    /// The newest question about each consumer.
+    /// The newest question about each consumer. Of replicas that begin to read a stream in the same moment, too, the
+    /// newest waits; the other asks again.
     questions: BTreeMap<Slot, Asked>,
-    /// The question to which each consumer was last made.
-    made: BTreeMap<Slot, u64>,
+    /// How each consumer was last made.
+    made: BTreeMap<Slot, Made>,
     /// The second in which it asks, and how often it has.
     asks: Option<(Instant, u32)>,
 }
 
 impl Waiting {
-    /// True for a question of a mirror that has not asked too often; nothing else of it is looked at before.
+    /// True for a question of a user that has not asked too often; nothing else of it is looked at before.
     fn hears(&mut self, message: &async_nats::Message, now: Instant) -> bool {
-        let name = message.subject.rsplit('.').next();
-        let Some(Ok(mirror)) = name.map(MirrorId::new) else {
+        let Some(user) = asking(message) else {
             return false;
         };
-        let turn = self.mirrors.entry(mirror).or_default();
+        let turn = self.users.entry(user.name().to_owned()).or_default();
         let (since, asks) = turn
             .asks
             .filter(|(since, _)| now.duration_since(*since) < Duration::from_secs(1))
@@ -193,42 +225,43 @@ impl Waiting {
         asks < ASKS_PER_S
     }
 
-    fn add(&mut self, mirror: MirrorId, slot: Slot, asked: Asked) {
-        let turn = self.mirrors.entry(mirror.clone()).or_default();
+    fn add(&mut self, user: String, slot: Slot, asked: Asked) {
+        let turn = self.users.entry(user.clone()).or_default();
         let queued = turn.under_way || !turn.questions.is_empty();
         turn.questions.insert(slot, asked);
         if !queued {
-            self.next.push_back(mirror);
+            self.next.push_back(user);
         }
     }
 
     /// What is to be answered next.
-    fn take(&mut self) -> Option<(MirrorId, Slot, Asked)> {
-        let mirror = self.next.pop_front()?;
-        let turn = self.mirrors.get_mut(&mirror)?;
+    fn take(&mut self) -> Option<(String, Slot, Asked)> {
+        let user = self.next.pop_front()?;
+        let turn = self.users.get_mut(&user)?;
         let (slot, mut asked) = turn.questions.pop_first()?;
         turn.under_way = true;
-        if turn.made.get(&slot) == Some(&asked.id) {
-            asked.plan = None;
+        let made = turn.made.get(&slot).filter(|made| made.to == asked.id);
+        if let Some(made) = made {
+            asked.work = Work::Done(made.answer.clone());
         }
-        Some((mirror, slot, asked))
+        Some((user, slot, asked))
     }
 
     /// It was answered.
-    fn made(&mut self, mirror: &MirrorId, made: Option<(Slot, u64)>) {
-        if let Some(turn) = self.mirrors.get_mut(mirror) {
+    fn made(&mut self, user: &str, made: Option<(Slot, Made)>) {
+        if let Some(turn) = self.users.get_mut(user) {
             turn.made.extend(made);
         }
     }
 
     /// Its next question is answered.
-    fn rested(&mut self, mirror: &MirrorId) {
-        let Some(turn) = self.mirrors.get_mut(mirror) else {
+    fn rested(&mut self, user: &str) {
+        let Some(turn) = self.users.get_mut(user) else {
             return;
         };
         turn.under_way = false;
         if !turn.questions.is_empty() {
-            self.next.push_back(mirror.clone());
+            self.next.push_back(user.to_owned());
         }
     }
 }
@@ -250,14 +283,10 @@ mod tests {
         }
     }
 
-    fn add(waiting: &mut Waiting, mirror: &str, payload: &str, reply: &str) {
-        let message = message(
-            &format!("mirrorlog.consumer.{mirror}"),
-            Some(reply),
-            payload,
-        );
-        let (mirror, slot, asked) = read(&message).unwrap();
-        waiting.add(mirror, slot, asked);
+    fn add(waiting: &mut Waiting, user: &str, payload: &str, reply: &str) {
+        let message = message(&format!("mirrorlog.consumer.{user}"), Some(reply), payload);
+        let (user, slot, asked) = read(&message).unwrap();
+        waiting.add(user, slot, asked);
     }
 
     const BULK: &str = r#"{"id":1,"ask":{"lane":{"lane":"bulk","channels":["noble"],"floor":3}}}"#;
@@ -266,10 +295,10 @@ mod tests {
         r#"{"id":3,"ask":{"read":{"stream":"MIRRORLOG_ORDER","start":{"sequence":4}}}}"#;
 
     /// What is answered next: to whom, where, and whether something is made for it.
-    fn taken(waiting: &mut Waiting) -> Option<(MirrorId, Slot, u64, String, bool)> {
-        let (mirror, slot, asked) = waiting.take()?;
-        let makes = asked.plan.is_some();
-        Some((mirror, slot, asked.id, asked.reply.to_string(), makes))
+    fn taken(waiting: &mut Waiting) -> Option<(String, Slot, u64, String, bool)> {
+        let (user, slot, asked) = waiting.take()?;
+        let makes = matches!(asked.work, Work::Make(_));
+        Some((user, slot, asked.id, asked.reply.to_string(), makes))
     }
 
     #[test]
@@ -289,8 +318,7 @@ mod tests {
         );
         add(&mut waiting, "au1", ORDERS, "au");
         add(&mut waiting, "nz1", PRIORITY, "priority");
-        let nz1 = MirrorId::new("nz1").unwrap();
-        assert_eq!(waiting.mirrors[&nz1].questions.len(), 4);
+        assert_eq!(waiting.users["nz1"].questions.len(), 4);
         // One of a mirror at a time, the newest word about each, the priority lane first.
         let mut replies = Vec::new();
         for _ in 0..2 {
@@ -299,11 +327,11 @@ mod tests {
         }
         assert!(taken(&mut waiting).is_none());
         for _ in 0..3 {
-            waiting.rested(&nz1);
+            waiting.rested("nz1");
             let (.., reply, _) = taken(&mut waiting).unwrap();
             replies.push(reply);
         }
-        waiting.rested(&nz1);
+        waiting.rested("nz1");
         assert!(taken(&mut waiting).is_none());
         assert_eq!(replies, ["priority", "au", "bulk999", "orders999", "other"]);
     }
@@ -312,7 +340,7 @@ mod tests {
     fn attack_a_flood_of_questions_is_not_read() {
         let mut waiting = Waiting::default();
         let begun = Instant::now();
-        let of = |mirror: &str| message(&format!("mirrorlog.consumer.{mirror}"), None, "");
+        let of = |user: &str| message(&format!("mirrorlog.consumer.{user}"), None, "");
         let heard = |waiting: &mut Waiting, at: Instant| {
             (0..100_000)
                 .filter(|_| waiting.hears(&of("nz1"), at))
@@ -329,16 +357,20 @@ mod tests {
     fn what_is_asked_again_is_made_once() {
         let mut waiting = Waiting::default();
         add(&mut waiting, "nz1", BULK, "first");
-        let (mirror, slot, id, _, makes) = taken(&mut waiting).unwrap();
+        let (user, slot, id, _, makes) = taken(&mut waiting).unwrap();
         assert!(makes);
+        let made = |to| Made {
+            to,
+            answer: Answer::Made,
+        };
         // It is asked again while it is made: the second answer is the one that is waited for.
         add(&mut waiting, "nz1", BULK, "again");
-        waiting.made(&mirror, Some((slot, id)));
-        waiting.rested(&mirror);
+        waiting.made(&user, Some((slot, made(id))));
+        waiting.rested(&user);
         let (_, slot, id, reply, makes) = taken(&mut waiting).unwrap();
         assert_eq!((reply.as_str(), makes), ("again", false));
-        waiting.made(&mirror, Some((slot, id)));
-        waiting.rested(&mirror);
+        waiting.made(&user, Some((slot, made(id))));
+        waiting.rested(&user);
         add(
             &mut waiting,
             "nz1",
@@ -365,6 +397,11 @@ mod tests {
         ))
         .unwrap();
         assert_eq!(slot, Slot::None);
-        assert!(matches!(asked.plan, Some(Err(AskError::Lane(_)))));
+        assert!(matches!(asked.work, Work::Refuse(AskError::Lane(_))));
+        // Nobody asks the archive in its own name, or in that of people.
+        for user in ["archive", "admin"] {
+            let subject = format!("mirrorlog.consumer.{user}");
+            assert!(read(&message(&subject, Some("there"), BULK)).is_none());
+        }
     }
 }

@@ -36,13 +36,13 @@ pub use kv::{Bucket, KvChange, Watch};
 pub use peers::Notices;
 pub use reader::{Message, Messages};
 
-use access::{Credentials, Right};
+use access::{Credentials, Right, User};
 use consumer::Start;
 use durable::Durable;
 use reader::Reader;
 use server::identity;
 
-/// Questions of mirrors that wait, of as many bytes as nats-server takes in one message (1 MiB).
+/// Questions about consumers that wait, of as many bytes as nats-server takes in one message (1 MiB).
 const QUESTIONS_MAX: usize = 256;
 /// How long a lost connection is retried: for ever, from 100 ms doubling to this.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(5);
@@ -61,9 +61,9 @@ pub struct Log {
     client: Client,
     jetstream: jetstream::Context,
     replicas: Replicas,
-    /// The name of a mirror that has a user: it has the consumers of that name, which the archive makes.
-    mirror: Option<Arc<str>>,
-    /// Whether mirrors' consumers are made here.
+    /// The user of whoever has the archive make his consumers.
+    asker: Option<Arc<User>>,
+    /// Whether others' consumers are made here.
     makes: bool,
     /// Counts established connections; 0 before the first.
     connections: watch::Sender<u64>,
@@ -104,7 +104,7 @@ impl Log {
         Self::connect_with(config, options(name), patient).await
     }
 
-    /// Connects, as patiently as it takes, for [`Log::make_mirrors_consumers`]: few questions wait, more are dropped and
+    /// Connects, as patiently as it takes, for [`Log::make_others_consumers`]: few questions wait, more are dropped and
     /// asked again.
     ///
     /// # Errors
@@ -168,10 +168,12 @@ impl Log {
             .wait_for(|n| *n > 0)
             .await
             .map_err(|error| LogError::down("connecting", error))?;
-        let is = |right| user.as_ref().filter(|user| user.right() == Some(right));
-        let mirror = is(Right::Mirror).map(|user| user.name().into());
-        let api = match mirror {
-            Some(_) => access::MIRRORS_API,
+        let right = user.as_ref().and_then(Credentials::right);
+        let asker = user
+            .filter(|_| right.is_some_and(Right::asks))
+            .and_then(|user| User::named(user.name()));
+        let api = match asker {
+            Some(_) => access::ASKED_API,
             None => access::API,
         };
         let jetstream = jetstream::context::ContextBuilder::new()
@@ -182,8 +184,8 @@ impl Log {
             jetstream: jetstream.build(client.clone()),
             client,
             replicas: config.replicas,
-            makes: is(Right::Archive).is_some(),
-            mirror,
+            makes: right == Some(Right::Archive),
+            asker: asker.map(Arc::new),
             connections,
         })
     }
@@ -310,7 +312,7 @@ impl Log {
         } else {
             Start::Sequence(from)
         };
-        let mut reader = Reader::new(self.clone(), declare::LOG, "mirrorlog.log.>".into(), start);
+        let mut reader = Reader::new(self.clone(), declare::LOG, declare::EVENTS.into(), start);
         reader.try_open().await?;
         Ok(Events::follow(reader))
     }
@@ -336,12 +338,9 @@ impl Log {
     /// # Errors
     /// As [`Log::consume`].
     pub async fn reports(&self) -> Result<Messages, LogError> {
-        self.messages(
-            declare::REPORT,
-            "mirrorlog.report.>".into(),
-            Start::LastPerSubject,
-        )
-        .await
+        let all = declare::REPORTS.to_owned();
+        self.messages(declare::REPORT, all, Start::LastPerSubject)
+            .await
     }
 
     /// Stores a verdict about a mirror's copy of a channel.
@@ -365,8 +364,8 @@ impl Log {
     /// # Errors
     /// As [`Log::consume`].
     pub async fn verdicts(&self) -> Result<Messages, LogError> {
-        self.messages(declare::VERDICT, "mirrorlog.verdict.>".into(), Start::All)
-            .await
+        let all = declare::VERDICTS.to_owned();
+        self.messages(declare::VERDICT, all, Start::All).await
     }
 
     /// Retained verdicts on one mirror, oldest first, then new ones.
@@ -432,7 +431,7 @@ impl Log {
     /// # Errors
     /// As [`Log::consume`].
     pub async fn feedback(&self) -> Result<Messages, LogError> {
-        let all = "mirrorlog.feedback.*.*".to_owned();
+        let all = declare::CLIENTS_WORDS.to_owned();
         self.messages(declare::FEEDBACK, all, Start::All).await
     }
 

@@ -12,10 +12,9 @@ use tokio::time::Instant;
 
 use crate::Reaction;
 
-use super::consumer::{Ask, Plan, Start, plain_consumer};
+use super::consumer::{Ask, Plan, Start};
 use super::{
-    BACKOFF_MIN, Log, LogError, Position, RECONNECT_MAX, StreamIdentity, access, declare, identity,
-    trace,
+    BACKOFF_MIN, Log, LogError, Position, RECONNECT_MAX, StreamIdentity, declare, identity, trace,
 };
 
 /// Most messages asked for in one pull; bounds what waits in memory.
@@ -180,6 +179,8 @@ pub(super) struct Reader {
     stream: stream::Config,
     filter: String,
     start: Start,
+    /// By this the archive knows it again, where it makes the consumers.
+    number: Option<u64>,
     /// The last message given, in which stream; sequence 0 before the first.
     cursor: Option<Position>,
     source: Option<Source>,
@@ -202,6 +203,7 @@ impl Reader {
             stream: declare::stream_named(stream),
             filter,
             start,
+            number: None,
             cursor: None,
             source: None,
             healing,
@@ -218,8 +220,8 @@ impl Reader {
     /// looked for later.
     pub(super) async fn try_open(&mut self) -> Result<(), LogError> {
         match self.open().await {
-            Ok(_) | Err(LogError::Down { .. }) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) if error.reaction() != Reaction::Retry => Err(error),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -279,15 +281,17 @@ impl Reader {
             0 => self.start,
             last => Start::Sequence(last + 1),
         };
-        let name = self.log.mirror.as_deref().map(access::reader);
-        let stream_name = &self.stream.name;
-        let plan = Plan {
-            stream: stream_name.clone(),
-            config: plain_consumer(name, self.filter.clone(), start),
-        };
+        let (asker, filter) = (self.log.asker.as_deref(), self.filter.clone());
+        let plan = Plan::reader(&self.stream.name, filter, start, asker);
+        // A mirror's has a name of its own.
+        if self.number.is_none() && !plan.places.is_empty() {
+            let drawn = getrandom::u64();
+            self.number = Some(drawn.map_err(|error| LogError::down("drawing a number", error))?);
+        }
         let ask = Ask::Read {
-            stream: stream_name.clone(),
+            stream: self.stream.name.clone(),
             start,
+            reader: self.number,
         };
         let consumer = self.log.make_consumer(plan, ask).await?;
         self.source = Some(Source::open(&consumer, stream).await?);

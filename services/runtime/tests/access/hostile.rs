@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use async_nats::{Client, ConnectOptions};
+use async_nats::{Client, ConnectOptions, Subscriber};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -73,13 +73,13 @@ async fn ask(client: &Client, subject: &str, payload: &'static str) -> Value {
     serde_json::from_slice(&answer.unwrap().payload).unwrap()
 }
 
-/// Somebody who hears all that is said in the mirrors' account; no network has such a user.
-async fn listener(net: &Net) -> Client {
+/// Somebody who hears all that is said in an account; no network has such a user.
+async fn all_that_is_said(net: &Net, account: &str) -> Subscriber {
     let seed = |name: &str| {
         let file = net.dir.path().join("access/keys").join(name);
         KeyPair::from_seed(std::fs::read_to_string(file).unwrap().trim()).unwrap()
     };
-    let (account, user) = (seed("account-mirrors.nk"), KeyPair::new_user());
+    let (account, user) = (seed(account), KeyPair::new_user());
     let claims = json!({
         "jti": "listener", "iat": 1_790_000_000, "iss": account.public_key(), "name": "listener",
         "sub": user.public_key(),
@@ -92,12 +92,107 @@ async fn listener(net: &Net) -> Client {
     let file = net.dir.path().join("listener.creds");
     let text = Credentials::print(&format!("{signed}.{signature}"), &user).unwrap();
     write_secret(&file, text.as_bytes());
-    connect(net, &file).await
+    let listener = connect(net, &file).await;
+    let heard = listener.subscribe(">").await.unwrap();
+    listener.flush().await.unwrap();
+    heard
 }
 
 async fn connect(net: &Net, creds: &Path) -> Client {
     let options = ConnectOptions::with_credentials_file(creds).await.unwrap();
     options.connect(&net.server.url).await.unwrap()
+}
+
+/// What a user sends, and what for.
+type Request = (&'static str, &'static str);
+
+/// Has every request answered at every place, and messages of the log pulled there by `pull`; each answer is `heard` by a
+/// user who hears everything in the account.
+async fn has_everything_sent(
+    turned: &Client,
+    mut heard: Subscriber,
+    requests: &[Request],
+    pull: (&str, &str),
+) {
+    for place in PLACES {
+        for (subject, payload) in requests {
+            turned
+                .publish_with_reply(*subject, place, bytes(payload))
+                .await
+                .unwrap();
+            turned.flush().await.unwrap();
+            let came = async { while heard.next().await.unwrap().subject.as_str() != place {} };
+            soon(came, &format!("{subject} was not answered at {place}")).await;
+        }
+        // They come on their own subject, with a place for the ack.
+        let (subject, consumer) = pull;
+        turned
+            .publish_with_reply(subject.to_owned(), place, bytes("1"))
+            .await
+            .unwrap();
+        let came = async {
+            let is_pulled = |message: &async_nats::Message| {
+                let reply = message.reply.as_deref().unwrap_or_default();
+                reply.starts_with(&format!("$JS.ACK.MIRRORLOG.{consumer}."))
+            };
+            while !is_pulled(&heard.next().await.unwrap()) {}
+        };
+        soon(came, &format!("no event was pulled to {place}")).await;
+    }
+}
+
+/// Each is answered: the same client hears the answers, where it may listen.
+async fn are_answered(turned: &Client, requests: &[Request]) {
+    for (subject, payload) in requests {
+        let answer = turned.request(*subject, bytes(payload));
+        let answer = soon(answer, subject).await;
+        assert!(answer.is_ok(), "{subject} {answer:?}");
+    }
+}
+
+/// Stores one message in each stream; what is stored is stored in order, so these come after whatever came before. Gives
+/// what there has to be, given what there was.
+async fn store_one_each(
+    net: &Net,
+    archive: &Log,
+    before: BTreeMap<&'static str, (u64, u64)>,
+) -> BTreeMap<&'static str, (u64, u64)> {
+    let nz1 = id("nz1");
+    publish(archive, "last").await;
+    let heads = archive.bucket("head").await.unwrap();
+    heads.put("noble", bytes("head")).await.unwrap();
+    archive
+        .publish_order(&nz1, "o1", bytes("order"))
+        .await
+        .unwrap();
+    let consistency = net.log("consistency").await;
+    consistency
+        .publish_verdict(&noble(), &nz1, bytes("verdict"))
+        .await
+        .unwrap();
+    let leases = consistency.bucket("lease").await.unwrap();
+    leases.set("leader", bytes("me"), 0).await.unwrap();
+    let directory = net.log("directory").await;
+    directory
+        .publish_feedback(&nz1, "as1", bytes("fast"))
+        .await
+        .unwrap();
+    assert_eq!(leases.get("leader").await.unwrap().unwrap().1, "me");
+    let last = archive.last_event(Lane::Bulk, &noble()).await.unwrap();
+    assert_eq!(last.unwrap().1, "last");
+    let mut expected = before;
+    for (stream, subjects) in [
+        ("MIRRORLOG", 0),
+        ("MIRRORLOG_VERDICT", 1),
+        ("MIRRORLOG_ORDER", 1),
+        ("MIRRORLOG_FEEDBACK", 1),
+        ("KV_mirrorlog_head", 0),
+        ("KV_mirrorlog_lease", 1),
+    ] {
+        let (messages, named) = expected[stream];
+        expected.insert(stream, (messages + 1, named + subjects));
+    }
+    expected
 }
 
 /// What a mirror names as the place of an answer gets the answer in the mirrors' account, and nowhere else.
@@ -124,9 +219,7 @@ async fn attack_answers_to_a_mirror_reach_no_stream() {
     drop((watch, mirror));
 
     let turned = net.intruder("nz1").await.client;
-    let listener = listener(&net).await;
-    let mut heard = listener.subscribe(">").await.unwrap();
-    listener.flush().await.unwrap();
+    let heard = all_that_is_said(&net, "account-mirrors.nk").await;
     let requests = [
         ("mirrorlog.jetstream.STREAM.INFO.MIRRORLOG", ""),
         (
@@ -154,80 +247,154 @@ async fn attack_answers_to_a_mirror_reach_no_stream() {
     )
     .await;
     assert_eq!(made.unwrap().payload, "\"made\"");
-    // Each is answered: the same client hears the answers, where it may listen.
-    for (subject, payload) in requests {
-        let answer = turned.request(subject, bytes(payload));
-        soon(answer, subject).await.unwrap();
-    }
+    are_answered(&turned, &requests).await;
     let before = counts(&admin).await;
     assert_eq!(before["MIRRORLOG_REPORT"], (1, 1));
-    for place in PLACES {
-        for (subject, payload) in requests {
-            turned
-                .publish_with_reply(subject, place, bytes(payload))
-                .await
-                .unwrap();
-            turned.flush().await.unwrap();
-            // And the answer went there: a user who hears everything in the mirrors' account heard it.
-            let came = async { while heard.next().await.unwrap().subject.as_str() != place {} };
-            soon(came, &format!("{subject} was not answered at {place}")).await;
-        }
-        // Events too, by a consumer of its own; they come on their own subject, with a place for the ack.
-        let pull = "mirrorlog.jetstream.CONSUMER.MSG.NEXT.MIRRORLOG.nz1-bulk";
-        turned
-            .publish_with_reply(pull, place, bytes("1"))
-            .await
-            .unwrap();
-        let came = async {
-            let is_pulled = |message: &async_nats::Message| {
-                let reply = message.reply.as_deref().unwrap_or_default();
-                reply.starts_with("$JS.ACK.MIRRORLOG.nz1-bulk.")
-            };
-            while !is_pulled(&heard.next().await.unwrap()) {}
-        };
-        soon(came, &format!("no event was pulled to {place}")).await;
-    }
-    // What was stored is stored in order: these come after whatever came before.
-    publish(&archive, "last").await;
-    heads.put("noble", bytes("head")).await.unwrap();
-    archive
-        .publish_order(&id("nz1"), "o1", bytes("order"))
-        .await
-        .unwrap();
-    let consistency = net.log("consistency").await;
-    consistency
-        .publish_verdict(&noble(), &id("nz1"), bytes("verdict"))
-        .await
-        .unwrap();
-    let leases = consistency.bucket("lease").await.unwrap();
-    leases.set("leader", bytes("me"), 0).await.unwrap();
-    let directory = net.log("directory").await;
-    directory
-        .publish_feedback(&id("nz1"), "as1", bytes("fast"))
-        .await
-        .unwrap();
-    let mut expected = before;
-    for (stream, subjects) in [
-        ("MIRRORLOG", 0),
-        ("MIRRORLOG_VERDICT", 1),
-        ("MIRRORLOG_ORDER", 1),
-        ("MIRRORLOG_FEEDBACK", 1),
-        ("KV_mirrorlog_head", 0),
-        ("KV_mirrorlog_lease", 1),
-    ] {
-        let (messages, named) = expected[stream];
-        expected.insert(stream, (messages + 1, named + subjects));
-    }
+    let pull = (
+        "mirrorlog.jetstream.CONSUMER.MSG.NEXT.MIRRORLOG.nz1-bulk",
+        "nz1-bulk",
+    );
+    has_everything_sent(&turned, heard, &requests, pull).await;
+    let mut expected = store_one_each(&net, &archive, before).await;
     // Its own reports are its own, and two of a subject are kept.
     expected.insert("MIRRORLOG_REPORT", (2, 1));
     assert_eq!(counts(&admin).await, expected);
-    assert_eq!(leases.get("leader").await.unwrap().unwrap().1, "me");
-    let (_, event) = archive
-        .last_event(Lane::Bulk, &noble())
+}
+
+/// The same of a stolen user of the consistency service, or of the directory, which is the one that strangers talk to.
+#[tokio::test]
+async fn attack_answers_to_services_of_the_centre_reach_no_stream() {
+    let info = ("mirrorlog.jetstream.STREAM.INFO.MIRRORLOG", "");
+    let no_wait = "{\"batch\":1,\"no_wait\":true}";
+    let first = "{\"seq\":1}";
+    let consistency = [
+        info,
+        (
+            "mirrorlog.jetstream.CONSUMER.INFO.MIRRORLOG.consistency-1",
+            "",
+        ),
+        (
+            "mirrorlog.jetstream.CONSUMER.MSG.NEXT.KV_mirrorlog_lease.consistency-1",
+            no_wait,
+        ),
+        (
+            "mirrorlog.jetstream.STREAM.MSG.GET.KV_mirrorlog_root",
+            first,
+        ),
+        ("mirrorlog.consumer.consistency", OTHERS),
+        ("mirrorlog.verdict.noble.nz1", "verdict"),
+        ("$KV.mirrorlog_wanted.noble.nz", "1"),
+    ];
+    let directory = [
+        info,
+        (
+            "mirrorlog.jetstream.CONSUMER.INFO.MIRRORLOG.directory-1",
+            "",
+        ),
+        (
+            "mirrorlog.jetstream.CONSUMER.MSG.NEXT.KV_mirrorlog_wanted.directory-1",
+            no_wait,
+        ),
+        (
+            "mirrorlog.jetstream.STREAM.MSG.GET.KV_mirrorlog_salt",
+            first,
+        ),
+        ("mirrorlog.consumer.directory", OTHERS),
+        ("mirrorlog.feedback.nz1.as1", "fast"),
+        ("$KV.mirrorlog_salt.today", "salt"),
+    ];
+    for (user, requests, read) in [
+        (
+            "consistency",
+            consistency,
+            ["MIRRORLOG", "KV_mirrorlog_lease"],
+        ),
+        ("directory", directory, ["MIRRORLOG", "KV_mirrorlog_wanted"]),
+    ] {
+        let net = Net::up(&["nz1", "au1"]).await;
+        let archive = net.archive().await;
+        let admin = connect(&net, &net.creds("admin")).await;
+        let heads = archive.bucket("head").await.unwrap();
+        heads.put("noble", bytes("head")).await.unwrap();
+        for _ in PLACES {
+            publish(&archive, "event").await;
+        }
+        let turned = net.intruder(user).await.client;
+        let heard = all_that_is_said(&net, &format!("account-{user}.nk")).await;
+        for stream in read {
+            let ask = json!({ "read": { "stream": stream, "start": "all", "reader": 1 } });
+            let question = json!({ "id": 1, "ask": ask }).to_string();
+            let asked = turned.request(format!("mirrorlog.consumer.{user}"), question.into());
+            let made = soon(asked, stream).await.unwrap().payload;
+            assert_eq!(made, format!("{{\"made_as\":\"{user}-1\"}}"));
+        }
+        are_answered(&turned, &requests).await;
+        let before = counts(&admin).await;
+        let (pull, consumer) = (
+            format!("mirrorlog.jetstream.CONSUMER.MSG.NEXT.MIRRORLOG.{user}-1"),
+            format!("{user}-1"),
+        );
+        has_everything_sent(&turned, heard, &requests, (&pull, &consumer)).await;
+        let own = match user {
+            "consistency" => "MIRRORLOG_VERDICT",
+            _directory => "MIRRORLOG_FEEDBACK",
+        };
+        let mut expected = store_one_each(&net, &archive, before.clone()).await;
+        // Its own words are its own: it said one at first, one for each place, and the last is the service's.
+        let said = PLACES.len() as u64 + 1;
+        let (messages, subjects) = before[own];
+        assert_eq!((messages, subjects), (1, 1), "{user}");
+        expected.insert(own, (messages + said, subjects));
+        assert_eq!(counts(&admin).await, expected, "{user}");
+    }
+}
+
+/// A question about what is nobody's.
+const OTHERS: &str = "{\"id\":1,\"ask\":{\"read\":{\"stream\":\"OTHER\",\"start\":\"all\"}}}";
+
+/// A stolen user of the centre gets no consumer of others, and none that delivers somewhere.
+#[tokio::test]
+async fn attack_services_of_the_centre_get_readers_of_their_own_only() {
+    let net = Net::up(&["nz1"]).await;
+    let archive = net.archive().await;
+    publish(&archive, "event").await;
+    let nz1 = net.log("nz1").await;
+    let _held = nz1
+        .consume(&id("nz1"), Lane::Bulk, &[], None)
         .await
-        .unwrap()
         .unwrap();
-    assert_eq!(event, "last");
+    let admin = connect(&net, &net.creds("admin")).await;
+    for (user, not_its_own) in [
+        ("consistency", ["MIRRORLOG_FEEDBACK", "KV_mirrorlog_salt"]),
+        ("directory", ["MIRRORLOG_REPORT", "KV_mirrorlog_lease"]),
+    ] {
+        let turned = net.intruder(user).await;
+        let question = |ask: Value| {
+            let payload = Bytes::from(json!({ "id": 1, "ask": ask }).to_string());
+            let subject = format!("mirrorlog.consumer.{user}");
+            let answer = turned.client.request(subject, payload);
+            async { soon(answer, "an answer").await.unwrap().payload }
+        };
+        let read =
+            |stream: &str| json!({ "read": { "stream": stream, "start": "all", "reader": 7 } });
+        for stream in not_its_own.into_iter().chain(["MIRRORLOG_ORDER", "x.y"]) {
+            let answer = question(read(stream)).await;
+            assert!(answer.starts_with(b"{\"refused\":"), "{stream} {answer:?}");
+        }
+        let lane = json!({ "lane": { "lane": "bulk", "channels": [], "floor": 0 } });
+        assert!(question(lane).await.starts_with(b"{\"refused\":"));
+        let made = question(read("MIRRORLOG")).await;
+        assert_eq!(made, format!("{{\"made_as\":\"{user}-1\"}}"));
+        let made = format!("$JS.API.CONSUMER.INFO.MIRRORLOG.{user}-1");
+        let made = ask(&admin, &made, "").await;
+        assert_eq!(made["config"]["filter_subject"], "mirrorlog.log.>");
+        assert!(made["config"]["deliver_subject"].is_null(), "{made}");
+    }
+    let names = ask(&admin, "$JS.API.CONSUMER.NAMES.MIRRORLOG", "").await;
+    let names = names["consumers"].as_array().unwrap().clone();
+    let mut names: Vec<_> = names.iter().map(|name| name.as_str().unwrap()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["consistency-1", "directory-1", "nz1-bulk"]);
 }
 
 /// Consumers that deliver somewhere: nobody makes one for a mirror, whatever it writes into its question.

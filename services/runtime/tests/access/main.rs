@@ -5,6 +5,7 @@ mod away;
 mod hostile;
 mod net;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions};
@@ -151,6 +152,60 @@ async fn every_role_does_its_work() {
     ));
 }
 
+/// Replicas of a service share a user, and each of their readers has a place of its own.
+#[tokio::test]
+async fn replicas_of_a_service_read_side_by_side() {
+    const PLACES: usize = 16;
+    let net = Net::up(&[]).await;
+    let archive = net.archive().await;
+    archive
+        .publish_event(Lane::Bulk, &noble(), "1", 0, bytes("event"))
+        .await
+        .unwrap();
+    let mut readers = Vec::new();
+    for number in 0..PLACES {
+        let directory = net.log("directory").await;
+        let mut events = directory.follow(0).await.unwrap();
+        let first = event(&mut events, &format!("reader {number}")).await;
+        assert_eq!(first.payload, "event");
+        readers.push(events);
+    }
+    let admin = net.intruder("admin").await.client;
+    let names = async || {
+        let subject = "$JS.API.CONSUMER.NAMES.MIRRORLOG";
+        let answer = admin.request(subject, bytes("")).await.unwrap();
+        let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+        let names = answer["consumers"].as_array().unwrap().clone();
+        let names: BTreeSet<String> = names
+            .iter()
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect();
+        names
+    };
+    let all: BTreeSet<String> = (1..=PLACES).map(|n| format!("directory-{n}")).collect();
+    assert_eq!(names().await, all);
+
+    // There is no other: one more waits until a place is free, which nobody told it of.
+    let late = net.log("directory").await;
+    let mut waits = late.follow(0).await.unwrap();
+    assert_eq!(names().await, all);
+    let subject = "$JS.API.CONSUMER.DELETE.MIRRORLOG.directory-3";
+    drop(readers.remove(2));
+    admin.request(subject, bytes("")).await.unwrap();
+    assert_eq!(event(&mut waits, "a late reader").await.payload, "event");
+    readers.push(waits);
+
+    // All go on, each with all there is.
+    archive
+        .publish_event(Lane::Bulk, &noble(), "2", 1, bytes("another"))
+        .await
+        .unwrap();
+    for events in &mut readers {
+        assert_eq!(event(events, "each reader").await.payload, "another");
+    }
+    assert_eq!(names().await, all);
+}
+
 /// A mirror publishes its own reports and uses its own consumers, nothing else.
 #[tokio::test]
 async fn a_mirror_may_do_nothing_else() {
@@ -248,11 +303,22 @@ async fn a_directory_and_a_consistency_service_publish_nothing_of_the_archives()
             [
                 "mirrorlog.verdict.noble.nz1",
                 "$KV.mirrorlog_wanted.noble.nz",
+                "$KV.mirrorlog_lease.leader",
+                "mirrorlog.consumer.consistency",
+                "mirrorlog.jetstream.CONSUMER.MSG.NEXT.MIRRORLOG.consistency-1",
+                "mirrorlog.jetstream.CONSUMER.MSG.NEXT.MIRRORLOG_REPORT.directory-1",
             ],
         ),
         (
             "consistency",
-            ["mirrorlog.feedback.nz1.as1", "mirrorlog.report.nz1.noble"],
+            [
+                "mirrorlog.feedback.nz1.as1",
+                "mirrorlog.report.nz1.noble",
+                "$KV.mirrorlog_salt.today",
+                "mirrorlog.consumer.directory",
+                "mirrorlog.jetstream.CONSUMER.MSG.NEXT.MIRRORLOG.directory-1",
+                "mirrorlog.jetstream.STREAM.MSG.GET.KV_mirrorlog_salt",
+            ],
         ),
     ] {
         let intruder = net.intruder(user).await;
@@ -264,9 +330,37 @@ async fn a_directory_and_a_consistency_service_publish_nothing_of_the_archives()
             "$JS.API.STREAM.CREATE.MINE",
             "$JS.API.STREAM.DELETE.MIRRORLOG",
             "$JS.API.STREAM.PURGE.MIRRORLOG",
+            "$JS.API.CONSUMER.CREATE.MIRRORLOG",
+            "$KV.mirrorlog_root.1",
+            "$KV.mirrorlog_drain.nz1",
+            "$JS.ACK.MIRRORLOG.nz1-bulk.1.1.1.1.0",
+            "mirrorlog.consumer.nz1",
+            "mirrorlog.jetstream.CONSUMER.CREATE.MIRRORLOG",
+            "mirrorlog.jetstream.CONSUMER.CREATE.MIRRORLOG.mine.mirrorlog.log.>",
+            "mirrorlog.jetstream.CONSUMER.DELETE.MIRRORLOG.nz1-bulk",
+            "mirrorlog.jetstream.CONSUMER.INFO.MIRRORLOG.nz1-bulk",
+            "mirrorlog.jetstream.CONSUMER.MSG.NEXT.MIRRORLOG.nz1-bulk",
+            "mirrorlog.jetstream.CONSUMER.MSG.NEXT.MIRRORLOG_ORDER.nz1-read",
+            "mirrorlog.jetstream.STREAM.MSG.GET.MIRRORLOG",
+            "mirrorlog.jetstream.STREAM.PURGE.MIRRORLOG",
+            "mirrorlog.jetstream.STREAM.UPDATE.MIRRORLOG",
         ];
         for subject in all.into_iter().chain(others) {
             intruder.is_refused("Publish", subject).await;
+        }
+        for subject in [
+            ">",
+            "mirrorlog.>",
+            "mirrorlog.consumer.*",
+            "mirrorlog.peer.*.*",
+            "_INBOX.>",
+            "_INBOX.archive.>",
+            "$JS.API.>",
+            "mirrorlog.jetstream.>",
+            "$KV.>",
+            "$SYS.>",
+        ] {
+            intruder.is_refused("Subscribe", subject).await;
         }
     }
 }
@@ -322,13 +416,34 @@ async fn strangers_and_those_shut_out_stay_out() {
     net.intruder("nz1").await;
 }
 
-/// A folder from before mirrors had an account: they get a token of it, and keep their keys.
+/// A folder from before a role had an account: its users get a token of it, and keep their keys.
 #[tokio::test]
-async fn mirrors_of_an_older_folder_are_moved() {
+async fn users_of_an_older_folder_are_moved() {
     let net = Net::up(&["nz1"]).await;
     let _archive = net.archive().await;
+    for user in [User::mirror(&id("nz1")).unwrap()]
+        .into_iter()
+        .chain(User::central())
+    {
+        // The archive's users stay where they are.
+        if user.name() != "archive" {
+            is_moved(&net, &user).await;
+        }
+    }
+    let mirror = net.log("nz1").await;
+    mirror
+        .consume(&id("nz1"), Lane::Bulk, &[], None)
+        .await
+        .unwrap();
+    for service in ["consistency", "directory"] {
+        let log = net.log(service).await;
+        log.verdicts().await.unwrap();
+    }
+}
+
+async fn is_moved(net: &Net, of: &User) {
     let folder = net.dir.path().join("access");
-    let file = net.creds("nz1");
+    let file = net.creds(of.name());
     let present = std::fs::read_to_string(&file).unwrap();
     let seed = present.lines().find(|line| line.starts_with("SU")).unwrap();
     let user = KeyPair::from_seed(seed).unwrap();
@@ -338,10 +453,9 @@ async fn mirrors_of_an_older_folder_are_moved() {
     };
     let issuer = Issuer {
         account: &key("account.nk").public_key(),
-        key: &key("mirror.nk"),
+        key: &key(&format!("{}.nk", of.right())),
     };
-    let nz1 = User::mirror(&id("nz1")).unwrap();
-    let old = user_token(&issuer, &nz1, &user.public_key(), NOW).unwrap();
+    let old = user_token(&issuer, of, &user.public_key(), NOW).unwrap();
     write_secret(&file, Credentials::print(&old, &user).unwrap().as_bytes());
     let refused = ConnectOptions::with_credentials_file(file.clone())
         .await
@@ -351,11 +465,7 @@ async fn mirrors_of_an_older_folder_are_moved() {
     Realm::open(&folder).unwrap();
     let moved = std::fs::read_to_string(&file).unwrap();
     assert!(moved.contains(seed) && !moved.contains(&old), "{moved}");
-    let mirror = net.log("nz1").await;
-    mirror
-        .consume(&id("nz1"), Lane::Bulk, &[], None)
-        .await
-        .unwrap();
+    net.intruder(of.name()).await;
     // Opened again it stays as it is.
     Realm::open(&folder).unwrap();
     assert_eq!(std::fs::read_to_string(&file).unwrap(), moved);

@@ -48,7 +48,7 @@ impl Net {
         self.dir.path().join(format!("access/creds/{user}.creds"))
     }
 
-    /// The archive as it runs: with streams made, and mirrors' consumers made when they ask.
+    /// The archive as it runs: with streams made, and others' consumers made when they ask.
     pub(crate) async fn archive(&self) -> Archive {
         let log = self.log("archive").await;
         log.ensure().await.unwrap();
@@ -56,7 +56,7 @@ impl Net {
         let making = Log::connect_for_questions(&config, "archive")
             .await
             .unwrap();
-        let making = tokio::spawn(async move { making.make_mirrors_consumers().await });
+        let making = tokio::spawn(async move { making.make_others_consumers().await });
         Archive { log, making }
     }
 

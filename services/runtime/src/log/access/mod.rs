@@ -5,8 +5,9 @@
 //! account's token, so that whoever signs mirrors' tokens can give nobody more than a mirror has. A mirror is let in
 //! without a change at the server, and shut out by its user's key in the account's token.
 //!
-//! Mirrors have an account of their own. Whoever sends a request names the subject of the answer, and nats-server does not
-//! compare it with what the sender may publish: answers to mirrors therefore go where no stream listens.
+//! Mirrors, consistency services and directories have an account each. Whoever sends a request names the subject of the
+//! answer, and nats-server does not compare it with what the sender may publish: answers to them therefore go where no
+//! stream listens.
 
 mod credentials;
 mod realm;
@@ -21,5 +22,5 @@ pub use rights::{Permissions, Right, User, UserError, permissions};
 pub use token::{Issuer, TokenError, user_token};
 
 pub(super) use rights::{
-    API, MIRRORS_API, consumer_request, inbox, lane_consumer, readable, reader,
+    API, ASKED_API, consumer_request, inbox, lane_consumer, readable, reader, readers,
 };

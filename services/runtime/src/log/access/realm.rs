@@ -3,13 +3,14 @@
 //! | path | what it is | mode |
 //! | --- | --- | --- |
 //! | `keys/operator.nk`, `keys/system.nk` | seeds; whoever has them owns the server | 0600 |
-//! | `keys/account.nk`, `keys/account-mirrors.nk` | seeds of the centre's account, which has the streams, and of the mirrors' | 0600 |
+//! | `keys/account.nk` | seed of the archive's account, which has the streams | 0600 |
+//! | `keys/account-consistency.nk`, `-directory.nk`, `-mirrors.nk` | seeds of the accounts of the others | 0600 |
 //! | `keys/archive.nk` … `keys/mirror.nk` | a role's signing key: makes users of that role, nothing else | 0600 |
 //! | `creds/NAME.creds` | a user, for the service of that name; `admin` may do everything | 0600 |
 //! | `users.json` | public keys of all users, so that one can be shut out without its file | 0600 |
 //!
-//! Nothing that is there is made anew; a folder that was lost is made anew as a whole, with all users. Mirrors' users of
-//! folders from before mirrors had an account get a token of it when the folder is opened, and keep their keys.
+//! Nothing that is there is made anew; a folder that was lost is made anew as a whole, with all users. Users of folders
+//! from before their role had an account get a token of it when the folder is opened, and keep their keys.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -17,13 +18,12 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use mirrorlog_core::id::MirrorId;
 use mirrorlog_core::time::Timestamp;
 use nkeys::{KeyPair, KeyPairType};
 use serde::{Deserialize, Serialize};
 
 use super::credentials::{Credentials, CredentialsError};
-use super::rights::{ADMIN, Right, Side, User};
+use super::rights::{ADMIN, Right, User};
 use super::token::{
     Account, Issuer, Keys, TokenError, account_token, admin_token, operator_token, user_token,
 };
@@ -83,8 +83,7 @@ pub struct Realm {
     dir: PathBuf,
     operator: KeyPair,
     system: KeyPair,
-    centre: KeyPair,
-    mirrors: KeyPair,
+    accounts: BTreeMap<Right, KeyPair>,
     signers: BTreeMap<Right, KeyPair>,
     /// All that a name ever had.
     users: BTreeMap<String, Vec<Known>>,
@@ -104,18 +103,19 @@ impl Realm {
             made.map_err(|source| io_error("make", &folder, source))?;
         }
         let key = |name: &str, kind| key(&dir.join("keys").join(format!("{name}.nk")), kind);
-        let signers =
-            Right::ALL.map(|right| Ok((right, key(right.as_str(), KeyPairType::Account)?)));
+        let each = |name: fn(Right) -> &'static str| {
+            let keys = Right::ALL.map(|right| Ok((right, key(name(right), KeyPairType::Account)?)));
+            keys.into_iter().collect::<Result<_, RealmError>>()
+        };
         let realm = Self {
             dir: dir.to_owned(),
             operator: key("operator", KeyPairType::Operator)?,
             system: key("system", KeyPairType::Account)?,
-            centre: key("account", KeyPairType::Account)?,
-            mirrors: key("account-mirrors", KeyPairType::Account)?,
-            signers: signers.into_iter().collect::<Result<_, RealmError>>()?,
+            accounts: each(account_file)?,
+            signers: each(Right::as_str)?,
             users: read_users(&dir.join("users.json"))?,
         };
-        realm.move_mirrors()?;
+        realm.move_users()?;
         Ok(realm)
     }
 
@@ -134,7 +134,8 @@ impl Realm {
     /// # Errors
     /// [`RealmError`].
     pub fn admit_admin(&mut self, now: Timestamp) -> Result<PathBuf, RealmError> {
-        let token = |public: &str| admin_token(&self.centre, ADMIN, public, now);
+        let centre = &self.accounts[&Right::Archive];
+        let token = |public: &str| admin_token(centre, ADMIN, public, now);
         let made = write_user(&self.file_of(ADMIN), token)?;
         self.remember(ADMIN, made)
     }
@@ -193,23 +194,24 @@ impl Realm {
             revoked: revoked.collect(),
         };
         let system = self.system.public_key();
-        let centre = self.centre.public_key();
-        let mirrors = self.mirrors.public_key();
+        let centre = self.accounts[&Right::Archive].public_key();
         let operator = operator_token(&self.operator, &system, now)?;
-        let asking = Account::Mirrors {
-            keys: &keys,
-            centre: &centre,
-        };
-        let accounts = [
-            (&system, "SYS", Account::System),
-            (&centre, "MIRRORLOG", Account::Centre(&keys)),
-            (&mirrors, "MIRRORS", asking),
-        ];
+        let of_roles = self.accounts.iter().map(|(right, key)| {
+            let (name, account) = match right {
+                Right::Archive => ("MIRRORLOG", Account::Centre(&keys)),
+                Right::Consistency => ("CONSISTENCY", asking(*right, &keys, &centre)),
+                Right::Directory => ("DIRECTORY", asking(*right, &keys, &centre)),
+                Right::Mirror => ("MIRRORS", asking(*right, &keys, &centre)),
+            };
+            (key.public_key(), name, account)
+        });
+        let system_account = (system.clone(), "SYS", Account::System);
+        let accounts = std::iter::once(system_account).chain(of_roles);
         let mut text = format!(
             "operator: {operator}\nsystem_account: {system}\nresolver: MEMORY\nresolver_preload {{\n"
         );
         for (public, name, account) in accounts {
-            let token = account_token(&self.operator, (public, name), account, now)?;
+            let token = account_token(&self.operator, (&public, name), account, now)?;
             text.push_str(&format!("  {public}: {token}\n"));
         }
         text.push_str("}\n");
@@ -232,7 +234,7 @@ impl Realm {
             .map(KeyPair::seed)
             .transpose()
             .map_err(TokenError::from)?;
-        let account = self.mirrors.public_key();
+        let account = self.accounts[&Right::Mirror].public_key();
         for (name, text) in [
             ("mirror.nk", seed.unwrap_or_default()),
             ("account", account),
@@ -249,10 +251,7 @@ impl Realm {
 
     /// A user's token, signed by its role's key.
     fn token(&self, user: &User, public: &str, now: Timestamp) -> Result<String, TokenError> {
-        let account = match user.right().side() {
-            Side::Centre => self.centre.public_key(),
-            Side::Mirrors => self.mirrors.public_key(),
-        };
+        let account = self.accounts[&user.right()].public_key();
         let issuer = Issuer {
             account: &account,
             key: &self.signers[&user.right()],
@@ -260,27 +259,25 @@ impl Realm {
         user_token(&issuer, user, public, now)
     }
 
-    /// Gives mirrors whose users are of the centre's account, as they were once, a token of their own account: of the
-    /// same key and date, so that whoever was shut out stays out.
-    fn move_mirrors(&self) -> Result<(), RealmError> {
-        let mirrors = self.mirrors.public_key();
+    /// Gives users who are of the archive's account, as all were once, a token of their role's: of the same key and
+    /// date, so that whoever was shut out stays out.
+    fn move_users(&self) -> Result<(), RealmError> {
         for name in self.users() {
             let file = self.file_of(name);
             // Given away, and kept elsewhere.
             if !file.exists() {
                 continue;
             }
-            let user = Credentials::read(&file)?;
-            let token = user.token();
-            let moves = user.right() == Some(Right::Mirror) && token.account != mirrors;
-            let Some(Ok(mirror)) = moves.then(|| MirrorId::new(name)) else {
+            let Some(user) = User::named(name) else {
                 continue;
             };
-            let Ok(mirror) = User::mirror(&mirror) else {
-                continue;
-            };
-            let moved = self.token(&mirror, &token.user, token.issued)?;
-            replace(&file, &user.text().replace(&token.text, &moved))?;
+            let there = Credentials::read(&file)?;
+            let token = there.token();
+            let account = self.accounts[&user.right()].public_key();
+            if there.right() == Some(user.right()) && token.account != account {
+                let moved = self.token(&user, &token.user, token.issued)?;
+                replace(&file, &there.text().replace(&token.text, &moved))?;
+            }
         }
         Ok(())
     }
@@ -304,6 +301,24 @@ impl Realm {
     fn write_users(&self) -> Result<(), RealmError> {
         let text = serde_json::to_string_pretty(&self.users).unwrap_or_default();
         replace(&self.dir.join("users.json"), &text)
+    }
+}
+
+/// The name of the file of a role's account.
+fn account_file(right: Right) -> &'static str {
+    match right {
+        Right::Archive => "account",
+        Right::Consistency => "account-consistency",
+        Right::Directory => "account-directory",
+        Right::Mirror => "account-mirrors",
+    }
+}
+
+fn asking<'a>(right: Right, keys: &'a Keys, centre: &'a str) -> Account<'a> {
+    Account::Asking {
+        right,
+        keys,
+        centre,
     }
 }
 

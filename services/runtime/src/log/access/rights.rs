@@ -5,34 +5,30 @@ use std::fmt;
 use mirrorlog_core::id::{Lane, MirrorId};
 
 use crate::log::declare::{
-    BUCKETS, FEEDBACK, LOG, ORDER, REPORT, ROOT, SALT, VERDICT, bucket_stream, streams,
+    BUCKETS, CLIENTS_WORDS, EVENTS, FEEDBACK, LOG, ORDER, REPORT, REPORTS, ROOT, SALT, VERDICT,
+    VERDICTS, bucket_stream, streams,
 };
 
 /// The user of people, who may do everything.
 pub(super) const ADMIN: &str = "admin";
+
+/// Consumers on one stream that one service of the centre has at the same time, all replicas together.
+const READERS_MAX: usize = 16;
 
 /// Names of files beside those of mirrors: keys and certificates of others.
 const RESERVED: [&str; 7] = [
     ADMIN, "ca", "guests", "nats", "operator", "system", "account",
 ];
 
-/// What the centre's services share, and mirrors do not: streams and buckets are in its account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Side {
-    /// Archive, consistency service, directory and people.
-    Centre,
-    /// Mirrors: of the centre's account they reach what [`imports`] names.
-    Mirrors,
-}
-
-/// A role on the log.
+/// A role on the log. Each has an account: the archive's has the streams, and of that account the others reach what
+/// [`imports`] names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Right {
     /// Makes streams and buckets; publishes events, heads, drains and orders.
     Archive,
-    /// Publishes verdicts and which build is wanted; holds the lease.
+    /// Publishes verdicts and which build is wanted; holds the lease. The archive makes its consumers.
     Consistency,
-    /// Publishes what clients saw.
+    /// Publishes what clients saw. The archive makes its consumers.
     Directory,
     /// Publishes its own reports and notices; reads events, heads, its own orders and verdicts by consumers that the
     /// archive makes for it.
@@ -58,11 +54,11 @@ impl Right {
         }
     }
 
-    /// The account of the role's users.
-    pub(super) fn side(self) -> Side {
+    /// Whether the role asks the archive for its consumers and JetStream by another name, from an account without streams.
+    pub(in crate::log) fn asks(self) -> bool {
         match self {
-            Self::Archive | Self::Consistency | Self::Directory => Side::Centre,
-            Self::Mirror => Side::Mirrors,
+            Self::Archive => false,
+            Self::Consistency | Self::Directory | Self::Mirror => true,
         }
     }
 
@@ -117,16 +113,25 @@ impl User {
         self.right
     }
 
-    /// Its name, unique in the account.
+    /// The user of that name, whoever it is; none for people's, and where nobody can be called so.
+    pub(in crate::log) fn named(name: &str) -> Option<Self> {
+        if let Some(user) = Self::central().into_iter().find(|user| user.name == name) {
+            return Some(user);
+        }
+        Self::mirror(&MirrorId::new(name).ok()?).ok()
+    }
+
+    /// Its name, unique among all users.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What the role's permissions are filled in with: the names of a mirror's consumers.
+    /// What the role's permissions are filled in with: the names of the consumers that it may use.
     pub(super) fn consumers(&self) -> Vec<String> {
         let name = &self.name;
         match self.right {
-            Right::Archive | Right::Consistency | Right::Directory => Vec::new(),
+            Right::Archive => Vec::new(),
+            Right::Consistency | Right::Directory => readers(name),
             Right::Mirror => vec![
                 lane_consumer(name, Lane::Bulk),
                 lane_consumer(name, Lane::Priority),
@@ -144,6 +149,14 @@ pub(in crate::log) fn lane_consumer(mirror: &str, lane: Lane) -> String {
 /// The name of a mirror's consumer on each stream that it reads otherwise than by lane.
 pub(in crate::log) fn reader(mirror: &str) -> String {
     format!("{mirror}-read")
+}
+
+/// The names that consumers of a service of the centre may have on each stream. Replicas share a user, and what was made
+/// for a reader that is gone stands for a minute.
+pub(in crate::log) fn readers(service: &str) -> Vec<String> {
+    (1..=READERS_MAX)
+        .map(|place| format!("{service}-{place}"))
+        .collect()
 }
 
 /// Where answers to a user come: nobody else may listen there.
@@ -165,7 +178,7 @@ pub struct Permissions {
 
 /// A user's name in permissions.
 const NAME: &str = "{{name()}}";
-/// Each of a mirror's consumers in permissions.
+/// Each of a user's consumers in permissions.
 const CONSUMER: &str = "{{tag(consumer)}}";
 
 /// What a role may do.
@@ -191,23 +204,26 @@ pub fn permissions(right: Right) -> Permissions {
     }
 }
 
-/// What mirrors reach of the centre's account.
+/// What an account reaches of the archive's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Import {
-    /// As the centre calls it.
+    /// As the archive calls it.
     pub(super) subject: String,
-    /// As mirrors call it.
+    /// As those call it who ask.
     pub(super) local: String,
 }
 
-/// All that mirrors may publish to, but their own notices.
-pub(super) fn imports() -> Vec<Import> {
-    let filled = permissions(Right::Mirror).publish.into_iter();
+/// All that a role may publish to, but mirrors' notices, which stay with them. None for the archive.
+pub(super) fn imports(right: Right) -> Vec<Import> {
+    if !right.asks() {
+        return Vec::new();
+    }
+    let filled = permissions(right).publish.into_iter();
     let filled = filled.map(|subject| subject.replace(NAME, "*").replace(CONSUMER, "*"));
     let reached = filled.filter(|subject| !subject.starts_with("mirrorlog.peer."));
     let mut imports: Vec<Import> = reached
         .map(|local| {
-            let asked = local.strip_prefix(MIRRORS_API);
+            let asked = local.strip_prefix(ASKED_API);
             Import {
                 subject: asked.map_or_else(|| local.clone(), |rest| format!("{API}{rest}")),
                 local,
@@ -221,13 +237,13 @@ pub(super) fn imports() -> Vec<Import> {
 
 /// JetStream's API.
 pub(in crate::log) const API: &str = "$JS.API";
-/// The same as mirrors call it: under `$JS.API` every account is answered by nats-server itself, theirs with
-/// "no JetStream here".
-pub(in crate::log) const MIRRORS_API: &str = "mirrorlog.jetstream";
+/// The same as those call it who are in another account than the streams: under `$JS.API` every account is answered by
+/// nats-server itself, theirs with "no JetStream here".
+pub(in crate::log) const ASKED_API: &str = "mirrorlog.jetstream";
 
-/// Where a mirror asks the archive for a consumer.
-pub(in crate::log) fn consumer_request(mirror: &str) -> String {
-    format!("mirrorlog.consumer.{mirror}")
+/// Where a user asks the archive for a consumer.
+pub(in crate::log) fn consumer_request(user: &str) -> String {
+    format!("mirrorlog.consumer.{user}")
 }
 
 fn archive() -> Vec<String> {
@@ -249,26 +265,33 @@ fn archive() -> Vec<String> {
 fn consistency() -> Vec<String> {
     let mut may = vec!["mirrorlog.verdict.*.*".into()];
     may.extend(["wanted", "lease"].map(keys));
-    for stream in every_stream() {
-        may.push(format!("$JS.API.STREAM.INFO.{stream}"));
-        may.push(format!("$JS.API.STREAM.MSG.GET.{stream}"));
-    }
-    let read = [LOG, REPORT, VERDICT].map(str::to_owned).into_iter();
-    for stream in read.chain(["head", "wanted", "lease", "drain", ROOT].map(bucket)) {
-        may.extend(any_consumer(&stream));
-    }
+    may.extend(asks(Right::Consistency, &["wanted", "lease", ROOT]));
     may
 }
 
 fn directory() -> Vec<String> {
     let mut may = vec!["mirrorlog.feedback.*.*".into(), keys(SALT)];
-    may.extend(every_stream().map(|stream| format!("$JS.API.STREAM.INFO.{stream}")));
-    may.extend([SALT, ROOT].map(|name| format!("$JS.API.STREAM.MSG.GET.{}", bucket(name))));
-    let read = [LOG, VERDICT, FEEDBACK].map(str::to_owned).into_iter();
-    for stream in read.chain(["head", "wanted", "drain", ROOT, SALT].map(bucket)) {
-        may.extend(any_consumer(&stream));
+    may.extend(asks(Right::Directory, &[SALT, ROOT]));
+    may
+}
+
+/// What services of the centre ask of streams: how all of them are, single values of the buckets `looked_up`, and what
+/// is in those that they read.
+fn asks(right: Right, looked_up: &[&str]) -> Vec<String> {
+    let mut may = vec![consumer_request(NAME)];
+    may.extend(every_stream().map(|stream| format!("{ASKED_API}.STREAM.INFO.{stream}")));
+    for name in looked_up {
+        may.push(format!("{ASKED_API}.STREAM.MSG.GET.{}", bucket(name)));
+    }
+    for (stream, _) in readable(right, NAME) {
+        may.extend(uses_consumers(&stream));
     }
     may
+}
+
+/// Whoever makes a consumer chooses where its messages go: those who ask use theirs only.
+fn uses_consumers(stream: &str) -> [String; 2] {
+    ["INFO", "MSG.NEXT"].map(|verb| format!("{ASKED_API}.CONSUMER.{verb}.{stream}.{CONSUMER}"))
 }
 
 fn mirror() -> Vec<String> {
@@ -276,40 +299,49 @@ fn mirror() -> Vec<String> {
         format!("mirrorlog.report.{NAME}.*"),
         format!("mirrorlog.peer.*.{NAME}"),
         consumer_request(NAME),
-        format!("{MIRRORS_API}.STREAM.INFO.{REPORT}"),
-        format!("{MIRRORS_API}.STREAM.MSG.GET.{}", bucket(ROOT)),
+        format!("{ASKED_API}.STREAM.INFO.{REPORT}"),
+        format!("{ASKED_API}.STREAM.MSG.GET.{}", bucket(ROOT)),
         format!("$JS.ACK.{LOG}.{CONSUMER}.>"),
     ];
-    // It uses its consumers; to make one is to choose where its messages go.
-    for stream in mirrors_streams() {
-        may.push(format!("{MIRRORS_API}.STREAM.INFO.{stream}"));
-        for verb in ["INFO", "MSG.NEXT"] {
-            may.push(format!("{MIRRORS_API}.CONSUMER.{verb}.{stream}.{CONSUMER}"));
-        }
+    let read = readable(Right::Mirror, NAME).into_iter();
+    let streams = read.map(|(stream, _)| stream);
+    for stream in streams.chain([LOG.to_owned()]) {
+        may.push(format!("{ASKED_API}.STREAM.INFO.{stream}"));
+        may.extend(uses_consumers(&stream));
     }
     may
 }
 
-/// The streams that mirrors read.
-fn mirrors_streams() -> impl Iterator<Item = String> {
-    let streams = [LOG, ORDER, VERDICT].map(str::to_owned).into_iter();
-    streams.chain(["head", "drain", ROOT].map(bucket))
+/// The streams that a user reads without acks, and which part of each. The archive reads whatever it wants.
+pub(in crate::log) fn readable(right: Right, user: &str) -> Vec<(String, String)> {
+    let whole = |stream: &str, subjects: &str| (stream.to_owned(), subjects.to_owned());
+    let values = |name: &str| (bucket(name), keys(name));
+    let mut parts = match right {
+        Right::Archive => return Vec::new(),
+        Right::Consistency => vec![
+            whole(LOG, EVENTS),
+            whole(REPORT, REPORTS),
+            whole(VERDICT, VERDICTS),
+            values("wanted"),
+            values("lease"),
+        ],
+        Right::Directory => vec![
+            whole(LOG, EVENTS),
+            whole(VERDICT, VERDICTS),
+            whole(FEEDBACK, CLIENTS_WORDS),
+            values("wanted"),
+            values(SALT),
+        ],
+        Right::Mirror => vec![
+            (ORDER.to_owned(), format!("mirrorlog.order.{user}")),
+            (VERDICT.to_owned(), format!("mirrorlog.verdict.*.{user}")),
+        ],
+    };
+    parts.extend(["head", "drain", ROOT].map(values));
+    parts
 }
 
-/// The part of a stream that is a mirror's to read by its plain reader; `None` where it has none.
-pub(in crate::log) fn readable(stream: &str, mirror: &str) -> Option<String> {
-    let parts = [
-        (ORDER.to_owned(), format!("mirrorlog.order.{mirror}")),
-        (VERDICT.to_owned(), format!("mirrorlog.verdict.*.{mirror}")),
-        (bucket("head"), keys("head")),
-        (bucket("drain"), keys("drain")),
-        (bucket(ROOT), keys(ROOT)),
-    ];
-    let mut parts = parts.into_iter();
-    parts.find_map(|(name, part)| (name == stream).then_some(part))
-}
-
-/// Any consumer of a stream. Those of the centre are made for a reader each, and named by the server.
+/// Any consumer of a stream. The archive's own are made for a reader each, and named by the server.
 fn any_consumer(stream: &str) -> [String; 5] {
     [
         format!("$JS.API.CONSUMER.CREATE.{stream}"),
@@ -393,36 +425,55 @@ mod tests {
     }
 
     #[test]
-    fn a_mirror_neither_makes_consumers_nor_reaches_what_does() {
-        let imports = imports();
-        let reached = imports.iter().map(|import| &import.subject);
-        for subject in permissions(Right::Mirror).publish.iter().chain(reached) {
-            for verb in ["CREATE", "DURABLE", "DELETE", "PURGE", "UPDATE"] {
-                assert!(!subject.contains(verb), "{subject}");
+    fn nobody_but_the_archive_makes_consumers_or_reaches_what_does() {
+        for right in Right::ALL.into_iter().filter(|right| right.asks()) {
+            let imports = imports(right);
+            let reached = imports.iter().map(|import| &import.subject);
+            for subject in permissions(right).publish.iter().chain(reached) {
+                for verb in ["CREATE", "DURABLE", "DELETE", "PURGE", "UPDATE"] {
+                    assert!(!subject.contains(verb), "{right} {subject}");
+                }
+                let put = subject.starts_with("$KV.");
+                assert!(!put || right != Right::Mirror, "{subject}");
             }
-            assert!(!subject.starts_with("$KV."), "{subject}");
+            for Import { subject, local } in &imports {
+                let filled_in = !subject.contains("{{") && !local.contains("{{");
+                assert!(filled_in, "{right} {subject}");
+                assert!(!subject.starts_with("mirrorlog.peer."), "{right} {subject}");
+                assert!(!subject.starts_with(ASKED_API), "{right} {subject}");
+            }
         }
-        for Import { subject, local } in &imports {
-            assert!(
-                !subject.contains("{{") && !local.contains("{{"),
-                "{subject}"
-            );
-            assert!(!subject.starts_with("mirrorlog.peer."), "{subject}");
-            assert!(!subject.starts_with(MIRRORS_API), "{subject}");
-        }
+        assert_eq!(imports(Right::Archive), []);
     }
 
     #[test]
     fn what_a_mirror_reads_is_its_own() {
-        assert_eq!(
-            readable(ORDER, "nz1").as_deref(),
-            Some("mirrorlog.order.nz1")
-        );
-        for stream in [REPORT, FEEDBACK, LOG, "KV_mirrorlog_salt", "OTHER"] {
-            assert_eq!(readable(stream, "nz1"), None, "{stream}");
+        let read = readable(Right::Mirror, "nz1");
+        let of = |stream: &str| read.iter().find(|(name, _)| name == stream);
+        assert_eq!(of(ORDER).unwrap().1, "mirrorlog.order.nz1");
+        assert_eq!(of(VERDICT).unwrap().1, "mirrorlog.verdict.*.nz1");
+        for stream in [REPORT, FEEDBACK, LOG, "KV_mirrorlog_salt"] {
+            assert_eq!(of(stream), None, "{stream}");
         }
-        for stream in mirrors_streams().filter(|stream| stream != LOG) {
-            assert!(readable(&stream, "nz1").is_some(), "{stream}");
+    }
+
+    #[test]
+    fn users_are_found_by_name() {
+        for (name, right) in [
+            ("archive", Some(Right::Archive)),
+            ("directory", Some(Right::Directory)),
+            ("nz1", Some(Right::Mirror)),
+            ("admin", None),
+            ("NZ1", None),
+            ("", None),
+        ] {
+            let user = User::named(name);
+            assert_eq!(user.map(|user| user.right()), right, "{name}");
+        }
+        // No mirror has a name that is a service's consumer's.
+        let mirror = User::named("directory-1").unwrap();
+        for consumer in User::named("directory").unwrap().consumers() {
+            assert!(!mirror.consumers().contains(&consumer), "{consumer}");
         }
     }
 

@@ -12,13 +12,14 @@ use mirrorlog_core::time::Timestamp;
 use nkeys::{KeyPair, KeyPairType};
 use serde_json::{Value, json};
 
-use super::rights::{Import, Right, Side, User, imports, permissions};
+use super::rights::{Import, Right, User, imports, permissions};
 
 /// Largest message of a user, in bytes: nats-server's own default.
 const PAYLOAD_MAX_BYTES: u32 = 1024 * 1024;
-/// Subscriptions of one mirror: it has one inbox and one on its pool. Stops a flood of subjects.
-const MIRROR_SUBSCRIPTIONS_MAX: u32 = 64;
-/// How long nats-server knows where an answer to a mirror goes, after the question or the answer before. A pull is never
+/// Subscriptions of one connection of those who ask: it has an inbox, one for each reader, and a mirror one on its pool.
+/// Stops a flood of subjects.
+const SUBSCRIPTIONS_MAX: u32 = 64;
+/// How long nats-server knows where an answer to another account goes, after the question or the answer before. A pull is never
 /// silent for so long: its reader gives it up before. It bounds what a flood of requests takes of the server's memory.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Tags of a user's token that name its role and its consumers.
@@ -57,11 +58,15 @@ pub struct Issuer<'a> {
 pub(super) enum Account<'a> {
     /// Watches the server; holds nothing, and nobody signs its users.
     System,
-    /// Holds the streams, and lets the mirrors' account ask.
+    /// The archive's: holds the streams, and lets the others ask.
     Centre(&'a Keys),
-    /// Holds nothing: of the account `centre` its users reach what they need, and no more. Whatever is sent to a
-    /// subject that a mirror names, as the answer's place or else, is sent in here.
-    Mirrors { keys: &'a Keys, centre: &'a str },
+    /// Of another role. Holds nothing: of the account `centre` its users reach what they need, and no more. Whatever is
+    /// sent to a subject that one of them names, as the answer's place or else, is sent in here.
+    Asking {
+        right: Right,
+        keys: &'a Keys,
+        centre: &'a str,
+    },
 }
 
 /// An account's keys: who may sign users, and who is shut out.
@@ -98,7 +103,7 @@ pub(super) fn account_token(
 ) -> Result<String, TokenError> {
     let store = match account {
         Account::Centre(_) => -1,
-        Account::System | Account::Mirrors { .. } => 0,
+        Account::System | Account::Asking { .. } => 0,
     };
     let mut nats = json!({
         "type": "account",
@@ -113,12 +118,16 @@ pub(super) fn account_token(
     match account {
         Account::System => {}
         Account::Centre(keys) => {
-            sign_by(&mut nats, Side::Centre, keys);
+            sign_by(&mut nats, Right::Archive, keys);
             nats["exports"] = json!([export()]);
         }
-        Account::Mirrors { keys, centre } => {
-            sign_by(&mut nats, Side::Mirrors, keys);
-            let imports = imports();
+        Account::Asking {
+            right,
+            keys,
+            centre,
+        } => {
+            sign_by(&mut nats, right, keys);
+            let imports = imports(right);
             let imports = imports.iter().map(|one| import(one, centre));
             nats["imports"] = imports.collect();
         }
@@ -126,17 +135,16 @@ pub(super) fn account_token(
     sign(operator, name, public, now, nats)
 }
 
-fn sign_by(nats: &mut Value, side: Side, keys: &Keys) {
-    let roles = Right::ALL.iter().filter(|right| right.side() == side);
-    let scopes = roles.filter_map(|right| Some(scope(*right, keys.signers.get(right)?)));
-    nats["signing_keys"] = scopes.collect();
+fn sign_by(nats: &mut Value, right: Right, keys: &Keys) {
+    let signer = keys.signers.get(&right).into_iter();
+    nats["signing_keys"] = signer.map(|key| scope(right, key)).collect();
     let revoked = keys.revoked.iter();
     let seconds = revoked.map(|(user, until)| (user.clone(), Value::from(until.as_ms() / 1000)));
     nats["revocations"] = Value::Object(seconds.collect());
 }
 
-/// What the centre lets other accounts ask for, as one: nats-server takes what came in by an export, and would go out by
-/// the same again, for a loop, and drops it. So an answer that a mirror had sent to one of its own imports ends there;
+/// What the archive's account lets others ask for, as one: nats-server takes what came in by an export, and would go out by
+/// the same again, for a loop, and drops it. So an answer that somebody had sent to one of its own imports ends there;
 /// with an export for each, 2.10.27 falls over it where names are filled in. Nothing more is reached by it than
 /// [`imports`] names, for only accounts that the operator signs are there.
 fn export() -> Value {
@@ -180,9 +188,9 @@ fn nanoseconds(time: Duration) -> u64 {
 /// What those may do whose tokens a role's key signed.
 fn scope(right: Right, key: &str) -> Value {
     let may = permissions(right);
-    let subscriptions = match right {
-        Right::Archive | Right::Consistency | Right::Directory => -1,
-        Right::Mirror => i64::from(MIRROR_SUBSCRIPTIONS_MAX),
+    let subscriptions = match right.asks() {
+        true => i64::from(SUBSCRIPTIONS_MAX),
+        false => -1,
     };
     let mut scope = json!({
         "kind": "user_scope",
