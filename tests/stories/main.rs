@@ -28,6 +28,7 @@ mod publishing;
 mod retract;
 mod secure;
 mod select;
+mod slow_readers;
 mod telemetry;
 mod two_publishers;
 mod upkeep;

@@ -9,7 +9,7 @@ use runtime::boot::now;
 use serde::{Deserialize, Serialize};
 
 use crate::Client;
-use crate::directory::{DirectoryError, by_level};
+use crate::directory::{DirectoryError, by_level, is_web_url};
 use crate::watch::Watch;
 
 /// Mirrors asked for: more than anybody chooses from.
@@ -199,9 +199,7 @@ impl Client {
 /// A mirror's URL as it is written into files and shells, without a slash at the end. None for what a directory
 /// should not have said: a person pastes it.
 fn usable(text: &str) -> Option<String> {
-    let url = reqwest::Url::parse(text).ok()?;
-    let usable = ["http", "https"].contains(&url.scheme()) && url.has_host() && is_plain_url(text);
-    usable.then(|| text.trim_end_matches('/').to_owned())
+    (is_web_url(text) && is_plain_url(text)).then(|| text.trim_end_matches('/').to_owned())
 }
 
 #[cfg(test)]
@@ -221,6 +219,9 @@ mod tests {
             "http://m1/#a",
             "http://m1/a b",
             "file:///etc",
+            "HTTP://m1",
+            "http:/m1",
+            "https:m1",
             "m1",
         ] {
             assert_eq!(usable(bad), None, "{bad}");

@@ -296,16 +296,21 @@ pub struct Named {
 
 /// What is not of the expected form is left out: one bad line costs no other.
 fn mirror(one: MirrorAnswer) -> Option<Named> {
-    let url = reqwest::Url::parse(&one.url).ok()?;
-    let usable = ["http", "https"].contains(&url.scheme()) && url.has_host();
-    // The parser passes over line ends and tabs, and both are shown to people.
-    let plain = one.url.bytes().all(|byte| byte.is_ascii_graphic());
-    let id: MirrorId = one.id.parse().ok().filter(|_id| usable && plain)?;
+    let usable = is_web_url(&one.url);
+    let id: MirrorId = one.id.parse().ok().filter(|_id| usable)?;
     Some(Named {
         id: id.to_string(),
         url: one.url.trim_end_matches('/').to_owned(),
         level: Level::of_tier(&one.tier),
     })
+}
+
+/// True for a URL of a web server as people, apt and the parser read it alike: the parser alone passes over line ends and
+/// tabs, and takes `HTTP:` and `http:/host`.
+pub(crate) fn is_web_url(text: &str) -> bool {
+    let begins = ["http://", "https://"].map(|start| text.starts_with(start));
+    let parsed = reqwest::Url::parse(text).is_ok_and(|url| url.has_host());
+    begins.contains(&true) && parsed && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn channel(one: &ChannelAnswer) -> Option<Channel> {
@@ -407,6 +412,12 @@ mod tests {
             ("nz1", "http://m/\u{1b}[2J"),
             ("nz1", "ht\ttp://m"),
             ("nz1", "file:///m"),
+            ("nz1", "HTTP://m"),
+            ("nz1", "hTtps://m"),
+            ("nz1", "http:/m"),
+            ("nz1", "http:\\\\m"),
+            ("nz1", "https:m"),
+            ("nz1", "http://"),
         ] {
             assert_eq!(read(id, url), [], "{id:?} {url:?}");
         }

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // they are assertions
 
 mod apt;
+mod asked;
 mod configs;
 mod debian;
 mod dns;
@@ -57,7 +58,9 @@ decoders! {
     OPENBSD in openbsd: checksums 1024, listed_names 1024, packing_list 1024, package_name 256, spec 512,
         package_file 2048;
     DEBIAN in debian: release 2048, inrelease 2048, packages 1024, sources 1024, packed_index 1024, relation 256;
-    WEB in web: url_path 512, conditions 512, feedback_body 1024, directory_answers 1024;
+    WEB in web: url_path 512, conditions 512, feedback_body 1024, directory_answers 1024, directory_query 512,
+        forwarded 512;
+    ASKED in asked: consumer_question 1024;
     DNS in dns: dns 512;
     APT in apt: apt_message 1024, apt_uri 512;
     SOURCES in sources: apt_sources 1024, apt_list 1024, installurl 512;

@@ -1,13 +1,21 @@
 //! What comes with requests.
 
-use axum::http::{HeaderMap, HeaderValue, Method};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use axum::http::{HeaderMap, HeaderValue, Method, Uri};
+use directory::http::ask::Question;
 use directory::http::feedback;
+use ipnet::IpNet;
 use mirror::http::conditions::{Outcome, Version, judge};
 use mirrorlog_core::directory::speed::{Failure, Outcome as SpeedOutcome};
 use mirrorlog_core::id::MirrorId;
+use mirrorlog_core::limits::ID_MAX_BYTES;
 use mirrorlog_core::path::EntryPath;
 use mirrorlog_core::time::Timestamp;
 use mirrorlog_core::url::{Asked, encode, encode_path};
+
+use runtime::boot::client_behind;
 
 use crate::cut;
 
@@ -109,7 +117,66 @@ pub(crate) fn directory_answers(data: &[u8]) {
             !unseen(&named.url) && !named.url.ends_with('/'),
             "{named:?} forges lines"
         );
-        assert!(named.url.starts_with("http"), "{named:?}");
+        let begins = ["http://", "https://"].map(|start| named.url.starts_with(start));
+        assert!(begins.contains(&true), "{named:?}");
     }
     client::read_channels(data).ok();
+}
+
+/// The query of a question to the directory.
+pub(crate) fn directory_query(data: &[u8]) {
+    let Ok(uri) = Uri::try_from([b"/v1/mirrors?", data].concat()) else {
+        return;
+    };
+    let Ok(question) = Question::read(&uri) else {
+        return;
+    };
+    assert!(question.limit <= 1000);
+    for names in [&question.architectures, &question.components] {
+        let short = |name: &String| !name.is_empty() && name.len() <= ID_MAX_BYTES;
+        assert!(names.len() <= 64 && names.iter().all(short), "{names:?}");
+        assert!(!names.iter().any(|name| name.contains(',')), "{names:?}");
+    }
+    // Asked in our own words it is the same question.
+    let names = |names: &BTreeSet<String>| Vec::from_iter(names.iter().cloned()).join(",");
+    let text = |value: Option<String>| encode(value.unwrap_or_default().as_bytes());
+    let written = format!(
+        "/v1/mirrors?channel={}&build={}&country={}&client_ip={}&limit={}&arch={}&component={}{}",
+        text(question.channel.as_ref().map(ToString::to_string)),
+        text(question.build.map(|build| build.to_string())),
+        text(question.country.map(|country| country.to_string())),
+        text(question.client.map(|client| client.to_string())),
+        question.limit,
+        text(Some(names(&question.architectures))),
+        text(Some(names(&question.components))),
+        question.path.as_ref().map_or_else(String::new, |path| {
+            format!("&path={}", encode(path.as_bytes()))
+        }),
+    );
+    assert_eq!(Question::read(&written.parse().unwrap()), Ok(question));
+}
+
+/// What proxies say of whom they speak for, line by line; the first byte says how many of four are trusted.
+pub(crate) fn forwarded(data: &[u8]) {
+    let Some((trusted, lines)) = data.split_first() else {
+        return;
+    };
+    let proxies: Vec<IpNet> = ["10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32", "::1/128"]
+        .iter()
+        .take(usize::from(trusted % 5))
+        .map(|net| net.parse().unwrap())
+        .collect();
+    let mut headers = HeaderMap::new();
+    for line in lines.split(|&byte| byte == b'\n') {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            headers.append("x-forwarded-for", value);
+        }
+    }
+    let is_trusted = |at: IpAddr| proxies.iter().any(|net| net.contains(&at.to_canonical()));
+    for peer in ["10.0.0.1", "198.51.100.1", "2001:db8::1"] {
+        let peer: IpAddr = peer.parse().unwrap();
+        let client = client_behind(&proxies, peer, &headers);
+        // Who is not trusted speaks for himself.
+        assert!(is_trusted(peer) || client == peer, "{client} for {peer}");
+    }
 }

@@ -109,13 +109,15 @@ impl Release {
     }
 }
 
-/// `<hex> <size> <name>`, as Release and Sources have it.
+/// `<hex> <size> <name>`, as Release and Sources have it. A name has neither control characters nor white space of any
+/// kind: apt ends a word at a vertical tab, which is none to Rust.
 pub(crate) fn listed_line(algorithm: Algorithm, line: &str) -> Option<(Sum, u64, &str)> {
     let mut words = line.split_ascii_whitespace();
     let sum = Sum::parse(algorithm, words.next()?)?;
     let size_bytes = words.next()?.parse().ok()?;
     let name = words.next()?;
-    words.next().is_none().then_some((sum, size_bytes, name))
+    let odd = name.contains(|c: char| c.is_control() || c.is_whitespace());
+    (words.next().is_none() && !odd).then_some((sum, size_bytes, name))
 }
 
 /// The text inside a clear-signed message (RFC 9580, section 7).
@@ -173,6 +175,17 @@ mod tests {
             Some(Timestamp::from_seconds(1_795_305_030))
         );
         assert_eq!(release.date("valid-until").unwrap(), None);
+    }
+
+    #[test]
+    fn names_are_one_word_for_apt_too() {
+        for odd in [
+            "\u{b}", "\0", "\u{1b}", "\u{7f}", "\u{85}", "\u{a0}", "\u{2028}",
+        ] {
+            let text = TEXT.replace("Packages", &format!("Pack{odd}ages"));
+            let refused = Release::parse(text.as_bytes()).unwrap_err();
+            assert_eq!(refused, ReleaseError::Listed(5), "{odd:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{ConnectInfo, FromRequestParts, Query};
+use axum::http::Uri;
 use axum::http::request::Parts;
 use mirrorlog_core::directory::View;
 use mirrorlog_core::directory::offer::Needs;
@@ -58,7 +59,28 @@ struct Written {
     component: Option<String>,
 }
 
-/// What is asked, checked.
+/// The parameters, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// `channel`.
+    pub channel: Option<ChannelId>,
+    /// `build`.
+    pub build: Option<Build>,
+    /// `country`.
+    pub country: Option<Country>,
+    /// `client_ip`: whom it is asked for, where that is not who asks.
+    pub client: Option<IpAddr>,
+    /// `limit`: mirrors in the answer, 1000 at most.
+    pub limit: usize,
+    /// `path`, as it came.
+    pub path: Option<String>,
+    /// `arch`, at most 64.
+    pub architectures: BTreeSet<String>,
+    /// `component`, at most 64.
+    pub components: BTreeSet<String>,
+}
+
+/// What is asked, and for where.
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) channel: Option<ChannelId>,
@@ -102,14 +124,13 @@ impl FromRequestParts<std::sync::Arc<Face>> for Asked {
         face: &std::sync::Arc<Face>,
     ) -> Result<Self, Refusal> {
         let Ok(Peer(peer)) = Peer::from_request_parts(parts, face).await;
-        let written = Query::<Written>::try_from_uri(&parts.uri);
-        let Query(written) = written.map_err(|error| Refusal::bad_request(error.to_string()))?;
-        Self::read(&face.site, written, peer)
+        let question = Question::read(&parts.uri).map_err(Refusal::bad_request)?;
+        Ok(Self::of(&face.site, question, peer))
     }
 }
 
 /// Names with commas between.
-fn names(field: &str, text: Option<String>) -> Result<BTreeSet<String>, Refusal> {
+fn names(field: &str, text: Option<String>) -> Result<BTreeSet<String>, String> {
     let text = text.unwrap_or_default();
     let names = text
         .split(',')
@@ -118,50 +139,65 @@ fn names(field: &str, text: Option<String>) -> Result<BTreeSet<String>, Refusal>
     let names: BTreeSet<String> = names.map(str::to_owned).collect();
     let too_long = names.iter().any(|name| name.len() > ID_MAX_BYTES);
     match names.len() > NAMES_MAX || too_long {
-        true => Err(Refusal::bad_request(format!(
+        true => Err(format!(
             "{field}: at most {NAMES_MAX} names of {ID_MAX_BYTES} characters can be asked for"
-        ))),
+        )),
         false => Ok(names),
     }
 }
 
-impl Asked {
-    fn read(site: &Site, written: Written, peer: Option<IpAddr>) -> Result<Self, Refusal> {
-        let bad = |text: String| Refusal::bad_request(text);
+impl Question {
+    /// Reads the query of an URL.
+    ///
+    /// # Errors
+    /// Which parameter is none, for people.
+    pub fn read(uri: &Uri) -> Result<Self, String> {
+        let written = Query::<Written>::try_from_uri(uri);
+        let Query(written) = written.map_err(|error| error.to_string())?;
         // An empty value is no value: forms send such.
         let given = |value: Option<String>| value.filter(|text| !text.is_empty());
         let channel = given(written.channel).map(|text| text.parse::<ChannelId>());
         let build = given(written.build).map(|text| text.parse::<Build>());
         let country = given(written.country).map(|text| text.parse::<Country>());
-        let country = country
-            .transpose()
-            .map_err(|error| bad(error.to_string()))?;
-        let address = match given(written.client_ip) {
-            Some(text) => Some(
-                text.parse::<IpAddr>()
-                    .map_err(|_not_one| bad(format!("client_ip: {text:?} is no IP address")))?,
-            ),
-            None => peer,
-        };
+        let country = country.transpose().map_err(|error| error.to_string())?;
+        let client = given(written.client_ip).map(|text| {
+            let address = text.parse::<IpAddr>();
+            address.map_err(|_not_one| format!("client_ip: {text:?} is no IP address"))
+        });
+        let client = client.transpose()?;
         let limit = match given(written.limit) {
             Some(text) => text
                 .parse::<usize>()
-                .map_err(|_not_one| bad(format!("limit: {text:?} is no whole number")))?,
+                .map_err(|_not_one| format!("limit: {text:?} is no whole number"))?,
             None => LIMIT_USUAL,
         };
         Ok(Self {
-            channel: channel
-                .transpose()
-                .map_err(|error| bad(error.to_string()))?,
-            build: build.transpose().map_err(|error| bad(error.to_string()))?,
-            place: site.place(address.map(|at| at.to_canonical()), country),
+            channel: channel.transpose().map_err(|error| error.to_string())?,
+            build: build.transpose().map_err(|error| error.to_string())?,
+            country,
+            client,
             limit: limit.min(LIMIT_MAX),
             path: written.path,
-            part: Part {
-                architectures: names("arch", written.arch)?,
-                components: names("component", written.component)?,
-            },
+            architectures: names("arch", written.arch)?,
+            components: names("component", written.component)?,
         })
+    }
+}
+
+impl Asked {
+    fn of(site: &Site, question: Question, peer: Option<IpAddr>) -> Self {
+        let address = question.client.or(peer).map(|at| at.to_canonical());
+        Self {
+            channel: question.channel,
+            build: question.build,
+            place: site.place(address, question.country),
+            limit: question.limit,
+            path: question.path,
+            part: Part {
+                architectures: question.architectures,
+                components: question.components,
+            },
+        }
     }
 
     /// What of it is needed: a path, or whatever is of some architectures and components.

@@ -17,7 +17,7 @@
 //! | `memo` | documents that were made in this second |
 //! | `refusal` | whatever is not answered, with its reason |
 
-mod ask;
+pub mod ask;
 mod channels;
 pub mod feedback;
 pub(crate) mod feeds;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use async_nats::Subject;
+use async_nats::jetstream::consumer::IntoConsumerConfig as _;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use mirrorlog_core::id::Lane;
@@ -187,6 +188,32 @@ fn read(message: &async_nats::Message) -> Option<(String, Slot, Asked)> {
         at: Instant::now(),
     };
     Some((user.name().to_owned(), slot, asked))
+}
+
+/// What the archive would make for a user who asks, as NATS' own tools read it: the stream and the consumer. None for what
+/// is no question; otherwise the refusal.
+pub fn consumer_asked_for(
+    user: &str,
+    question: &[u8],
+) -> Option<Result<(String, serde_json::Value), String>> {
+    let message = async_nats::Message {
+        subject: consumer_request(user).into(),
+        reply: Some("answer".into()),
+        payload: question.to_vec().into(),
+        headers: None,
+        status: None,
+        description: None,
+        length: 0,
+    };
+    let (_, _, asked) = read(&message)?;
+    match asked.work {
+        Work::Make(plan) => {
+            let config = serde_json::to_value(plan.config.into_consumer_config());
+            Some(Ok((plan.stream, config.unwrap_or_default())))
+        }
+        Work::Refuse(error) => Some(Err(error.to_string())),
+        Work::Done(_) => None,
+    }
 }
 
 /// What was asked for and is not under way.

@@ -33,6 +33,7 @@ pub use config::{NatsConfig, Replicas, ReplicasError};
 pub use error::LogError;
 pub use events::{Delivery, Event, Events};
 pub use kv::{Bucket, KvChange, Watch};
+pub use maker::consumer_asked_for;
 pub use peers::Notices;
 pub use reader::{Message, Messages};
 
