@@ -1,6 +1,7 @@
 //! A network as strangers run it: users at nats-server, TLS between services, a root document; and those who try.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use e2e::{Ended, Network, Setup, Tree, until};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
@@ -126,6 +127,22 @@ fn nobody_without_a_certificate_or_a_user_is_let_in() {
     for mirror in ["nz1", "nz2"] {
         let config = std::fs::read_to_string(network.config(mirror)).unwrap();
         assert!(!config.contains("keys = ["), "{config}");
+    }
+    // Another's credentials are no use, and would only be refused one thing after the other.
+    let credentials = network.dir().join("access/creds");
+    for (service, user) in [("mirror", "directory"), ("directory", "consistency")] {
+        let name = if service == "mirror" { "nz1" } else { service };
+        network.configure(name, |config| {
+            let file = credentials.join(format!("{user}.creds"));
+            let nats = config["nats"].as_table_mut().unwrap();
+            nats.insert("credentials".into(), file.display().to_string().into());
+        });
+        let mut serve = Command::new(e2e::binary());
+        serve.arg("--config").arg(network.config(name));
+        serve.args([service, "serve"]);
+        let refused = network.run_command(&mut serve).code_is(64);
+        let expected = format!("are those of {user}, and this is {name}");
+        assert!(refused.stderr.contains(&expected), "{}", refused.stderr);
     }
 }
 

@@ -139,8 +139,9 @@ pub(crate) fn directory_query(data: &[u8]) {
     }
     // Asked in our own words it is the same question.
     let names = |names: &BTreeSet<String>| Vec::from_iter(names.iter().cloned()).join(",");
-    let text = |value: Option<String>| encode(value.unwrap_or_default().as_bytes());
-    let written = format!(
+    let written = |text: &str| Vec::from_iter(text.bytes().map(|b| format!("%{b:02x}"))).concat();
+    let text = |value: Option<String>| written(&value.unwrap_or_default());
+    let asked = format!(
         "/v1/mirrors?channel={}&build={}&country={}&client_ip={}&limit={}&arch={}&component={}{}",
         text(question.channel.as_ref().map(ToString::to_string)),
         text(question.build.map(|build| build.to_string())),
@@ -149,11 +150,12 @@ pub(crate) fn directory_query(data: &[u8]) {
         question.limit,
         text(Some(names(&question.architectures))),
         text(Some(names(&question.components))),
-        question.path.as_ref().map_or_else(String::new, |path| {
-            format!("&path={}", encode(path.as_bytes()))
-        }),
+        question
+            .path
+            .as_ref()
+            .map_or_else(String::new, |path| { format!("&path={}", written(path)) }),
     );
-    assert_eq!(Question::read(&written.parse().unwrap()), Ok(question));
+    assert_eq!(Question::read(&asked.parse().unwrap()), Ok(question));
 }
 
 /// What proxies say of whom they speak for, line by line; the first byte says how many of four are trusted.

@@ -11,7 +11,7 @@ use crate::failure::{CONFIG, DOWN, Failure, OrExit as _};
 pub(crate) async fn archive(file: &Path, level: Option<&str>) -> Result<u8, Failure> {
     let config = archive::config::Config::load(file).or_exit(CONFIG)?;
     let _telemetry = telemetry("archive", &config.telemetry, level);
-    standing(&config.nats, config.tls.as_ref())?;
+    standing("archive", &config.nats, config.tls.as_ref())?;
     archive::run::serve(config, runtime::boot::shutdown())
         .await
         .or_exit(DOWN)?;
@@ -21,7 +21,7 @@ pub(crate) async fn archive(file: &Path, level: Option<&str>) -> Result<u8, Fail
 pub(crate) async fn mirror(file: &Path, level: Option<&str>) -> Result<u8, Failure> {
     let config = mirror::config::Config::load(file).or_exit(CONFIG)?;
     let _telemetry = telemetry("mirror", &config.telemetry, level);
-    standing(&config.nats, config.tls.as_ref())?;
+    standing(config.mirror.id.as_str(), &config.nats, config.tls.as_ref())?;
     mirror::run::serve(config, runtime::boot::shutdown())
         .await
         .or_exit(DOWN)?;
@@ -31,7 +31,7 @@ pub(crate) async fn mirror(file: &Path, level: Option<&str>) -> Result<u8, Failu
 pub(crate) async fn consistency(file: &Path, level: Option<&str>) -> Result<u8, Failure> {
     let config = consistency::config::Config::load(file).or_exit(CONFIG)?;
     let _telemetry = telemetry("consistency", &config.telemetry, level);
-    standing(&config.nats, config.tls.as_ref())?;
+    standing("consistency", &config.nats, config.tls.as_ref())?;
     consistency::run::serve(config, runtime::boot::shutdown())
         .await
         .or_exit(DOWN)?;
@@ -41,7 +41,7 @@ pub(crate) async fn consistency(file: &Path, level: Option<&str>) -> Result<u8, 
 pub(crate) async fn directory(file: &Path, level: Option<&str>) -> Result<u8, Failure> {
     let config = directory::config::Config::load(file).or_exit(CONFIG)?;
     let _telemetry = telemetry("directory", &config.telemetry, level);
-    standing(&config.nats, config.tls.as_ref())?;
+    standing("directory", &config.nats, config.tls.as_ref())?;
     directory::run::serve(config, runtime::boot::shutdown())
         .await
         .or_exit(DOWN)?;
@@ -50,8 +50,8 @@ pub(crate) async fn directory(file: &Path, level: Option<&str>) -> Result<u8, Fa
 
 /// What makes a service known to others is looked at before it starts: without it, it would only try again and again.
 /// A certificate whose time is over is no reason not to serve what is public.
-fn standing(nats: &NatsConfig, tls: Option<&TlsConfig>) -> Result<(), Failure> {
-    nats.check().or_exit(CONFIG)?;
+fn standing(service: &str, nats: &NatsConfig, tls: Option<&TlsConfig>) -> Result<(), Failure> {
+    nats.check(service).or_exit(CONFIG)?;
     for concern in tls
         .map(|tls| tls.concerns(runtime::boot::now()))
         .unwrap_or_default()

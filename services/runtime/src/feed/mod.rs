@@ -167,15 +167,24 @@ impl<L: Listener> Feed<L> {
     /// # Errors
     /// [`LogError`] when a stream cannot be read at all.
     pub async fn start(self, tasks: &mut JoinSet<()>) -> Result<(), LogError> {
-        let (reader, verdicts) = UntilQuiet::new(self.log.verdicts().await?);
+        let watch = async |name: &str| self.log.bucket(name).await?.watch().await;
+        // Each may have to wait for the archive.
+        let (verdicts, heads, wanted, drains, events) = tokio::try_join!(
+            self.log.verdicts(),
+            watch("head"),
+            watch("wanted"),
+            watch("drain"),
+            self.log.follow(0),
+        )?;
+        let (reader, verdicts) = UntilQuiet::new(verdicts);
         tasks.spawn(self.clone().verdicts(reader));
-        let (reader, heads) = UntilQuiet::new(self.log.bucket("head").await?.watch().await?);
+        let (reader, heads) = UntilQuiet::new(heads);
         tasks.spawn(self.clone().heads(reader));
-        let (reader, wanted) = UntilQuiet::new(self.log.bucket("wanted").await?.watch().await?);
+        let (reader, wanted) = UntilQuiet::new(wanted);
         tasks.spawn(self.clone().wanted(reader));
-        let (reader, drains) = UntilQuiet::new(self.log.bucket("drain").await?.watch().await?);
+        let (reader, drains) = UntilQuiet::new(drains);
         tasks.spawn(self.clone().drains(reader));
-        let (reader, events) = UntilQuiet::new(self.log.follow(0).await?);
+        let (reader, events) = UntilQuiet::new(events);
         tasks.spawn(self.clone().events(reader));
         for quiet in [verdicts, heads, wanted, drains, events] {
             quiet.await.ok();

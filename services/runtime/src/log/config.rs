@@ -34,13 +34,14 @@ impl NatsConfig {
         }
     }
 
-    /// Reads what a service is known by, so that it does not start to find out later.
+    /// Reads what a service is known by, so that it does not start to find out later. `service` is its user's name:
+    /// `archive`, `consistency`, `directory` or a mirror's id.
     ///
     /// # Errors
     /// [`LogError`], naming the file.
-    pub fn check(&self) -> Result<(), LogError> {
+    pub fn check(&self, service: &str) -> Result<(), LogError> {
         if let Some(path) = &self.credentials {
-            Credentials::read(path).map_err(LogError::Credentials)?;
+            Credentials::read_for(path, service).map_err(LogError::Credentials)?;
         }
         match &self.ca {
             Some(path) => std::fs::read(path)

@@ -14,6 +14,7 @@ use async_nats::jetstream::consumer::{
 };
 use async_nats::jetstream::{self, stream};
 use bytes::Bytes;
+use futures::future::join_all;
 use mirrorlog_core::channel::CHANNELS_MAX;
 use mirrorlog_core::id::{ChannelId, Lane};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ const LANE_INACTIVE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const READER_INACTIVE: Duration = Duration::from_secs(60);
 /// What a consumer that has one of several names says of itself: whose it is.
 const READER: &str = "mirrorlog-reader";
+/// Longest wait for those who hold a consumer whose name is looked for: its server may be down, and whoever asked waits.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(300);
 /// Longest wait for those who held a consumer: its server may be down.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for the archive: it makes two requests to the server.
@@ -108,6 +111,16 @@ pub(super) enum AskError {
     Reader,
     #[error("messages are counted from 1 on")]
     Start,
+}
+
+/// Who has a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Standing {
+    Free,
+    /// The reader's number, if it says one.
+    Of(Option<String>),
+    /// Nobody answers for it.
+    Unknown,
 }
 
 /// A consumer as it is to be made.
@@ -278,16 +291,25 @@ impl Log {
             Some(name) => format!("consumer {name}"),
             None => "a reader".to_owned(),
         };
-        let not_yet = |source: Cause| LogError::NotYetMade {
+        let not_yet = |reason: String| LogError::NotYetMade {
             consumer: called.clone(),
             stream: stream.clone(),
-            source,
+            reason,
         };
-        let name = match self.ask_archive(asker, ask).await.map_err(not_yet)? {
-            Answer::Made => wanted.ok_or_else(|| not_yet("it did not name it".into()))?,
+        let reader = match &ask {
+            Ask::Read { reader, .. } => reader.map(|number| number.to_string()),
+            Ask::Lane { .. } => None,
+        };
+        let answer = self.ask_archive(asker, ask).await;
+        let answer = answer.map_err(|error| {
+            let away = "it does not answer: is it running, and connected to NATS?";
+            not_yet(format!("{away} ({error})"))
+        })?;
+        let name = match answer {
+            Answer::Made => wanted.ok_or_else(|| not_yet("it did not name it".to_owned()))?,
             Answer::MadeAs(name) if places.contains(&name) => name,
-            Answer::MadeAs(name) => return Err(not_yet(format!("it named it {name}").into())),
-            Answer::Later(reason) => return Err(not_yet(reason.into())),
+            Answer::MadeAs(name) => return Err(not_yet(format!("it named it {name}"))),
+            Answer::Later(reason) => return Err(not_yet(reason)),
             Answer::Refused(reason) => {
                 return Err(LogError::NotMade {
                     consumer: called,
@@ -304,11 +326,13 @@ impl Log {
             true => LogError::down(doing(), error),
             false => consumer_error(&doing(), error),
         })?;
-        declare::same_consumer(
-            &name,
-            &config.into_consumer_config(),
-            &made.cached_info().config,
-        )?;
+        let standing = made.cached_info();
+        declare::same_consumer(&name, &config.into_consumer_config(), &standing.config)?;
+        // Two archives may have given one place away: whoever has it would read what this one then misses.
+        let is_ours = standing.config.metadata.get(READER) == reader.as_ref();
+        if !places.is_empty() && (!is_ours || standing.delivered.consumer_sequence > 0) {
+            return Err(not_yet(format!("{name} is another reader's")));
+        }
         Ok(made)
     }
 
@@ -356,31 +380,45 @@ impl Log {
         Ok(Some(place))
     }
 
-    /// The first name that nobody has, or that this reader had before.
+    /// The name that this reader had before, or the first that nobody has.
     async fn free_place(&self, plan: &Plan) -> Result<String, LogError> {
-        let Plan {
-            stream,
-            config,
-            places,
-        } = plan;
-        let doing = || format!("looking for a place for a reader of {stream}");
-        for place in places {
-            let there = self.jetstream.get_consumer_from_stream(place, stream).await;
-            let there: Consumer<pull::Config> = match there {
-                Ok(there) => there,
-                Err(error) if is_absent(&error) => return Ok(place.clone()),
-                // Its server is down, and it is somebody's, for all that is known.
-                Err(error) if is_leaderless(&error) => continue,
+        let doing = || format!("looking for a place for a reader of {}", plan.stream);
+        let reader = plan.config.metadata.get(READER);
+        let looked_up = plan
+            .places
+            .iter()
+            .map(|place| self.look_up(place, &plan.stream));
+        let (mut own, mut free) = (None, None);
+        for (place, standing) in plan.places.iter().zip(join_all(looked_up).await) {
+            match standing {
+                Ok(Standing::Free) => free = free.or(Some(place)),
+                Ok(Standing::Of(had_by)) if had_by.is_some() && had_by.as_ref() == reader => {
+                    own = Some(place);
+                }
+                // One whose server is down is somebody's, for all that is known.
+                Ok(Standing::Of(_) | Standing::Unknown) => {}
                 Err(error) => return Err(consumer_error(&doing(), error)),
-            };
-            let had_by = there.cached_info().config.metadata.get(READER);
-            if had_by.is_some() && had_by == config.metadata.get(READER) {
-                return Ok(place.clone());
             }
         }
-        let all = places.len();
-        let reason = format!("all {all} are taken, some by readers that ended within the minute");
-        Err(LogError::down(doing(), reason))
+        own.or(free).cloned().ok_or_else(|| {
+            let all = plan.places.len();
+            let reason =
+                format!("all {all} are taken, some by readers that ended within the minute");
+            LogError::down(doing(), reason)
+        })
+    }
+
+    async fn look_up(&self, place: &str, stream: &str) -> Result<Standing, stream::ConsumerError> {
+        let asked = self.jetstream.get_consumer_from_stream(place, stream);
+        let there: Consumer<pull::Config> = match tokio::time::timeout(LOOK_UP_TIMEOUT, asked).await
+        {
+            Err(_) => return Ok(Standing::Unknown),
+            Ok(Err(error)) if is_absent(&error) => return Ok(Standing::Free),
+            Ok(Err(error)) if is_leaderless(&error) => return Ok(Standing::Unknown),
+            Ok(there) => there?,
+        };
+        let metadata = &there.cached_info().config.metadata;
+        Ok(Standing::Of(metadata.get(READER).cloned()))
     }
 
     async fn ask_archive(&self, asker: &User, ask: Ask) -> Result<Answer, Cause> {

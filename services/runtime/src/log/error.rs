@@ -61,15 +61,14 @@ pub enum LogError {
         source: jetstream::Error,
     },
     /// The archive, which makes others' consumers, does not answer or cannot make one at the moment.
-    #[error("the archive has not made {consumer} of {stream} yet: is it running and connected?")]
+    #[error("the archive has not made {consumer} of {stream} yet: {reason}")]
     NotYetMade {
         /// The consumer, or "a reader".
         consumer: String,
         /// What it is to read.
         stream: String,
-        /// Why.
-        #[source]
-        source: Cause,
+        /// Why: what the archive says, or that it says nothing.
+        reason: String,
     },
     /// The archive refused to make a consumer.
     #[error("the archive does not make {consumer} of {stream}: {reason}")]

@@ -60,6 +60,14 @@ impl Events {
         }
     }
 
+    /// True once there was something to read from; stays so. A durable consumer does not tell.
+    pub fn opened(&self) -> bool {
+        match &self.kind {
+            Kind::Durable(_) => true,
+            Kind::Follow(reader) => reader.opened(),
+        }
+    }
+
     /// True once the newest event of a moment was read; stays so. A durable consumer does not tell.
     pub fn caught_up(&self) -> bool {
         match &self.kind {

@@ -200,6 +200,11 @@ pub struct KvChange {
 }
 
 impl Watch {
+    /// True once there was something to read from; stays so.
+    pub fn opened(&self) -> bool {
+        self.reader.opened()
+    }
+
     /// True once the newest value of a moment was read; stays so.
     pub fn caught_up(&self) -> bool {
         self.reader.caught_up()

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::Reaction;
 
-use super::access::{User, consumer_request};
+use super::access::{Right, User, consumer_request};
 use super::consumer::{ASK_TIMEOUT, Answer, Ask, AskError, Plan, Question};
 use super::{Log, LogError};
 
@@ -26,9 +26,14 @@ const AT_ONCE_MAX: usize = 64;
 const PAUSE: Duration = Duration::from_millis(50);
 /// It waits so many times as long as that one took: many filters keep nats-server busy for half a second.
 const PAUSE_TIMES: u32 = 5;
-/// Questions of one user in a second that are looked at; it has eight consumers, and asks for each once a second.
-/// Replicas share it.
+/// But no longer than this: whoever asks gives up after ten seconds, and a server that is down takes its time, too.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Questions of one mirror in a second that are looked at; it has seven consumers, and asks for each once a second.
 const ASKS_PER_S: u32 = 32;
+/// The same of a service of the centre: eight consumers each of a few replicas.
+const SERVICES_ASKS_PER_S: u32 = 128;
+/// Questions of one user that wait, and answers to it that are remembered.
+const QUESTIONS_MAX: usize = 128;
 /// Largest question, in bytes: as many channels as there may be, with room.
 const ASK_MAX_BYTES: usize = 96 * 1024;
 /// Of several archives one answers.
@@ -60,7 +65,7 @@ impl Log {
             tokio::select! {
                 Some((user, made, took)) = under_way.next(), if !under_way.is_empty() => {
                     waiting.made(&user, made);
-                    let pause = PAUSE.max(took.saturating_mul(PAUSE_TIMES));
+                    let pause = took.saturating_mul(PAUSE_TIMES).clamp(PAUSE, PAUSE_MAX);
                     resting.push(async move {
                         tokio::time::sleep(pause).await;
                         user
@@ -154,7 +159,8 @@ struct Made {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Slot {
     Lane(Lane),
-    Read(String),
+    /// Of a stream; of a service of the centre, by the reader's number, too.
+    Read(String, Option<u64>),
     /// None: the answer says why.
     None,
 }
@@ -175,7 +181,10 @@ fn read(message: &async_nats::Message) -> Option<(String, Slot, Asked)> {
     let plan = ask.plan(&user);
     let slot = match (&plan, ask) {
         (Err(_), _) => Slot::None,
-        (Ok(_), Ask::Read { stream, .. }) => Slot::Read(stream),
+        (Ok(_), Ask::Read { stream, .. }) if user.right() == Right::Mirror => {
+            Slot::Read(stream, None)
+        }
+        (Ok(_), Ask::Read { stream, reader, .. }) => Slot::Read(stream, reader),
         (Ok(_), Ask::Lane { lane, .. }) => {
             let lane = Lane::ALL.into_iter().find(|known| known.as_str() == lane);
             lane.map_or(Slot::None, Slot::Lane)
@@ -228,8 +237,7 @@ struct Waiting {
 #[derive(Debug, Default)]
 struct Turn {
     under_way: bool,
-    /// The newest question about each consumer. Of replicas that begin to read a stream in the same moment, too, the
-    /// newest waits; the other asks again.
+    /// The newest question about each consumer.
     questions: BTreeMap<Slot, Asked>,
     /// How each consumer was last made.
     made: BTreeMap<Slot, Made>,
@@ -249,12 +257,19 @@ impl Waiting {
             .filter(|(since, _)| now.duration_since(*since) < Duration::from_secs(1))
             .unwrap_or((now, 0));
         turn.asks = Some((since, asks.saturating_add(1)));
-        asks < ASKS_PER_S
+        let most = match user.right() {
+            Right::Mirror => ASKS_PER_S,
+            Right::Archive | Right::Consistency | Right::Directory => SERVICES_ASKS_PER_S,
+        };
+        asks < most
     }
 
     fn add(&mut self, user: String, slot: Slot, asked: Asked) {
         let turn = self.users.entry(user.clone()).or_default();
         let queued = turn.under_way || !turn.questions.is_empty();
+        if turn.questions.len() >= QUESTIONS_MAX && !turn.questions.contains_key(&slot) {
+            return;
+        }
         turn.questions.insert(slot, asked);
         if !queued {
             self.next.push_back(user);
@@ -277,6 +292,10 @@ impl Waiting {
     /// It was answered.
     fn made(&mut self, user: &str, made: Option<(Slot, Made)>) {
         if let Some(turn) = self.users.get_mut(user) {
+            // Readers come and go, each with a number of its own.
+            if turn.made.len() >= QUESTIONS_MAX {
+                turn.made.clear();
+            }
             turn.made.extend(made);
         }
     }
@@ -378,6 +397,34 @@ mod tests {
         assert!(!waiting.hears(&of("NO MIRROR"), begun));
         let later = begun + Duration::from_secs(1);
         assert_eq!(heard(&mut waiting, later), ASKS_PER_S as usize);
+    }
+
+    #[test]
+    fn readers_of_replicas_wait_side_by_side_and_are_bounded() {
+        let mut waiting = Waiting::default();
+        let ask = |waiting: &mut Waiting, reader: usize| {
+            let question = format!(
+                r#"{{"id":{reader},"ask":{{"read":{{"stream":"MIRRORLOG","start":"all","reader":{reader}}}}}}}"#
+            );
+            add(waiting, "directory", &question, &format!("{reader}"));
+        };
+        for reader in 0..10 * QUESTIONS_MAX {
+            ask(&mut waiting, reader);
+        }
+        assert_eq!(waiting.users["directory"].questions.len(), QUESTIONS_MAX);
+        for expected in 0..QUESTIONS_MAX {
+            let (user, slot, id, reply, _) = taken(&mut waiting).unwrap();
+            assert_eq!(reply, expected.to_string());
+            let answer = Answer::MadeAs("directory-1".into());
+            waiting.made(&user, Some((slot, Made { to: id, answer })));
+            waiting.rested(&user);
+        }
+        assert!(taken(&mut waiting).is_none());
+        ask(&mut waiting, 9999);
+        let (user, slot, to, ..) = taken(&mut waiting).unwrap();
+        let answer = Answer::MadeAs("directory-2".into());
+        waiting.made(&user, Some((slot, Made { to, answer })));
+        assert!(waiting.users["directory"].made.len() <= QUESTIONS_MAX);
     }
 
     #[test]

@@ -211,6 +211,11 @@ impl Reader {
         }
     }
 
+    /// True once there was a consumer.
+    pub(super) fn opened(&self) -> bool {
+        self.cursor.is_some()
+    }
+
     /// True once a message was given that was the stream's last at that moment.
     pub(super) fn caught_up(&self) -> bool {
         self.caught_up
@@ -334,6 +339,11 @@ pub struct Message {
 impl Messages {
     pub(super) fn new(reader: Reader) -> Self {
         Self { reader }
+    }
+
+    /// True once there was something to read from; stays so.
+    pub fn opened(&self) -> bool {
+        self.reader.opened()
     }
 
     /// True once the newest message of a moment was read; stays so.

@@ -11,17 +11,14 @@ use std::time::Duration;
 use async_nats::{Client, ConnectOptions};
 use mirrorlog_core::id::Lane;
 use mirrorlog_core::time::Timestamp;
-use runtime::log::Delivery;
 use runtime::log::access::{Credentials, Issuer, KeyPair, Realm, User, user_token};
 use runtime::log::supervise::NatsServer;
+use runtime::log::{Delivery, Log};
 
 use net::{NOW, Net, bytes, event, id, noble, soon, write_secret};
 
-/// What each role is for works with no more than it may do.
-#[tokio::test]
-async fn every_role_does_its_work() {
-    let net = Net::up(&["nz1"]).await;
-    let archive = net.archive().await;
+/// The archive writes whatever is its to write.
+async fn archive_writes(archive: &Log) {
     archive
         .publish_event(Lane::Bulk, &noble(), "1", 0, bytes("event"))
         .await
@@ -37,6 +34,8 @@ async fn every_role_does_its_work() {
         .put("noble", bytes("head"))
         .await
         .unwrap();
+    let roots = archive.bucket("root").await.unwrap();
+    roots.put("1", bytes("root")).await.unwrap();
     archive
         .bucket("drain")
         .await
@@ -58,8 +57,10 @@ async fn every_role_does_its_work() {
             .unwrap()
             .is_some()
     );
+}
 
-    let consistency = net.log("consistency").await;
+/// The consistency service writes whatever is its to write.
+async fn consistency_writes(consistency: &Log) {
     consistency.ensure().await.unwrap();
     consistency
         .publish_verdict(&noble(), &id("nz1"), bytes("verdict"))
@@ -79,37 +80,41 @@ async fn every_role_does_its_work() {
         .set("leader", bytes("me"), 0)
         .await
         .unwrap();
+}
 
-    // A mirror, and once more in the place of one that was killed.
-    for life in ["first", "second"] {
-        let mirror = net.log("nz1").await;
-        let nz1 = id("nz1");
-        let mut events = mirror
-            .consume(&nz1, Lane::Bulk, &[noble()], None)
-            .await
-            .unwrap();
-        assert_eq!(event(&mut events, life).await.payload, "event");
-        let mut orders = mirror.orders(&nz1, None).await.unwrap();
-        assert_eq!(soon(orders.next(), life).await.payload, "order");
-        let mut words = mirror.verdicts_on(&nz1).await.unwrap();
-        assert_eq!(soon(words.next(), life).await.payload, "verdict");
-        let mut heads = mirror.bucket("head").await.unwrap().watch().await.unwrap();
-        assert_eq!(soon(heads.next(), life).await.key, "noble");
-        let mut drains = mirror.bucket("drain").await.unwrap().watch().await.unwrap();
-        assert_eq!(soon(drains.next(), life).await.key, "nz1");
-        mirror
-            .publish_report(&nz1, &noble(), bytes(life))
-            .await
-            .unwrap();
-        let pool = "nz".parse().unwrap();
-        let mut notices = mirror.peers(&pool).await.unwrap();
-        mirror.tell_peers(&pool, &nz1, bytes("here")).await.unwrap();
-        assert_eq!(soon(notices.next(), life).await.unwrap().0, nz1);
-    }
+/// A mirror reads and writes what is its own.
+async fn mirror_lives(net: &Net, life: &str) {
+    let mirror = net.log("nz1").await;
+    let nz1 = id("nz1");
+    let mut events = mirror
+        .consume(&nz1, Lane::Bulk, &[noble()], None)
+        .await
+        .unwrap();
+    assert_eq!(event(&mut events, life).await.payload, "event");
+    let mut orders = mirror.orders(&nz1, None).await.unwrap();
+    assert_eq!(soon(orders.next(), life).await.payload, "order");
+    let mut words = mirror.verdicts_on(&nz1).await.unwrap();
+    assert_eq!(soon(words.next(), life).await.payload, "verdict");
+    let mut heads = mirror.bucket("head").await.unwrap().watch().await.unwrap();
+    assert_eq!(soon(heads.next(), life).await.key, "noble");
+    let mut drains = mirror.bucket("drain").await.unwrap().watch().await.unwrap();
+    assert_eq!(soon(drains.next(), life).await.key, "nz1");
+    mirror
+        .publish_report(
+            &nz1,
+            &noble(),
+            bytes::Bytes::copy_from_slice(life.as_bytes()),
+        )
+        .await
+        .unwrap();
+    let pool = "nz".parse().unwrap();
+    let mut notices = mirror.peers(&pool).await.unwrap();
+    mirror.tell_peers(&pool, &nz1, bytes("here")).await.unwrap();
+    assert_eq!(soon(notices.next(), life).await.unwrap().0, nz1);
+}
 
-    let mut reports = consistency.reports().await.unwrap();
-    assert_eq!(soon(reports.next(), "a report").await.payload, "second");
-
+/// The directory reads and writes whatever is its own.
+async fn directory_lives(net: &Net) {
     let directory = net.log("directory").await;
     directory.ensure().await.unwrap();
     directory
@@ -135,7 +140,11 @@ async fn every_role_does_its_work() {
         .put("today", bytes("salt"))
         .await
         .unwrap();
-    for bucket in ["head", "wanted", "drain"] {
+    let salts = directory.bucket("salt").await.unwrap();
+    assert_eq!(salts.get("today").await.unwrap().unwrap().1, "salt");
+    let roots = directory.bucket("root").await.unwrap();
+    assert_eq!(roots.get("1").await.unwrap().unwrap().1, "root");
+    for bucket in ["head", "wanted", "drain", "root", "salt"] {
         let mut watch = directory
             .bucket(bucket)
             .await
@@ -150,6 +159,41 @@ async fn every_role_does_its_work() {
         soon(events.next(), "an event").await,
         Delivery::Event(..)
     ));
+}
+
+/// The consistency service reads whatever is its to read.
+async fn consistency_reads(consistency: &Log) {
+    let mut reports = consistency.reports().await.unwrap();
+    assert_eq!(soon(reports.next(), "a report").await.payload, "second");
+    let mut verdicts = consistency.verdicts().await.unwrap();
+    assert_eq!(soon(verdicts.next(), "a verdict").await.payload, "verdict");
+    let mut events = consistency.follow(0).await.unwrap();
+    assert_eq!(event(&mut events, "consistency").await.payload, "event");
+    for name in ["head", "wanted", "lease", "drain", "root"] {
+        let bucket = consistency.bucket(name).await.unwrap();
+        let mut watch = bucket.watch().await.unwrap();
+        soon(watch.next(), name).await;
+    }
+    for (name, key) in [("root", "1"), ("lease", "leader"), ("wanted", "noble.nz")] {
+        let bucket = consistency.bucket(name).await.unwrap();
+        assert!(bucket.get(key).await.unwrap().is_some(), "{name}");
+    }
+}
+
+/// What each role is for works with no more than it may do.
+#[tokio::test]
+async fn every_role_does_its_work() {
+    let net = Net::up(&["nz1"]).await;
+    let archive = net.archive().await;
+    Box::pin(archive_writes(&archive)).await;
+    let consistency = net.log("consistency").await;
+    Box::pin(consistency_writes(&consistency)).await;
+    // A mirror, and once more in the place of one that was killed.
+    for life in ["first", "second"] {
+        Box::pin(mirror_lives(&net, life)).await;
+    }
+    Box::pin(consistency_reads(&consistency)).await;
+    Box::pin(directory_lives(&net)).await;
 }
 
 /// Replicas of a service share a user, and each of their readers has a place of its own.
@@ -420,7 +464,7 @@ async fn strangers_and_those_shut_out_stay_out() {
 #[tokio::test]
 async fn users_of_an_older_folder_are_moved() {
     let net = Net::up(&["nz1"]).await;
-    let _archive = net.archive().await;
+    let archive = net.archive().await;
     for user in [User::mirror(&id("nz1")).unwrap()]
         .into_iter()
         .chain(User::central())
@@ -430,14 +474,16 @@ async fn users_of_an_older_folder_are_moved() {
             is_moved(&net, &user).await;
         }
     }
-    let mirror = net.log("nz1").await;
-    mirror
-        .consume(&id("nz1"), Lane::Bulk, &[], None)
+    archive
+        .publish_event(Lane::Bulk, &noble(), "1", 0, bytes("event"))
         .await
         .unwrap();
+    let mirror = net.log("nz1").await;
+    let events = mirror.consume(&id("nz1"), Lane::Bulk, &[], None).await;
+    assert_eq!(event(&mut events.unwrap(), "nz1").await.payload, "event");
     for service in ["consistency", "directory"] {
-        let log = net.log(service).await;
-        log.verdicts().await.unwrap();
+        let mut events = net.log(service).await.follow(0).await.unwrap();
+        assert_eq!(event(&mut events, service).await.payload, "event");
     }
 }
 

@@ -33,6 +33,16 @@ pub enum CredentialsError {
         /// Its permission bits.
         mode: u32,
     },
+    /// It is another's.
+    #[error("NATS credentials {} are those of {user}, and this is {service}: it needs a file of its own", path.display())]
+    Another {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        user: String,
+        /// Who was to use it.
+        service: String,
+    },
     /// There is no token in it.
     #[error("{} holds no NATS user: `mirrorlog nats-config` and `mirrorlog mirror enroll` write such files", .0.display())]
     Malformed(PathBuf),
@@ -80,6 +90,23 @@ impl Credentials {
             .read_to_string(&mut text)
             .map_err(fail)?;
         Self::parse(text).ok_or_else(|| CredentialsError::Malformed(path.to_owned()))
+    }
+
+    /// Reads a file, and refuses one that [`Realm`](super::Realm) made for another user. Of users that it did not make
+    /// nothing is known.
+    ///
+    /// # Errors
+    /// [`CredentialsError`].
+    pub fn read_for(path: &Path, service: &str) -> Result<Self, CredentialsError> {
+        let read = Self::read(path)?;
+        match read.right.is_some() && read.name != service {
+            true => Err(CredentialsError::Another {
+                path: path.to_owned(),
+                user: read.name,
+                service: service.to_owned(),
+            }),
+            false => Ok(read),
+        }
     }
 
     fn parse(text: String) -> Option<Self> {

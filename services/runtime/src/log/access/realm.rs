@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use mirrorlog_core::time::Timestamp;
@@ -379,9 +379,10 @@ fn write_new(path: &Path, text: &str) -> Result<(), RealmError> {
     written.map_err(|source| io_error("write", path, source))
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file whole or not at all; it stays whose it was.
 fn replace(path: &Path, text: &str) -> Result<(), RealmError> {
     let beside = path.with_extension("new");
+    let owner = fs::metadata(path).ok();
     let written = OpenOptions::new()
         .write(true)
         .create(true)
@@ -391,6 +392,11 @@ fn replace(path: &Path, text: &str) -> Result<(), RealmError> {
         .and_then(|mut file| {
             file.write_all(text.as_bytes())
                 .and_then(|()| file.sync_all())
+        })
+        .and_then(|()| match owner {
+            // Services may use it where it lies.
+            Some(owner) => chown(&beside, Some(owner.uid()), Some(owner.gid())),
+            None => Ok(()),
         })
         .and_then(|()| fs::rename(&beside, path));
     written.map_err(|source| io_error("write", path, source))
