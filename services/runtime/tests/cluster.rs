@@ -7,6 +7,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
+use mirrorlog_core::time::Timestamp;
+use runtime::log::access::{Realm, User};
 use runtime::log::supervise::find_server;
 use runtime::log::{Delivery, Events, Log, LogError, NatsConfig, Replicas};
 use tokio::process::{Child, Command};
@@ -25,6 +27,11 @@ struct Cluster {
 
 impl Cluster {
     fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With more configuration for each server.
+    fn start_with(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ports = free_ports(6);
         let (clients, routes) = ports.split_at(3);
@@ -37,7 +44,7 @@ impl Cluster {
             let store = dir.path().join(&name);
             let text = format!(
                 "server_name: {name}\nlisten: \"127.0.0.1:{client}\"\njetstream {{ store_dir: {:?} }}\n\
-                 cluster {{ name: test, listen: \"127.0.0.1:{route}\", routes: [{}] }}\n",
+                 cluster {{ name: test, listen: \"127.0.0.1:{route}\", routes: [{}] }}\n{more}",
                 store,
                 all.join(", ")
             );
@@ -149,6 +156,58 @@ async fn when_a_server_is_lost_all_mirrors_hear_of_the_next_build() {
     publish(&log, 2).await;
     let reading = mirrors.iter_mut().map(|mirror| read_to(mirror, 2));
     futures::future::join_all(reading).await;
+}
+
+/// Where mirrors and services have users: consumers that a dead server held keep nobody from a new one.
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_server_is_lost_new_readers_find_a_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut realm = Realm::open(dir.path()).unwrap();
+    let now = Timestamp::from_ms(1_790_000_000_000);
+    let admin = realm.admit_admin(now).unwrap();
+    for user in User::central() {
+        realm.admit(&user, now).unwrap();
+    }
+    let mut cluster = Cluster::start_with(&realm.server_config(now).unwrap());
+    let config = |user: &str| NatsConfig {
+        credentials: Some(dir.path().join(format!("creds/{user}.creds"))),
+        ..cluster.config()
+    };
+    let archive = Log::connect(&config("archive"), "archive", true)
+        .await
+        .unwrap();
+    patiently(|| archive.ensure()).await;
+    let making = Log::connect_for_questions(&config("archive"), "archive").await;
+    let making = making.unwrap();
+    let making = tokio::spawn(async move { making.make_others_consumers().await });
+    publish(&archive, 1).await;
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        let directory = Log::connect(&config("directory"), "directory", true).await;
+        let mut events = directory.unwrap().follow(0).await.unwrap();
+        read_to(&mut events, 1).await;
+        readers.push(events);
+    }
+    // The server that holds the first place.
+    let options = async_nats::ConnectOptions::with_credentials_file(admin).await;
+    let asked = "$JS.API.CONSUMER.INFO.MIRRORLOG.directory-1";
+    let anywhere = format!("nats://127.0.0.1:{}", cluster.ports[0]);
+    let client = options.unwrap().connect(anywhere).await.unwrap();
+    let answer = client.request(asked, "".into()).await.unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+    let holder = answer["cluster"]["leader"].as_str().unwrap();
+    let holder: usize = holder.strip_prefix('n').unwrap().parse().unwrap();
+    let late = config("directory");
+    cluster.servers[holder].kill().await.unwrap();
+
+    let directory = Log::connect(&late, "directory", true).await.unwrap();
+    let mut events = patiently(|| directory.follow(0)).await;
+    read_to(&mut events, 1).await;
+    publish(&archive, 2).await;
+    readers.push(events);
+    let reading = readers.iter_mut().map(|reader| read_to(reader, 2));
+    futures::future::join_all(reading).await;
+    making.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
