@@ -14,7 +14,6 @@ use async_nats::jetstream::consumer::{
 };
 use async_nats::jetstream::{self, stream};
 use bytes::Bytes;
-use futures::future::join_all;
 use mirrorlog_core::channel::CHANNELS_MAX;
 use mirrorlog_core::id::{ChannelId, Lane};
 use serde::{Deserialize, Serialize};
@@ -22,6 +21,7 @@ use tokio::time::Instant;
 
 use super::access::{self, Right, User, consumer_request};
 use super::error::Cause;
+use super::places::READER;
 use super::{ACK_WAIT, Log, LogError, REQUEST_TIMEOUT, declare, event_subject};
 
 /// Most events that a mirror may hold unacked in a lane; one per channel stays unacked during a long sync.
@@ -32,10 +32,6 @@ const WAITING_MAX: i64 = 16;
 const LANE_INACTIVE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// A plain reader's consumer is forgotten by the server this long after its reader.
 const READER_INACTIVE: Duration = Duration::from_secs(60);
-/// What a consumer that has one of several names says of itself: whose it is.
-const READER: &str = "mirrorlog-reader";
-/// Longest wait for those who hold a consumer whose name is looked for: its server may be down, and whoever asked waits.
-const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(300);
 /// Longest wait for those who held a consumer: its server may be down.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for the archive: it makes two requests to the server.
@@ -111,16 +107,6 @@ pub(super) enum AskError {
     Reader,
     #[error("messages are counted from 1 on")]
     Start,
-}
-
-/// Who has a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Standing {
-    Free,
-    /// The reader's number, if it says one.
-    Of(Option<String>),
-    /// Nobody answers for it.
-    Unknown,
 }
 
 /// A consumer as it is to be made.
@@ -366,59 +352,6 @@ impl Log {
             declare::same_consumer(name, &config.clone().into_consumer_config(), echoed)?;
         }
         Ok(made)
-    }
-
-    /// Makes a consumer for somebody else. Gives its name where that was one of several.
-    pub(super) async fn make_for(&self, mut plan: Plan) -> Result<Option<String>, LogError> {
-        if plan.places.is_empty() {
-            self.make_own_consumer(plan).await?;
-            return Ok(None);
-        }
-        let place = self.free_place(&plan).await?;
-        plan.config.name = Some(place.clone());
-        self.make_own_consumer(plan).await?;
-        Ok(Some(place))
-    }
-
-    /// The name that this reader had before, or the first that nobody has.
-    async fn free_place(&self, plan: &Plan) -> Result<String, LogError> {
-        let doing = || format!("looking for a place for a reader of {}", plan.stream);
-        let reader = plan.config.metadata.get(READER);
-        let looked_up = plan
-            .places
-            .iter()
-            .map(|place| self.look_up(place, &plan.stream));
-        let (mut own, mut free) = (None, None);
-        for (place, standing) in plan.places.iter().zip(join_all(looked_up).await) {
-            match standing {
-                Ok(Standing::Free) => free = free.or(Some(place)),
-                Ok(Standing::Of(had_by)) if had_by.is_some() && had_by.as_ref() == reader => {
-                    own = Some(place);
-                }
-                // One whose server is down is somebody's, for all that is known.
-                Ok(Standing::Of(_) | Standing::Unknown) => {}
-                Err(error) => return Err(consumer_error(&doing(), error)),
-            }
-        }
-        own.or(free).cloned().ok_or_else(|| {
-            let all = plan.places.len();
-            let reason =
-                format!("all {all} are taken, some by readers that ended within the minute");
-            LogError::down(doing(), reason)
-        })
-    }
-
-    async fn look_up(&self, place: &str, stream: &str) -> Result<Standing, stream::ConsumerError> {
-        let asked = self.jetstream.get_consumer_from_stream(place, stream);
-        let there: Consumer<pull::Config> = match tokio::time::timeout(LOOK_UP_TIMEOUT, asked).await
-        {
-            Err(_) => return Ok(Standing::Unknown),
-            Ok(Err(error)) if is_absent(&error) => return Ok(Standing::Free),
-            Ok(Err(error)) if is_leaderless(&error) => return Ok(Standing::Unknown),
-            Ok(there) => there?,
-        };
-        let metadata = &there.cached_info().config.metadata;
-        Ok(Standing::Of(metadata.get(READER).cloned()))
     }
 
     async fn ask_archive(&self, asker: &User, ask: Ask) -> Result<Answer, Cause> {

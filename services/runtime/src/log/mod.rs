@@ -14,6 +14,7 @@ mod events;
 mod kv;
 mod maker;
 mod peers;
+mod places;
 mod reader;
 mod server;
 pub mod supervise;

@@ -13,7 +13,7 @@ use runtime::log::Log;
 use runtime::log::access::{Credentials, KeyPair};
 use serde_json::{Value, json};
 
-use crate::net::{Net, bytes, event, id, noble, soon, write_secret};
+use crate::net::{Archive, Net, bytes, event, id, noble, soon, write_secret};
 
 /// Streams into which a mirror would like to get something.
 const STREAMS: [&str; 7] = [
@@ -195,9 +195,8 @@ async fn store_one_each(
     expected
 }
 
-/// What a mirror names as the place of an answer gets the answer in the mirrors' account, and nowhere else.
-#[tokio::test]
-async fn attack_answers_to_a_mirror_reach_no_stream() {
+/// A network with a head, and an event for each place; its archive, and people's client.
+async fn with_events() -> (Net, Archive, Client) {
     let net = Net::up(&["nz1", "au1"]).await;
     let archive = net.archive().await;
     let admin = connect(&net, &net.creds("admin")).await;
@@ -207,6 +206,13 @@ async fn attack_answers_to_a_mirror_reach_no_stream() {
     for _ in PLACES {
         publish(&archive, "event").await;
     }
+    (net, archive, admin)
+}
+
+/// What a mirror names as the place of an answer gets the answer in the mirrors' account, and nowhere else.
+#[tokio::test]
+async fn attack_answers_to_a_mirror_reach_no_stream() {
+    let (net, archive, admin) = with_events().await;
     let mirror = net.log("nz1").await;
     drop(
         mirror
@@ -311,14 +317,7 @@ async fn attack_answers_to_services_of_the_centre_reach_no_stream() {
         ),
         ("directory", directory, ["MIRRORLOG", "KV_mirrorlog_wanted"]),
     ] {
-        let net = Net::up(&["nz1", "au1"]).await;
-        let archive = net.archive().await;
-        let admin = connect(&net, &net.creds("admin")).await;
-        let heads = archive.bucket("head").await.unwrap();
-        heads.put("noble", bytes("head")).await.unwrap();
-        for _ in PLACES {
-            publish(&archive, "event").await;
-        }
+        let (net, archive, admin) = with_events().await;
         let turned = net.intruder(user).await.client;
         let heard = all_that_is_said(&net, &format!("account-{user}.nk")).await;
         for stream in read {
