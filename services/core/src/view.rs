@@ -165,12 +165,17 @@ impl fmt::Display for View {
 
 /// What a view selects of a channel of one layout. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Selection(Option<Arc<Rules>>);
+pub struct Selection(Option<Selected>);
 
+#[derive(Clone, Debug)]
+struct Selected {
+    rules: Arc<Rules>,
+    layout: Layout,
+}
+
+/// A part with its globs ready to match. They are the same for each layout, and dear to make.
 #[derive(Debug)]
 struct Rules {
-    view: View,
-    layout: Layout,
     part: Part,
     include: GlobSet,
     exclude: GlobSet,
@@ -186,37 +191,19 @@ impl Selection {
 
     /// What a view says of a channel of this layout.
     pub fn new(view: &View, layout: Layout) -> Self {
-        let View::Part(part) = view else {
-            return Self::ALL;
-        };
-        let below = part.exclude.iter();
-        let below = below.filter(|glob| glob.ends_with('/') || glob.ends_with("/**"));
-        let below: BTreeSet<String> = below.cloned().collect();
-        let sets = [&part.include, &part.exclude, &below].map(globs);
-        // Each glob was checked when the view was made; all together may still be too many for one matcher.
-        let broken = sets.iter().any(Result::is_err);
-        let [include, exclude, exclude_below] = sets.map(Result::unwrap_or_default);
-        Self(Some(Arc::new(Rules {
-            view: view.clone(),
-            layout,
-            include,
-            exclude,
-            exclude_below,
-            broken,
-            part: (**part).clone(),
-        })))
+        Prepared::new(view.clone()).selection(layout)
     }
 
     /// The view.
     pub fn view(&self) -> View {
-        self.0
-            .as_ref()
-            .map_or(View::All, |rules| rules.view.clone())
+        self.0.as_ref().map_or(View::All, |selected| {
+            View::Part(Box::new(selected.rules.part.clone()))
+        })
     }
 
     /// The layout that it is for; none when nothing is left out.
     pub fn layout(&self) -> Option<Layout> {
-        self.0.as_ref().map(|rules| rules.layout)
+        self.0.as_ref().map(|selected| selected.layout)
     }
 
     /// True when nothing is left out.
@@ -226,16 +213,18 @@ impl Selection {
 
     /// Whether an entry belongs to the view.
     pub fn has(&self, path: &EntryPath) -> bool {
-        self.0.as_ref().is_none_or(|rules| {
+        self.0.as_ref().is_none_or(|Selected { rules, layout }| {
             let bytes = path.as_bytes();
             let included = rules.part.include.is_empty() || rules.include.is_match(as_path(bytes));
-            included && rules.may_have(bytes, false) && !rules.exclude.is_match(as_path(bytes))
+            included
+                && rules.may_have(*layout, bytes, false)
+                && !rules.exclude.is_match(as_path(bytes))
         })
     }
 
     /// Whether something below a folder may belong: false only when nothing can.
     pub fn has_below(&self, folder: &[u8]) -> bool {
-        self.0.as_ref().is_none_or(|rules| {
+        self.0.as_ref().is_none_or(|Selected { rules, layout }| {
             let below = [folder, b"/", UNLIKELY].concat();
             // What is on the way to a component leads to it.
             let way = component_of(&below).map(|rest| &rest[..rest.len() - UNLIKELY.len()]);
@@ -244,19 +233,20 @@ impl Selection {
                 way.is_some_and(|way| name.starts_with(way))
             };
             let on_the_way = rules.part.components.iter().any(leads);
-            rules.may_have(&below, on_the_way) && !rules.exclude_below.is_match(as_path(&below))
+            rules.may_have(*layout, &below, on_the_way)
+                && !rules.exclude_below.is_match(as_path(&below))
         })
     }
 }
 
-/// A view whose selections are made once for each layout. Cheap to clone.
+/// A view whose globs are made ready once for all layouts, when they are first needed. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Prepared(Arc<Once>);
 
 #[derive(Debug, Default)]
 struct Once {
     view: View,
-    selections: [OnceLock<Selection>; 3],
+    rules: OnceLock<Arc<Rules>>,
 }
 
 impl Prepared {
@@ -264,7 +254,7 @@ impl Prepared {
     pub fn new(view: View) -> Self {
         Self(Arc::new(Once {
             view,
-            selections: Default::default(),
+            rules: OnceLock::new(),
         }))
     }
 
@@ -275,13 +265,14 @@ impl Prepared {
 
     /// What it selects of a channel of this layout.
     pub fn selection(&self, layout: Layout) -> Selection {
-        let place = match layout {
-            Layout::Plain => 0,
-            Layout::Debian => 1,
-            Layout::OpenBsd => 2,
+        let View::Part(part) = &self.0.view else {
+            return Selection::ALL;
         };
-        let made = self.0.selections[place].get_or_init(|| Selection::new(&self.0.view, layout));
-        made.clone()
+        let rules = self.0.rules.get_or_init(|| Arc::new(Rules::new(part)));
+        Selection(Some(Selected {
+            rules: rules.clone(),
+            layout,
+        }))
     }
 }
 
@@ -301,11 +292,9 @@ impl std::hash::Hash for Prepared {
 
 impl PartialEq for Selection {
     fn eq(&self, other: &Self) -> bool {
-        let key = |one: &Self| {
-            one.0
-                .as_ref()
-                .map(|rules| (rules.view.clone(), rules.layout))
-        };
+        fn key(one: &Selection) -> Option<(&Part, Layout)> {
+            one.0.as_ref().map(|one| (&one.rules.part, one.layout))
+        }
         key(self) == key(other)
     }
 }
@@ -316,8 +305,25 @@ impl Eq for Selection {}
 const UNLIKELY: &[u8] = b"\x7f";
 
 impl Rules {
+    fn new(part: &Part) -> Self {
+        let below = part.exclude.iter();
+        let below = below.filter(|glob| glob.ends_with('/') || glob.ends_with("/**"));
+        let below: BTreeSet<String> = below.cloned().collect();
+        let sets = [&part.include, &part.exclude, &below].map(globs);
+        // Each glob was checked when the view was made; all together may still be too many for one matcher.
+        let broken = sets.iter().any(Result::is_err);
+        let [include, exclude, exclude_below] = sets.map(Result::unwrap_or_default);
+        Self {
+            include,
+            exclude,
+            exclude_below,
+            broken,
+            part: part.clone(),
+        }
+    }
+
     /// All rules but globs, and but components for what `leads` to one.
-    fn may_have(&self, path: &[u8], leads: bool) -> bool {
+    fn may_have(&self, layout: Layout, path: &[u8], leads: bool) -> bool {
         let Part {
             architectures,
             components,
@@ -327,10 +333,10 @@ impl Rules {
             std::str::from_utf8(name).is_ok_and(|name| names.contains(name))
         };
         let foreign = !architectures.is_empty()
-            && architecture(self.layout, path).is_some_and(|name| !named(architectures, name));
+            && architecture(layout, path).is_some_and(|name| !named(architectures, name));
         let inside = leads
             || components.is_empty()
-            || self.layout != Layout::Debian
+            || layout != Layout::Debian
             || in_components(path, components);
         !foreign && inside && !self.broken
     }

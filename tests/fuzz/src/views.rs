@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mirrorlog_core::layout::Layout;
 use mirrorlog_core::limits::{VIEW_MAX_BYTES, VIEW_NAMES_MAX};
 use mirrorlog_core::path::EntryPath;
-use mirrorlog_core::view::{Part, Selection, View};
+use mirrorlog_core::view::{Part, Prepared, Selection, View};
 
 /// Lines, each with what it is in front: `a` an architecture, `c` a component, `i` and `x` globs, `p` a path.
 pub(crate) fn view(data: &[u8]) {
@@ -53,8 +53,9 @@ pub(crate) fn view(data: &[u8]) {
     let nobody = BTreeSet::new();
     assert!(!view.is_all() || view.covers(&nobody, &nobody));
     assert!(!view.to_string().contains('\n'));
+    let prepared = Prepared::new(view);
     for layout in [Layout::Plain, Layout::Debian, Layout::OpenBsd] {
-        let selection = Selection::new(&view, layout);
+        let selection = prepared.selection(layout);
         for path in paths.iter().filter(|path| selection.has(path)) {
             leads_to(&selection, path);
         }
