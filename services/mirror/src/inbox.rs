@@ -206,6 +206,7 @@ impl Inbox {
     /// carried out once.
     pub(crate) async fn follow_drains(self, stop: CancellationToken) {
         let work = async {
+            let mut changes = self.keys.changes();
             loop {
                 let watch = async { self.log.bucket("drain").await?.watch().await };
                 let mut watch = match watch.await {
@@ -216,7 +217,10 @@ impl Inbox {
                     }
                 };
                 loop {
-                    let change = watch.next().await;
+                    let change = tokio::select! {
+                        change = watch.next() => change,
+                        () = changes.read_again() => break,
+                    };
                     let Some(value) = change.value.filter(|_| change.key == self.mirror.as_str())
                     else {
                         continue;
@@ -229,6 +233,7 @@ impl Inbox {
                         }
                         Ok(_) => {}
                         Err(reason) => {
+                            changes.refused();
                             let name = format!("drain-{}", change.revision);
                             self.parked.keep(&name, &reason, value).await;
                         }
@@ -243,6 +248,7 @@ impl Inbox {
     /// Follows what the consistency service says of this mirror.
     pub(crate) async fn follow_words(self, keys: Keys, stop: CancellationToken) {
         let work = async {
+            let mut changes = keys.changes();
             loop {
                 let mut messages = match self.log.verdicts_on(&self.mirror).await {
                     Ok(messages) => messages,
@@ -252,7 +258,10 @@ impl Inbox {
                     }
                 };
                 loop {
-                    let message = messages.next().await;
+                    let message = tokio::select! {
+                        message = messages.next() => message,
+                        () = changes.read_again() => break,
+                    };
                     match self.open_word(&message.payload, &keys.now()) {
                         Ok(verdict) => {
                             let message = Message::Word(Box::new(verdict));
@@ -261,6 +270,7 @@ impl Inbox {
                             }
                         }
                         Err(reason) => {
+                            changes.refused();
                             let name = format!("verdict-{}", message.sequence);
                             self.parked.keep(&name, &reason, message.payload).await;
                         }
@@ -288,6 +298,7 @@ impl Inbox {
     /// Follows the orders to this mirror.
     pub(crate) async fn follow_orders(self, stop: CancellationToken) {
         let work = async {
+            let mut changes = self.keys.changes();
             loop {
                 let mut messages = match self.log.orders(&self.mirror, None).await {
                     Ok(messages) => messages,
@@ -297,7 +308,10 @@ impl Inbox {
                     }
                 };
                 loop {
-                    let message = messages.next().await;
+                    let message = tokio::select! {
+                        message = messages.next() => message,
+                        () = changes.read_again() => break,
+                    };
                     match self.open_order(&message.payload) {
                         Ok(order) => {
                             if self.engine.send(Message::Order(order)).await.is_err() {
@@ -305,6 +319,7 @@ impl Inbox {
                             }
                         }
                         Err(reason) => {
+                            changes.refused();
                             let name = format!("order-{}", message.sequence);
                             self.parked.keep(&name, &reason, message.payload).await;
                         }
