@@ -41,51 +41,51 @@ chaos *args: _everything
 bench *args:
     deploy/setup --with-bench
     cargo build --release --locked -p mirrorlog
-    cargo run --quiet --release --locked -p e2e --bin bench -- --release "$@"
+    cargo run --quiet --release --locked -p bench --bin bench -- --release "$@"
 
 # a directory of 1,000 mirrors against nginx's `return 302`; see --help
 bench-directory *args:
     deploy/setup --with-bench
     cargo build --release --locked -p mirrorlog
-    cargo run --quiet --release --locked -p e2e --bin bench-directory -- --release "$@"
+    cargo run --quiet --release --locked -p bench --bin bench-directory -- --release "$@"
 
 # the mirror's HTTP server against nginx on the same files; see --help
 bench-serving *args:
     deploy/setup --with-bench
     cargo build --release --locked -p mirrorlog
-    cargo run --quiet --release --locked -p e2e --bin bench-serving -- --release "$@"
+    cargo run --quiet --release --locked -p bench --bin bench-serving -- --release "$@"
 
 # 1,000 simulated mirrors of a channel of 100,000 files: how soon all are complete; see --help
 bench-fleet *args:
     cargo build --release --locked -p mirrorlog
-    cargo run --quiet --release --locked -p e2e --bin bench-fleet -- --release "$@"
+    cargo run --quiet --release --locked -p bench --bin bench-fleet -- --release "$@"
 
 # a mirror behind a slow link, beside iperf3 over the same link; needs root for network namespaces; see --help
 bench-link *args:
     deploy/setup --with-bench
     cargo build --release --locked -p mirrorlog
-    cargo run --quiet --release --locked -p e2e --bin bench-link -- --release "$@"
+    cargo run --quiet --release --locked -p bench --bin bench-link -- --release "$@"
 
 # ten fresh mirrors of one pool, and peers that stall, die and lie: what the archive sends; see --help
 bench-peers *args:
     cargo build --release --locked -p mirrorlog
-    cargo run --quiet --release --locked -p e2e --bin bench-peers -- --release "$@"
+    cargo run --quiet --release --locked -p bench --bin bench-peers -- --release "$@"
 
 # two simulated days of a mirror on a slow link beside rsync by cron; see --help
 bench-days *args:
-    cargo run --quiet --release --locked -p e2e --bin bench-days -- "$@"
+    cargo run --quiet --release --locked -p bench --bin bench-days -- "$@"
 
 # start-up, memory and transfer of the client beside curl and apt's own http; see --help
 bench-client *args:
     deploy/setup --with-bench
     cargo build --release --locked -p mirrorlog
-    cargo run --quiet --release --locked -p e2e --bin bench-client -- --release "$@"
+    cargo run --quiet --release --locked -p bench --bin bench-client -- --release "$@"
 
 # what apt says while a thousand builds are published, against plain HTTP and rsync; see --help
 bench-flips *args:
     deploy/setup --with-bench
     cargo build --release --locked -p mirrorlog
-    cargo run --quiet --release --locked -p e2e --bin bench-flips -- --release "$@"
+    cargo run --quiet --release --locked -p bench --bin bench-flips -- --release "$@"
 
 # hostile bytes for what reads them: `just fuzz page -runs=10000000`; `just fuzz` lists the decoders, tests/fuzz tells more
 fuzz *args:
@@ -120,7 +120,7 @@ ci: fmt-check lint doctest test chaos
 
 # binaries and tests in one go: apart, what they have in common would be built twice, with other features
 _everything:
-    cargo build --quiet --locked --workspace --bins --tests
+    cargo build --quiet --locked --workspace --exclude bench --bins --tests
 
 # the stories start the binary as its users do
 _binaries:

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use e2e::{DebianRepo, Ended, Network, Setup, Tree, noise, until};
+use e2e::{DebianRepo, Ended, Network, Setup, Tree, noise, sha256, until};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use wire::v1;
 use wire::v1::publisher_client::PublisherClient;
@@ -302,10 +302,7 @@ fn file(path: &'static str, content: &[u8], size_bytes: u64) -> v1::Change {
         path: path.as_bytes().into(),
         new: Some(v1::change::New::File(v1::File {
             size_bytes,
-            digest: mirrorlog_core::id::Digest::of(content)
-                .as_bytes()
-                .to_vec()
-                .into(),
+            digest: hex::decode(sha256(content)).unwrap().into(),
             ..v1::File::default()
         })),
     }
