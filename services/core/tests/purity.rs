@@ -69,7 +69,7 @@ const WALLS: [(&str, &[&str]); 9] = [
     ),
     ("client", &["mirrorlog-core", "wire", "runtime", "fetcher"]),
 ];
-const SEE_ALL: [&str; 3] = ["mirrorlog", "e2e", "fuzz"];
+const SEE_ALL: [&str; 4] = ["mirrorlog", "e2e", "bench", "fuzz"];
 
 fn metadata() -> Metadata {
     // Offline works only for a platform whose crates are all here.
