@@ -206,7 +206,6 @@ impl Inbox {
     /// carried out once.
     pub(crate) async fn follow_drains(self, stop: CancellationToken) {
         let work = async {
-            let mut changes = self.keys.changes();
             loop {
                 let watch = async { self.log.bucket("drain").await?.watch().await };
                 let mut watch = match watch.await {
@@ -217,10 +216,7 @@ impl Inbox {
                     }
                 };
                 loop {
-                    let change = tokio::select! {
-                        change = watch.next() => change,
-                        () = changes.read_again() => break,
-                    };
+                    let change = watch.next().await;
                     let Some(value) = change.value.filter(|_| change.key == self.mirror.as_str())
                     else {
                         continue;
@@ -233,7 +229,6 @@ impl Inbox {
                         }
                         Ok(_) => {}
                         Err(reason) => {
-                            changes.refused();
                             let name = format!("drain-{}", change.revision);
                             self.parked.keep(&name, &reason, value).await;
                         }
@@ -248,7 +243,6 @@ impl Inbox {
     /// Follows what the consistency service says of this mirror.
     pub(crate) async fn follow_words(self, keys: Keys, stop: CancellationToken) {
         let work = async {
-            let mut changes = keys.changes();
             loop {
                 let mut messages = match self.log.verdicts_on(&self.mirror).await {
                     Ok(messages) => messages,
@@ -258,10 +252,7 @@ impl Inbox {
                     }
                 };
                 loop {
-                    let message = tokio::select! {
-                        message = messages.next() => message,
-                        () = changes.read_again() => break,
-                    };
+                    let message = messages.next().await;
                     match self.open_word(&message.payload, &keys.now()) {
                         Ok(verdict) => {
                             let message = Message::Word(Box::new(verdict));
@@ -270,7 +261,6 @@ impl Inbox {
                             }
                         }
                         Err(reason) => {
-                            changes.refused();
                             let name = format!("verdict-{}", message.sequence);
                             self.parked.keep(&name, &reason, message.payload).await;
                         }
@@ -298,7 +288,6 @@ impl Inbox {
     /// Follows the orders to this mirror.
     pub(crate) async fn follow_orders(self, stop: CancellationToken) {
         let work = async {
-            let mut changes = self.keys.changes();
             loop {
                 let mut messages = match self.log.orders(&self.mirror, None).await {
                     Ok(messages) => messages,
@@ -308,10 +297,7 @@ impl Inbox {
                     }
                 };
                 loop {
-                    let message = tokio::select! {
-                        message = messages.next() => message,
-                        () = changes.read_again() => break,
-                    };
+                    let message = messages.next().await;
                     match self.open_order(&message.payload) {
                         Ok(order) => {
                             if self.engine.send(Message::Order(order)).await.is_err() {
@@ -319,7 +305,6 @@ impl Inbox {
                             }
                         }
                         Err(reason) => {
-                            changes.refused();
                             let name = format!("order-{}", message.sequence);
                             self.parked.keep(&name, &reason, message.payload).await;
                         }

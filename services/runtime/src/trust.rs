@@ -47,48 +47,16 @@ impl TrustConfig {
 
 /// The keys of a role, as they are now. Cheap to clone; all clones change together.
 #[derive(Clone, Debug, Default)]
-pub struct Keys(Arc<watch::Sender<Arc<TrustedKeys>>>);
+pub struct Keys(Arc<RwLock<Arc<TrustedKeys>>>);
 
 impl Keys {
     /// The keys of this moment.
     pub fn now(&self) -> Arc<TrustedKeys> {
-        Arc::clone(&self.0.borrow())
-    }
-
-    /// Tells of changes from now on.
-    pub fn changes(&self) -> KeyChanges {
-        KeyChanges {
-            changed: self.0.subscribe(),
-            refused: false,
-        }
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn set(&self, keys: TrustedKeys) {
-        self.0.send_replace(Arc::new(keys));
-    }
-}
-
-/// For a reader of what is kept in the log: when to read it once more. A message may come before the root document that
-/// names its key; what was refused then may be believed afterwards.
-#[derive(Debug)]
-pub struct KeyChanges {
-    changed: watch::Receiver<Arc<TrustedKeys>>,
-    refused: bool,
-}
-
-impl KeyChanges {
-    /// A message was refused, by the keys of this moment or of one before.
-    pub fn refused(&mut self) {
-        self.refused = true;
-    }
-
-    /// Returns when other keys count than those by which a message was refused. Cancelling it loses nothing.
-    pub async fn read_again(&mut self) {
-        // The keys may have changed before anything was refused: then one reading is too many, and none too few.
-        if !self.refused || self.changed.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-        self.refused = false;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
     }
 }
 

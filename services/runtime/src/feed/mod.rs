@@ -32,8 +32,6 @@ use crate::trust::{Keys, Trust};
 pub use park::Park;
 pub use quiet::UntilQuiet;
 
-/// Pause after a reader could not be opened once more.
-const RETRY: Duration = Duration::from_secs(1);
 /// How long root documents are waited for before anything is read.
 const TRUST_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -169,12 +167,13 @@ impl<L: Listener> Feed<L> {
     /// # Errors
     /// [`LogError`] when a stream cannot be read at all.
     pub async fn start(self, tasks: &mut JoinSet<()>) -> Result<(), LogError> {
+        let watch = async |name: &str| self.log.bucket(name).await?.watch().await;
         // Each may have to wait for the archive.
         let (verdicts, heads, wanted, drains, events) = tokio::try_join!(
             self.log.verdicts(),
-            watch(self.log.clone(), "head"),
-            watch(self.log.clone(), "wanted"),
-            watch(self.log.clone(), "drain"),
+            watch("head"),
+            watch("wanted"),
+            watch("drain"),
             self.log.follow(0),
         )?;
         let (reader, verdicts) = UntilQuiet::new(verdicts);
@@ -238,16 +237,8 @@ impl<L: Listener> Feed<L> {
     }
 
     async fn drains(self, mut drains: UntilQuiet<Watch>) {
-        let mut changes = self.archive.changes();
         loop {
-            let change = tokio::select! {
-                change = drains.next() => change,
-                () = changes.read_again() => {
-                    let again = || watch(self.log.clone(), "drain");
-                    drains.restart(patiently("drains", again).await);
-                    continue;
-                }
-            };
+            let change = drains.next().await;
             let Some(value) = change.value else { continue };
             match self.drain(&change.key, &value) {
                 Ok(order) => {
@@ -255,7 +246,6 @@ impl<L: Listener> Feed<L> {
                     self.listener.hear(heard, &Span::none()).await;
                 }
                 Err(error) => {
-                    changes.refused();
                     self.park
                         .park("drain", change.revision, &error, value)
                         .await
@@ -308,26 +298,14 @@ impl<L: Listener> Feed<L> {
     }
 
     async fn verdicts(self, mut verdicts: UntilQuiet<Messages>) {
-        let mut changes = self.consistency.changes();
         loop {
-            let message = tokio::select! {
-                message = verdicts.next() => message,
-                () = changes.read_again() => {
-                    let again = || {
-                        let log = self.log.clone();
-                        async move { log.verdicts().await }
-                    };
-                    verdicts.restart(patiently("verdicts", again).await);
-                    continue;
-                }
-            };
+            let message = verdicts.next().await;
             match self.verdict(&message) {
                 Ok((verdict, signed)) => {
                     let heard = Heard::Verdict(verdict, signed);
                     self.listener.hear(heard, &Span::none()).await;
                 }
                 Err(error) => {
-                    changes.refused();
                     self.park
                         .park("verdict", message.sequence, &error, message.payload)
                         .await
@@ -344,27 +322,6 @@ impl<L: Listener> Feed<L> {
             &message.subject,
         )?;
         Ok((verdict, signed))
-    }
-}
-
-async fn watch(log: Log, bucket: &str) -> Result<Watch, LogError> {
-    log.bucket(bucket).await?.watch().await
-}
-
-/// Opens a reader once more, however long that takes.
-async fn patiently<R, F>(what: &str, open: impl Fn() -> F) -> R
-where
-    F: Future<Output = Result<R, LogError>>,
-{
-    loop {
-        match open().await {
-            Ok(reader) => return reader,
-            Err(error) => {
-                let error = crate::chain(&error);
-                tracing::warn!(what, error, "cannot be read once more, trying again");
-            }
-        }
-        tokio::time::sleep(RETRY).await;
     }
 }
 

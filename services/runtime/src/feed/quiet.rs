@@ -87,11 +87,6 @@ impl<R: Read> UntilQuiet<R> {
         )
     }
 
-    /// Reads from another reader: what was retained is read once more.
-    pub fn restart(&mut self, reader: R) {
-        (self.reader, self.deadline) = (reader, None);
-    }
-
     /// The next item; cancelling it loses nothing.
     pub async fn next(&mut self) -> R::Item {
         while self.quiet.is_some() && !self.reader.caught_up() {
