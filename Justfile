@@ -22,7 +22,7 @@ run *args:
 
 # all tests, documentation's examples apart; extra arguments go to the test runner
 test *args: _everything
-    {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --bins --tests" } }} --workspace --locked "$@"
+    {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --bins --tests" } }} --workspace --exclude bench --locked "$@"
 
 # the protocol's models in larger bounds, all interleavings: minutes and some gigabytes
 model *args:
