@@ -14,6 +14,7 @@ use mirrorlog_core::time::Timestamp;
 use runtime::log::access::{Credentials, Issuer, KeyPair, Realm, User, user_token};
 use runtime::log::supervise::NatsServer;
 use runtime::log::{Delivery, Log};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use net::{NOW, Net, bytes, event, id, noble, soon, write_secret};
 
@@ -458,6 +459,49 @@ async fn strangers_and_those_shut_out_stay_out() {
         .admit(&User::mirror(&id("nz1")).unwrap(), later)
         .unwrap();
     net.intruder("nz1").await;
+}
+
+/// The server knows who is shut out of an account before anybody can come: it has read all accounts when it listens.
+#[tokio::test]
+async fn accounts_are_read_before_anybody_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let realm = Realm::open(&dir.path().join("access")).unwrap();
+    let who = realm.server_config(NOW).unwrap();
+    let folder = dir.path().join("nats");
+    let watched = format!("{who}http: \"127.0.0.1:-1\"\n");
+    let server = NatsServer::start_with(&folder, None, &watched)
+        .await
+        .unwrap();
+    let ports = folder.join(format!("nats-server_{}.ports", server.pid));
+    let ports: serde_json::Value = serde_json::from_slice(&std::fs::read(ports).unwrap()).unwrap();
+    let watch = ports["monitoring"][0].as_str().unwrap();
+
+    let read = get(watch, "/accountz").await;
+    let read = read["accounts"].as_array().unwrap();
+    let configured = who.lines().filter_map(|line| {
+        let (account, _token) = line.strip_prefix("  ")?.split_once(": ")?;
+        Some(account)
+    });
+    let configured: Vec<&str> = configured.collect();
+    assert_eq!(configured.len(), 5, "the system's and one for each role");
+    for account in configured {
+        assert!(read.iter().any(|one| one == account), "{account}: {read:?}");
+        let told = get(watch, &format!("/accountz?acc={account}")).await;
+        assert_eq!(told["account_detail"]["complete"], true, "{told}");
+    }
+    assert_eq!(get(watch, "/connz").await["total"], 0);
+}
+
+/// What nats-server says of itself.
+async fn get(of: &str, path: &str) -> serde_json::Value {
+    let address = of.strip_prefix("http://").unwrap();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    serde_json::from_str(body).unwrap()
 }
 
 /// A folder from before a role had an account: its users get a token of it, and keep their keys.

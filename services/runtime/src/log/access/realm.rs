@@ -205,7 +205,12 @@ impl Realm {
             };
             (key.public_key(), name, account)
         });
-        let system_account = (system.clone(), "SYS", Account::System);
+        let of_roles: Vec<_> = of_roles.collect();
+        let others = of_roles.iter();
+        let others: Vec<_> = others
+            .map(|(public, name, _)| (public.clone(), *name))
+            .collect();
+        let system_account = (system.clone(), "SYS", Account::System(&others));
         let accounts = std::iter::once(system_account).chain(of_roles);
         let mut text = format!(
             "operator: {operator}\nsystem_account: {system}\nresolver: MEMORY\nresolver_preload {{\n"

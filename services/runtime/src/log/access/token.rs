@@ -22,6 +22,8 @@ const SUBSCRIPTIONS_MAX: u32 = 64;
 /// How long nats-server knows where an answer to another account goes, after the question or the answer before. A pull is never
 /// silent for so long: its reader gives it up before. It bounds what a flood of requests takes of the server's memory.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// What the server's account could ask of each other one, and does not: see [`Account::System`].
+const READ_AT_START: &str = "mirrorlog.account";
 /// Tags of a user's token that name its role and its consumers.
 pub(super) const ROLE_TAG: &str = "role";
 const CONSUMER_TAG: &str = "consumer";
@@ -56,8 +58,10 @@ pub struct Issuer<'a> {
 /// What an account is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Account<'a> {
-    /// Watches the server; holds nothing, and nobody signs its users.
-    System,
+    /// Watches the server; holds nothing, and nobody signs its users. It imports of each other account, by name and public
+    /// key, so that nats-server reads them all before it listens. Otherwise it reads one when its first user comes, and
+    /// once more for whoever comes meanwhile, and forgets for that moment who was shut out of it (2.10.27).
+    System(&'a [(String, &'a str)]),
     /// The archive's: holds the streams, and lets the others ask.
     Centre(&'a Keys),
     /// Of another role. Holds nothing: of the account `centre` its users reach what they need, and no more. Whatever is
@@ -103,7 +107,7 @@ pub(super) fn account_token(
 ) -> Result<String, TokenError> {
     let store = match account {
         Account::Centre(_) => -1,
-        Account::System | Account::Asking { .. } => 0,
+        Account::System(_) | Account::Asking { .. } => 0,
     };
     let mut nats = json!({
         "type": "account",
@@ -116,7 +120,12 @@ pub(super) fn account_token(
         "default_permissions": { "pub": {}, "sub": {} },
     });
     match account {
-        Account::System => {}
+        Account::System(others) => {
+            let imports = others
+                .iter()
+                .map(|(public, name)| read_at_start(public, name));
+            nats["imports"] = imports.collect();
+        }
         Account::Centre(keys) => {
             sign_by(&mut nats, Right::Archive, keys);
             nats["exports"] = json!([export()]);
@@ -130,6 +139,9 @@ pub(super) fn account_token(
             let imports = imports(right);
             let imports = imports.iter().map(|one| import(one, centre));
             nats["imports"] = imports.collect();
+            nats["exports"] = json!([{
+                "name": READ_AT_START, "subject": READ_AT_START, "type": "service",
+            }]);
         }
     }
     sign(operator, name, public, now, nats)
@@ -155,6 +167,17 @@ fn export() -> Value {
         // A pull is answered by many messages.
         "response_type": "Stream",
         "response_threshold": nanoseconds(ANSWER_TIMEOUT),
+    })
+}
+
+/// The server's account's import of another account.
+fn read_at_start(account: &str, name: &str) -> Value {
+    json!({
+        "name": READ_AT_START,
+        "subject": READ_AT_START,
+        "local_subject": format!("{READ_AT_START}.{name}"),
+        "account": account,
+        "type": "service",
     })
 }
 
