@@ -11,6 +11,7 @@ use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::{DeltaSource, Head, Order, ReplayFrom, Verdict};
 use mirrorlog_core::time::Timestamp;
+use runtime::early::{About, Early};
 use runtime::log::{self, AckHandle, Delivery, Log, LogError, Position};
 use runtime::trust::Keys;
 use tokio_util::sync::CancellationToken;
@@ -215,22 +216,38 @@ impl Inbox {
                         continue;
                     }
                 };
+                let mut early = Early::new(&self.keys);
                 loop {
-                    let change = watch.next().await;
-                    let Some(value) = change.value.filter(|_| change.key == self.mirror.as_str())
-                    else {
+                    let (change, again) = tokio::select! {
+                        change = watch.next() => (change, false),
+                        change = early.next() => (change, true),
+                    };
+                    let Some(value) = change.value.as_ref() else {
                         continue;
                     };
-                    match self.open_order(&value) {
-                        Ok(order) if Drains::concerns(&order.kind) => {
-                            if self.engine.send(Message::Order(order)).await.is_err() {
+                    if change.key != self.mirror.as_str() {
+                        continue;
+                    }
+                    let name = format!("drain-{}", change.revision);
+                    match self.open_order(value) {
+                        Ok(order) => {
+                            if again {
+                                self.parked.take_back(&name).await;
+                            } else {
+                                early.said(&About::clients(&order));
+                            }
+                            if Drains::concerns(&order.kind)
+                                && self.engine.send(Message::Order(order)).await.is_err()
+                            {
                                 return;
                             }
                         }
-                        Ok(_) => {}
                         Err(reason) => {
-                            let name = format!("drain-{}", change.revision);
-                            self.parked.keep(&name, &reason, value).await;
+                            let value = value.clone();
+                            early.keep(&value, About::clients, change);
+                            if !again {
+                                self.parked.keep(&name, &reason, value).await;
+                            }
                         }
                     }
                 }
@@ -251,18 +268,31 @@ impl Inbox {
                         continue;
                     }
                 };
+                let mut early = Early::new(&keys);
                 loop {
-                    let message = messages.next().await;
+                    let (message, again) = tokio::select! {
+                        message = messages.next() => (message, false),
+                        message = early.next() => (message, true),
+                    };
+                    let name = format!("verdict-{}", message.sequence);
                     match self.open_word(&message.payload, &keys.now()) {
                         Ok(verdict) => {
+                            if again {
+                                self.parked.take_back(&name).await;
+                            } else {
+                                early.said(&About::verdict(&verdict));
+                            }
                             let message = Message::Word(Box::new(verdict));
                             if self.engine.send(message).await.is_err() {
                                 return;
                             }
                         }
                         Err(reason) => {
-                            let name = format!("verdict-{}", message.sequence);
-                            self.parked.keep(&name, &reason, message.payload).await;
+                            let payload = message.payload.clone();
+                            early.keep(&payload, About::order, message);
+                            if !again {
+                                self.parked.keep(&name, &reason, payload).await;
+                            }
                         }
                     }
                 }
@@ -296,17 +326,30 @@ impl Inbox {
                         continue;
                     }
                 };
+                let mut early = Early::new(&self.keys);
                 loop {
-                    let message = messages.next().await;
+                    let (message, again) = tokio::select! {
+                        message = messages.next() => (message, false),
+                        message = early.next() => (message, true),
+                    };
+                    let name = format!("order-{}", message.sequence);
                     match self.open_order(&message.payload) {
                         Ok(order) => {
+                            if again {
+                                self.parked.take_back(&name).await;
+                            } else {
+                                early.said(&About::order(&order));
+                            }
                             if self.engine.send(Message::Order(order)).await.is_err() {
                                 return;
                             }
                         }
                         Err(reason) => {
-                            let name = format!("order-{}", message.sequence);
-                            self.parked.keep(&name, &reason, message.payload).await;
+                            let payload = message.payload.clone();
+                            early.keep(&payload, About::order, message);
+                            if !again {
+                                self.parked.keep(&name, &reason, payload).await;
+                            }
                         }
                     }
                 }
@@ -373,6 +416,14 @@ impl Parked {
     /// How many are parked.
     pub(crate) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// It is believed after all.
+    async fn take_back(&self, name: &str) {
+        tracing::info!(name, "parked message is believed now");
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        // Of more than are kept it has no file.
+        tokio::fs::remove_file(self.dir.join(name)).await.ok();
     }
 
     async fn keep(&self, name: &str, reason: &str, payload: Bytes) {

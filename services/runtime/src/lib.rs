@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`log`] | NATS JetStream as mirrorlog uses it |
 //! | [`feed`] | what archive and consistency service say, verified |
+//! | [`early`] | messages that came before the root document which names their key |
 //! | [`store`] | pages and blobs as content-addressed files |
 //! | [`state`] | small control state in sled |
 //! | [`key`] | key files in signify's format |
@@ -17,6 +18,7 @@
 
 pub mod beneath;
 pub mod boot;
+pub mod early;
 pub mod feed;
 pub mod key;
 pub mod log;

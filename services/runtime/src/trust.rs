@@ -47,16 +47,21 @@ impl TrustConfig {
 
 /// The keys of a role, as they are now. Cheap to clone; all clones change together.
 #[derive(Clone, Debug, Default)]
-pub struct Keys(Arc<RwLock<Arc<TrustedKeys>>>);
+pub struct Keys(Arc<watch::Sender<Arc<TrustedKeys>>>);
 
 impl Keys {
     /// The keys of this moment.
     pub fn now(&self) -> Arc<TrustedKeys> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.borrow())
     }
 
-    fn set(&self, keys: TrustedKeys) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    /// Tells when others count.
+    pub fn changes(&self) -> watch::Receiver<Arc<TrustedKeys>> {
+        self.0.subscribe()
+    }
+
+    pub(crate) fn set(&self, keys: TrustedKeys) {
+        self.0.send_replace(Arc::new(keys));
     }
 }
 

@@ -25,6 +25,7 @@ use tracing::Span;
 use wire::event::Opened;
 use wire::{Event, OpenError, Signed};
 
+use crate::early::{About, Early};
 use crate::log::{Delivery, Events, Log, LogError, Message, Messages, Watch};
 use crate::trace::with_parent;
 use crate::trust::{Keys, Trust};
@@ -237,18 +238,30 @@ impl<L: Listener> Feed<L> {
     }
 
     async fn drains(self, mut drains: UntilQuiet<Watch>) {
+        let mut early = Early::new(&self.archive);
         loop {
-            let change = drains.next().await;
-            let Some(value) = change.value else { continue };
-            match self.drain(&change.key, &value) {
+            let (change, again) = tokio::select! {
+                change = drains.next() => (change, false),
+                change = early.next() => (change, true),
+            };
+            let Some(value) = &change.value else { continue };
+            match self.drain(&change.key, value) {
                 Ok(order) => {
+                    if again {
+                        self.park.take_back("drain", change.revision).await;
+                    } else {
+                        early.said(&About::clients(&order));
+                    }
                     let heard = Heard::Order(order);
                     self.listener.hear(heard, &Span::none()).await;
                 }
                 Err(error) => {
-                    self.park
-                        .park("drain", change.revision, &error, value)
-                        .await
+                    let value = value.clone();
+                    early.keep(&value, About::clients, change.clone());
+                    if !again {
+                        let parked = self.park.park("drain", change.revision, &error, value);
+                        parked.await;
+                    }
                 }
             }
         }
@@ -298,17 +311,28 @@ impl<L: Listener> Feed<L> {
     }
 
     async fn verdicts(self, mut verdicts: UntilQuiet<Messages>) {
+        let mut early = Early::new(&self.consistency);
         loop {
-            let message = verdicts.next().await;
+            let (message, again) = tokio::select! {
+                message = verdicts.next() => (message, false),
+                message = early.next() => (message, true),
+            };
             match self.verdict(&message) {
                 Ok((verdict, signed)) => {
+                    if again {
+                        self.park.take_back("verdict", message.sequence).await;
+                    } else {
+                        early.said(&About::verdict(&verdict));
+                    }
                     let heard = Heard::Verdict(verdict, signed);
                     self.listener.hear(heard, &Span::none()).await;
                 }
                 Err(error) => {
-                    self.park
-                        .park("verdict", message.sequence, &error, message.payload)
-                        .await
+                    let (sequence, payload) = (message.sequence, message.payload.clone());
+                    early.keep(&payload, About::order, message);
+                    if !again {
+                        self.park.park("verdict", sequence, &error, payload).await;
+                    }
                 }
             }
         }

@@ -35,7 +35,7 @@ impl Park {
         })
     }
 
-    /// Messages parked since the start.
+    /// Messages parked since the start, and not believed since.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
@@ -43,6 +43,18 @@ impl Park {
     /// Whoever is believed has changed: what was parked is no reason to worry any more. It stays on the disk.
     pub fn excuse(&self) {
         self.health.recover("parked");
+    }
+
+    /// It can be used after all.
+    pub async fn take_back(&self, what: &'static str, sequence: u64) {
+        tracing::info!(what, sequence, "parked message is believed now");
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        // Of more than are kept it has no file.
+        tokio::fs::remove_file(self.file(what, sequence)).await.ok();
+    }
+
+    fn file(&self, what: &str, sequence: u64) -> PathBuf {
+        self.dir.join(format!("{what}-{sequence}"))
     }
 
     /// Keeps `payload` as `<what>-<sequence>`.
@@ -65,10 +77,7 @@ impl Park {
             "parked",
             format!("{what} {sequence} cannot be used: {causes}"),
         );
-        let (dir, file) = (
-            self.dir.clone(),
-            self.dir.join(format!("{what}-{sequence}")),
-        );
+        let (dir, file) = (self.dir.clone(), self.file(what, sequence));
         let written = tokio::task::spawn_blocking(move || {
             if std::fs::read_dir(dir)?.count() >= PARKED_MAX {
                 return Ok(());
