@@ -218,18 +218,16 @@ impl Inbox {
                 };
                 let mut early = Early::new(&self.keys);
                 loop {
-                    let (change, again) = tokio::select! {
-                        change = watch.next() => (change, false),
-                        change = early.next() => (change, true),
+                    let (revision, value, again) = tokio::select! {
+                        biased;
+                        (revision, value) = early.next() => (revision, value, true),
+                        change = watch.next() => match change.value {
+                            Some(value) if change.key == self.mirror.as_str() => (change.revision, value, false),
+                            Some(_) | None => continue,
+                        },
                     };
-                    let Some(value) = change.value.as_ref() else {
-                        continue;
-                    };
-                    if change.key != self.mirror.as_str() {
-                        continue;
-                    }
-                    let name = format!("drain-{}", change.revision);
-                    match self.open_order(value) {
+                    let name = format!("drain-{revision}");
+                    match self.open_order(&value, early.keys()) {
                         Ok(order) => {
                             if again {
                                 self.parked.take_back(&name).await;
@@ -243,8 +241,7 @@ impl Inbox {
                             }
                         }
                         Err(reason) => {
-                            let value = value.clone();
-                            early.keep(&value, About::clients, change);
+                            early.keep(revision, &value, About::clients);
                             if !again {
                                 self.parked.keep(&name, &reason, value).await;
                             }
@@ -270,12 +267,13 @@ impl Inbox {
                 };
                 let mut early = Early::new(&keys);
                 loop {
-                    let (message, again) = tokio::select! {
-                        message = messages.next() => (message, false),
-                        message = early.next() => (message, true),
+                    let (sequence, payload, again) = tokio::select! {
+                        biased;
+                        (sequence, payload) = early.next() => (sequence, payload, true),
+                        message = messages.next() => (message.sequence, message.payload, false),
                     };
-                    let name = format!("verdict-{}", message.sequence);
-                    match self.open_word(&message.payload, &keys.now()) {
+                    let name = format!("verdict-{sequence}");
+                    match self.open_word(&payload, early.keys()) {
                         Ok(verdict) => {
                             if again {
                                 self.parked.take_back(&name).await;
@@ -288,8 +286,7 @@ impl Inbox {
                             }
                         }
                         Err(reason) => {
-                            let payload = message.payload.clone();
-                            early.keep(&payload, About::order, message);
+                            early.keep(sequence, &payload, About::order);
                             if !again {
                                 self.parked.keep(&name, &reason, payload).await;
                             }
@@ -328,12 +325,13 @@ impl Inbox {
                 };
                 let mut early = Early::new(&self.keys);
                 loop {
-                    let (message, again) = tokio::select! {
-                        message = messages.next() => (message, false),
-                        message = early.next() => (message, true),
+                    let (sequence, payload, again) = tokio::select! {
+                        biased;
+                        (sequence, payload) = early.next() => (sequence, payload, true),
+                        message = messages.next() => (message.sequence, message.payload, false),
                     };
-                    let name = format!("order-{}", message.sequence);
-                    match self.open_order(&message.payload) {
+                    let name = format!("order-{sequence}");
+                    match self.open_order(&payload, early.keys()) {
                         Ok(order) => {
                             if again {
                                 self.parked.take_back(&name).await;
@@ -345,8 +343,7 @@ impl Inbox {
                             }
                         }
                         Err(reason) => {
-                            let payload = message.payload.clone();
-                            early.keep(&payload, About::order, message);
+                            early.keep(sequence, &payload, About::order);
                             if !again {
                                 self.parked.keep(&name, &reason, payload).await;
                             }
@@ -359,9 +356,9 @@ impl Inbox {
             .await;
     }
 
-    fn open_order(&self, payload: &Bytes) -> Result<Order, String> {
+    fn open_order(&self, payload: &Bytes, keys: &TrustedKeys) -> Result<Order, String> {
         let signed = Signed::decode(payload).map_err(|e| chain(&e))?;
-        let order = signed.open_order(&self.keys.now()).map_err(|e| chain(&e))?;
+        let order = signed.open_order(keys).map_err(|e| chain(&e))?;
         if order.mirror == self.mirror {
             Ok(order)
         } else {
@@ -421,7 +418,11 @@ impl Parked {
     /// It is believed after all.
     async fn take_back(&self, name: &str) {
         tracing::info!(name, "parked message is believed now");
-        self.count.fetch_sub(1, Ordering::Relaxed);
+        // Two of one name, of a log that was made anew, count as one.
+        let fewer = |count: u64| Some(count.saturating_sub(1));
+        let all = &self.count;
+        all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer)
+            .ok();
         // Of more than are kept it has no file.
         tokio::fs::remove_file(self.dir.join(name)).await.ok();
     }

@@ -127,7 +127,12 @@ impl Engine {
         if found < current && verdict.issued.ms_since(spoke) < FENCE_MS {
             return;
         }
-        self.fence = (found, verdict.issued.min(runtime::boot::now()));
+        let mut speaks = verdict.issued.min(runtime::boot::now());
+        if found == current {
+            // One that comes late must not let a replaced leader in.
+            speaks = speaks.max(spoke);
+        }
+        self.fence = (found, speaks);
         let good = match &verdict.state {
             VerdictState::Verified | VerdictState::Complete => true,
             // Who is not reached, or not looked at yet, has not lost anything.

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use mirrorlog_core::drain::Drains;
 use mirrorlog_core::id::{Build, ChannelId, PoolId};
+use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::{DeltaSource, Head, Order, Retraction, Snapshot, Verdict};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -26,7 +27,7 @@ use wire::event::Opened;
 use wire::{Event, OpenError, Signed};
 
 use crate::early::{About, Early};
-use crate::log::{Delivery, Events, Log, LogError, Message, Messages, Watch};
+use crate::log::{Delivery, Events, Log, LogError, Messages, Watch};
 use crate::trace::with_parent;
 use crate::trust::{Keys, Trust};
 
@@ -240,15 +241,18 @@ impl<L: Listener> Feed<L> {
     async fn drains(self, mut drains: UntilQuiet<Watch>) {
         let mut early = Early::new(&self.archive);
         loop {
-            let (change, again) = tokio::select! {
-                change = drains.next() => (change, false),
-                change = early.next() => (change, true),
+            let ((key, revision), value, again) = tokio::select! {
+                biased;
+                (label, value) = early.next() => (label, value, true),
+                change = drains.next() => {
+                    let Some(value) = change.value else { continue };
+                    ((change.key, change.revision), value, false)
+                }
             };
-            let Some(value) = &change.value else { continue };
-            match self.drain(&change.key, value) {
+            match drain(&key, &value, early.keys()) {
                 Ok(order) => {
                     if again {
-                        self.park.take_back("drain", change.revision).await;
+                        self.park.take_back("drain", revision).await;
                     } else {
                         early.said(&About::clients(&order));
                     }
@@ -256,27 +260,13 @@ impl<L: Listener> Feed<L> {
                     self.listener.hear(heard, &Span::none()).await;
                 }
                 Err(error) => {
-                    let value = value.clone();
-                    early.keep(&value, About::clients, change.clone());
+                    early.keep((key, revision), &value, About::clients);
                     if !again {
-                        let parked = self.park.park("drain", change.revision, &error, value);
-                        parked.await;
+                        self.park.park("drain", revision, &error, value).await;
                     }
                 }
             }
         }
-    }
-
-    fn drain(&self, key: &str, value: &[u8]) -> Result<Order, Unusable> {
-        let order = Signed::decode(value)?.open_order(&self.archive.now())?;
-        check_subject(order.mirror.to_string(), key)?;
-        if Drains::concerns(&order.kind) {
-            return Ok(order);
-        }
-        Err(Unusable::Subject {
-            said: "to do something".to_owned(),
-            subject: format!("whether {key} takes clients"),
-        })
     }
 
     async fn wanted(self, mut wanted: UntilQuiet<Watch>) {
@@ -313,14 +303,15 @@ impl<L: Listener> Feed<L> {
     async fn verdicts(self, mut verdicts: UntilQuiet<Messages>) {
         let mut early = Early::new(&self.consistency);
         loop {
-            let (message, again) = tokio::select! {
-                message = verdicts.next() => (message, false),
-                message = early.next() => (message, true),
+            let ((subject, sequence), payload, again) = tokio::select! {
+                biased;
+                (label, payload) = early.next() => (label, payload, true),
+                message = verdicts.next() => ((message.subject, message.sequence), message.payload, false),
             };
-            match self.verdict(&message) {
+            match verdict(&subject, &payload, early.keys()) {
                 Ok((verdict, signed)) => {
                     if again {
-                        self.park.take_back("verdict", message.sequence).await;
+                        self.park.take_back("verdict", sequence).await;
                     } else {
                         early.said(&About::verdict(&verdict));
                     }
@@ -328,8 +319,7 @@ impl<L: Listener> Feed<L> {
                     self.listener.hear(heard, &Span::none()).await;
                 }
                 Err(error) => {
-                    let (sequence, payload) = (message.sequence, message.payload.clone());
-                    early.keep(&payload, About::order, message);
+                    early.keep((subject, sequence), &payload, About::order);
                     if !again {
                         self.park.park("verdict", sequence, &error, payload).await;
                     }
@@ -337,16 +327,30 @@ impl<L: Listener> Feed<L> {
             }
         }
     }
+}
 
-    fn verdict(&self, message: &Message) -> Result<(Verdict, Signed), Unusable> {
-        let signed = Signed::decode(&message.payload)?;
-        let verdict = signed.open_verdict(&self.consistency.now())?;
-        check_subject(
-            format!("mirrorlog.verdict.{}.{}", verdict.channel, verdict.mirror),
-            &message.subject,
-        )?;
-        Ok((verdict, signed))
+fn drain(key: &str, value: &[u8], keys: &TrustedKeys) -> Result<Order, Unusable> {
+    let order = Signed::decode(value)?.open_order(keys)?;
+    check_subject(order.mirror.to_string(), key)?;
+    if Drains::concerns(&order.kind) {
+        return Ok(order);
     }
+    Err(Unusable::Subject {
+        said: "to do something".to_owned(),
+        subject: format!("whether {key} takes clients"),
+    })
+}
+
+fn verdict(
+    subject: &str,
+    payload: &[u8],
+    keys: &TrustedKeys,
+) -> Result<(Verdict, Signed), Unusable> {
+    let signed = Signed::decode(payload)?;
+    let verdict = signed.open_verdict(keys)?;
+    let said = format!("mirrorlog.verdict.{}.{}", verdict.channel, verdict.mirror);
+    check_subject(said, subject)?;
+    Ok((verdict, signed))
 }
 
 fn opened_heard(opened: Opened, delta: DeltaSource) -> Heard {

@@ -60,7 +60,7 @@ pub struct Issuer<'a> {
 pub(super) enum Account<'a> {
     /// Watches the server; holds nothing, and nobody signs its users. It imports of each other account, by name and public
     /// key, so that nats-server reads them all before it listens. Otherwise it reads one when its first user comes, and
-    /// once more for whoever comes meanwhile, and forgets for that moment who was shut out of it (2.10.27).
+    /// once more for whoever comes meanwhile, and 2.10.27 let in one in a hundred who was shut out.
     System(&'a [(String, &'a str)]),
     /// The archive's: holds the streams, and lets the others ask.
     Centre(&'a Keys),
