@@ -22,7 +22,7 @@ run *args:
 
 # all tests, documentation's examples apart; extra arguments go to the test runner
 test *args: _everything
-    {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --bins --tests" } }} --workspace --exclude bench --locked "$@"
+    {{ if nextest == "yes" { "cargo nextest run" } else { "cargo test --lib --bins --tests --examples" } }} --workspace --exclude bench --locked "$@"
 
 # the protocol's models in larger bounds, all interleavings: minutes and some gigabytes
 model *args:
@@ -118,9 +118,10 @@ docs:
 # what CI checks
 ci: fmt-check lint doctest test chaos
 
-# binaries and tests in one go: apart, what they have in common would be built twice, with other features
+# binaries, tests and the examples that tests start, in one go: apart, what they have in common would be built twice, with
+# other features
 _everything:
-    cargo build --quiet --locked --workspace --exclude bench --bins --tests
+    cargo build --quiet --locked --workspace --exclude bench --bins --tests --examples
 
 # the stories start the binary as its users do
 _binaries:
