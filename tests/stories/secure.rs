@@ -232,6 +232,35 @@ fn a_key_is_rotated_then_revoked_and_nobody_notices() {
         network.restart(service);
     }
     assert_eq!(publish(&network, &tree, 4), 4);
+    old_events_are_vouched_for(&network);
+}
+
+/// The log keeps events of the old key. Whoever reads them from the beginning asks the archive, and need not worry.
+fn old_events_are_vouched_for(network: &Network) {
+    for service in ["nz2", "directory"] {
+        network.kill(service);
+        if service == "nz2" {
+            network.wipe(service);
+        }
+        network.restart(service);
+    }
+    for (service, gauge) in [
+        ("nz2", "mirrorlog_parked_events 0"),
+        ("consistency", "mirrorlog_parked_messages 0"),
+        ("directory", ""),
+    ] {
+        let log = network.dir().join(format!("logs/{service}.log"));
+        until("the event of the old key was read, and vouched for", || {
+            let log = std::fs::read_to_string(&log).unwrap();
+            log.contains("asking the archive's journal")
+                && log.contains("parked message is believed now")
+        });
+        until("nothing is parked", || {
+            let ready = network.ask_service(service, "/readyz").json();
+            let metrics = network.ask_service(service, "/metrics").text();
+            ready["status"] == "ready" && metrics.contains(gauge)
+        });
+    }
 }
 
 #[test]

@@ -73,7 +73,9 @@ impl Invitation {
 /// Why nobody can be let in.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EnrollError {
-    #[error("[enroll] is not in the archive's configuration: nobody can join by a token")]
+    #[error(
+        "the archive runs without [enroll], so nobody can join by a token: put it into its configuration and restart it"
+    )]
     Off,
     #[error(transparent)]
     User(#[from] UserError),

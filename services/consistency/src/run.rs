@@ -286,7 +286,7 @@ impl Parts<'_> {
             park: park.clone(),
             mirrors: self.keys.mirrors.clone(),
         };
-        let feed = Feed::new(
+        let mut feed = Feed::new(
             self.log.clone(),
             self.desk.clone(),
             park,

@@ -356,9 +356,9 @@ impl Work {
         self.feed(Input::Tick { random }).await;
         self.gauges
             .show(&self.fold.status(None, now()), self.park.count());
-        match self.log.is_connected() {
-            true => self.health.recover("log"),
-            false => self.health.degrade("log", "the log cannot be reached"),
+        match Log::why_away(Some(&self.log)) {
+            None => self.health.recover("log"),
+            Some(why) => self.health.degrade("log", why),
         }
         match self.fold.is_cut_off() {
             false => self.health.recover("cut-off"),

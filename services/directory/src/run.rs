@@ -232,7 +232,7 @@ impl Follower {
         let dir = self.config.directory.state.join("parked");
         let park = Park::open(&dir, self.health.clone())
             .context("cannot make the folder of parked messages")?;
-        let feed = Feed::new(
+        let mut feed = Feed::new(
             log.clone(),
             self.desk.clone(),
             park.clone(),

@@ -167,9 +167,9 @@ impl Work {
 
     fn tell(&self) {
         self.gauges.show(self.fold.view(), now());
-        let connected = self.log.borrow().as_ref().is_some_and(Log::is_connected);
-        if !connected {
-            let text = "the log cannot be reached: answers are those of the last verdicts";
+        let away = Log::why_away(self.log.borrow().as_ref());
+        if let Some(why) = away {
+            let text = format!("{why}; answers are those of the last verdicts");
             self.health.degrade("log", text);
         } else if self.shelf.caught_up {
             self.health.recover("log");

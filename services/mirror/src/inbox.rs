@@ -11,6 +11,7 @@ use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::{DeltaSource, Head, Order, ReplayFrom, Verdict};
 use mirrorlog_core::time::Timestamp;
+use runtime::doubt::{Doubt, Doubtful, Doubts, Room};
 use runtime::early::{About, Early};
 use runtime::log::{self, AckHandle, Delivery, Log, LogError, Position};
 use runtime::trust::Keys;
@@ -111,7 +112,7 @@ impl Inbox {
             Ok(arrived) => Message::Event(Box::new(arrived)),
             Err(reason) => {
                 let name = format!("{lane}-{}-{}", position.stream.0, position.sequence);
-                self.parked.keep(&name, &reason, event.payload).await;
+                self.parked.keep_event(name, &reason, event.payload).await;
                 Message::Skipped {
                     lane,
                     position,
@@ -397,17 +398,30 @@ const PARKED_MAX: u64 = 256;
 pub(crate) struct Parked {
     dir: PathBuf,
     count: Arc<AtomicU64>,
+    doubts: Doubts,
 }
 
 impl Parked {
-    /// Counts what earlier runs parked.
-    pub(crate) fn open(dir: PathBuf) -> std::io::Result<Self> {
+    /// Counts what earlier runs parked. Of its events the archive is asked again.
+    pub(crate) fn open(dir: PathBuf) -> std::io::Result<(Self, Doubtful)> {
         std::fs::create_dir_all(&dir)?;
-        let found = std::fs::read_dir(&dir)?.count();
-        Ok(Self {
+        let (doubts, doubtful) = Doubts::new();
+        let mut found = 0;
+        for file in std::fs::read_dir(&dir)? {
+            let file = file?;
+            found += 1;
+            let name = file.file_name().to_string_lossy().into_owned();
+            // As many as are kept at most.
+            if let Some(doubt) = Doubt::of(name, &std::fs::read(file.path())?) {
+                doubts.ask(doubt);
+            }
+        }
+        let parked = Self {
             dir,
-            count: Arc::new(AtomicU64::new(found as u64)),
-        })
+            count: Arc::new(AtomicU64::new(found)),
+            doubts,
+        };
+        Ok((parked, doubtful))
     }
 
     /// How many are parked.
@@ -415,26 +429,34 @@ impl Parked {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// It is believed after all.
-    async fn take_back(&self, name: &str) {
-        tracing::info!(name, "parked message is believed now");
-        // Two of one name, of a log that was made anew, count as one.
-        let fewer = |count: u64| Some(count.saturating_sub(1));
-        let all = &self.count;
-        all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer)
-            .ok();
-        // Of more than are kept it has no file.
-        tokio::fs::remove_file(self.dir.join(name)).await.ok();
+    /// An event, about which the archive is asked if it is one.
+    async fn keep_event(&self, name: String, reason: &str, payload: Bytes) {
+        match Doubt::of(name.clone(), &payload) {
+            Some(doubt) => {
+                tracing::warn!(
+                    name,
+                    reason,
+                    "parked an event that cannot be verified; asking the archive's journal"
+                );
+                self.write(&name, payload).await;
+                self.doubts.ask(doubt);
+            }
+            None => self.keep(&name, reason, payload).await,
+        }
     }
 
     async fn keep(&self, name: &str, reason: &str, payload: Bytes) {
         // Whoever writes to the log chooses a subject; a file's name it is not.
         let name = name.replace('/', "_");
-        let path = self.dir.join(&name);
         tracing::error!(
-            file = %path.display(), reason,
+            folder = %self.dir.display(), name, reason,
             "parked a message that cannot be verified; fetching through the journal instead"
         );
+        self.write(&name, payload).await;
+    }
+
+    async fn write(&self, name: &str, payload: Bytes) {
+        let path = self.dir.join(name);
         if path.exists() {
             return;
         }
@@ -451,6 +473,20 @@ impl Parked {
             Ok(Err(error)) => tracing::error!(%error, name, "cannot keep a parked message"),
             Err(error) => tracing::error!(%error, name, "parking was interrupted"),
         }
+    }
+}
+
+impl Room for Parked {
+    /// It is believed after all.
+    async fn take_back(&self, name: &str) {
+        tracing::info!(name, "parked message is believed now");
+        // Two of one name, of a log that was made anew, count as one.
+        let fewer = |count: u64| Some(count.saturating_sub(1));
+        let all = &self.count;
+        all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer)
+            .ok();
+        // Of more than are kept it has no file.
+        tokio::fs::remove_file(self.dir.join(name)).await.ok();
     }
 }
 

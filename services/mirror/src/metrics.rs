@@ -212,11 +212,10 @@ pub(crate) async fn watch(
 ) {
     loop {
         parts.metrics.look(&parts);
-        let connected = log.borrow().as_ref().is_some_and(Log::is_connected);
-        if connected {
-            health.recover("log");
-        } else {
-            health.degrade("log", "the log cannot be reached; serving what is here");
+        let away = Log::why_away(log.borrow().as_ref());
+        match away {
+            None => health.recover("log"),
+            Some(why) => health.degrade("log", format!("{why}; serving what is here")),
         }
         let now = runtime::boot::now();
         let table = parts.serving_reader.current();

@@ -122,6 +122,9 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         .into_iter()
         .unzip();
     let rate = RateLimiter::new(config.fetch.rate_now());
+    let parked = Parked::open(mirror.state.join("parked"));
+    let (parked, doubtful) = parked.context("cannot use the state folder")?;
+    let archive = runtime::tls::endpoint(&config.archive.fetch, tls.as_ref())?;
     let parts = Arc::new(Parts {
         control: Arc::new(control),
         journal: Journal::new(&config.archive.fetch, tls.as_ref(), keys.clone())?,
@@ -144,7 +147,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         suspects,
         metrics,
         trust: trust.clone(),
-        parked: Parked::open(mirror.state.join("parked")).context("cannot use the state folder")?,
+        parked: parked.clone(),
         health: health.clone(),
         stored_cursors: Mutex::default(),
         lanes,
@@ -152,6 +155,13 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
     });
 
     let tasks = TaskTracker::new();
+    let (stop, settling) = (
+        shutdown.clone(),
+        doubtful.settle(archive, keys.clone(), parked),
+    );
+    tasks.spawn(async move {
+        stop.run_until_cancelled(settling).await;
+    });
     let room = parts.syncer.room.clone();
     tasks.spawn(collect::count(room, shutdown.clone()));
     let (sender, inbox) = Mailbox::new();

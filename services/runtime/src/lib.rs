@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`log`] | NATS JetStream as mirrorlog uses it |
 //! | [`feed`] | what archive and consistency service say, verified |
+//! | [`doubt`] | events signed by keys of before, which the archive's journal has as they are signed now |
 //! | [`early`] | messages that came before the root document which names their key |
 //! | [`store`] | pages and blobs as content-addressed files |
 //! | [`state`] | small control state in sled |
@@ -18,6 +19,7 @@
 
 pub mod beneath;
 pub mod boot;
+pub mod doubt;
 pub mod early;
 pub mod feed;
 pub mod key;

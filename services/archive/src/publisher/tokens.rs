@@ -79,7 +79,7 @@ impl Token {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TokensError {
     #[error(
-        "[publish] is not in the archive's configuration: nobody can publish from another machine"
+        "the archive runs without [publish], so nobody can publish from another machine: put it into its configuration and restart it"
     )]
     Off,
     #[error("a publisher is named as channels are: a-z, 0-9 and -, at most 63 of them")]

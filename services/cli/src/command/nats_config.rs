@@ -74,6 +74,14 @@ pub(crate) fn run(args: &NatsConfigArgs, output: &Output) -> Result<u8, Failure>
 
 /// Writes everything; what is there stays.
 pub(crate) fn write(args: &NatsConfigArgs) -> Result<Written, Failure> {
+    let shut_out = |id: &MirrorId| args.revoke.iter().any(|user| user == id.as_str());
+    if let Some(member) = args.mirror.iter().find(|member| shut_out(&member.id)) {
+        let id = &member.id;
+        let text = format!(
+            "--mirror {id} and --revoke {id}: shut it out first, and let it in by another run"
+        );
+        return Err(Failure::text(CONFIG, text));
+    }
     make_dir(&args.dir)?;
     let dir = args.dir.canonicalize().or_exit(IO)?;
     let mut realm = Realm::open(&dir).or_exit(CREATE)?;

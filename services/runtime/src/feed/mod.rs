@@ -26,6 +26,7 @@ use tracing::Span;
 use wire::event::Opened;
 use wire::{Event, OpenError, Signed};
 
+use crate::doubt::{Doubt, Doubts, Room as _};
 use crate::early::{About, Early};
 use crate::log::{Delivery, Events, Log, LogError, Messages, Watch};
 use crate::trace::with_parent;
@@ -114,6 +115,8 @@ pub struct Feed<L> {
     pub archive: Keys,
     /// Keys of the consistency service.
     pub consistency: Keys,
+    /// Takes events that are not accepted, once the archive can be asked about them.
+    doubts: Option<Doubts>,
     /// Told when the log was lost or had something that cannot be read: the journal knows more.
     gap: Arc<Notify>,
 }
@@ -127,12 +130,17 @@ impl<L: Listener> Feed<L> {
             park,
             archive,
             consistency,
+            doubts: None,
             gap: Arc::default(),
         }
     }
 
-    /// Follows the archive's journal in the background: now, after each gap, and now and then.
-    pub fn follow_journal(&self, archive: Endpoint, tasks: &mut JoinSet<()>) {
+    /// Follows the archive's journal in the background: now, after each gap, and now and then. Asks it about events that are
+    /// not accepted.
+    pub fn follow_journal(&mut self, archive: Endpoint, tasks: &mut JoinSet<()>) {
+        let (doubts, doubtful) = Doubts::new();
+        self.doubts = Some(doubts);
+        tasks.spawn(doubtful.settle(archive.clone(), self.archive.clone(), self.park.clone()));
         tasks.spawn(journal::follow(
             archive,
             self.archive.clone(),
@@ -217,9 +225,19 @@ impl<L: Listener> Feed<L> {
                     }
                 }
                 Err(error) => {
-                    self.park
-                        .park("event", event.position.sequence, &error, event.payload)
-                        .await;
+                    let sequence = event.position.sequence;
+                    let doubt = Doubt::of(park::name("event", sequence), &event.payload);
+                    match self.doubts.as_ref().zip(doubt) {
+                        Some((doubts, doubt)) => {
+                            self.park.doubt(sequence, &error, event.payload).await;
+                            doubts.ask(doubt);
+                        }
+                        None => {
+                            self.park
+                                .park("event", sequence, &error, event.payload)
+                                .await;
+                        }
+                    }
                     self.gap.notify_one();
                 }
             }
@@ -252,7 +270,7 @@ impl<L: Listener> Feed<L> {
             match drain(&key, &value, early.keys()) {
                 Ok(order) => {
                     if again {
-                        self.park.take_back("drain", revision).await;
+                        self.park.take_back(&park::name("drain", revision)).await;
                     } else {
                         early.said(&About::clients(&order));
                     }
@@ -311,7 +329,7 @@ impl<L: Listener> Feed<L> {
             match verdict(&subject, &payload, early.keys()) {
                 Ok((verdict, signed)) => {
                     if again {
-                        self.park.take_back("verdict", sequence).await;
+                        self.park.take_back(&park::name("verdict", sequence)).await;
                     } else {
                         early.said(&About::verdict(&verdict));
                     }

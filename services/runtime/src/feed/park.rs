@@ -9,9 +9,15 @@ use mirrorlog_core::limits::EVENT_MAX_BYTES;
 use wire::causes;
 
 use crate::boot::Health;
+use crate::doubt::Room;
 
 /// Most parked messages; more are counted and logged, and not kept.
 const PARKED_MAX: usize = 256;
+
+/// A message's name in the folder.
+pub(super) fn name(what: &str, sequence: u64) -> String {
+    format!("{what}-{sequence}")
+}
 
 /// The folder of parked messages. Cheap to clone.
 #[derive(Clone)]
@@ -45,18 +51,6 @@ impl Park {
         self.health.recover("parked");
     }
 
-    /// It can be used after all.
-    pub async fn take_back(&self, what: &'static str, sequence: u64) {
-        tracing::info!(what, sequence, "parked message is believed now");
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        // Of more than are kept it has no file.
-        tokio::fs::remove_file(self.file(what, sequence)).await.ok();
-    }
-
-    fn file(&self, what: &str, sequence: u64) -> PathBuf {
-        self.dir.join(format!("{what}-{sequence}"))
-    }
-
     /// Keeps `payload` as `<what>-<sequence>`.
     pub async fn park(
         &self,
@@ -65,19 +59,34 @@ impl Park {
         why: &(dyn std::error::Error + Send + Sync),
         payload: Bytes,
     ) {
-        let causes = causes(why);
-        tracing::error!(
-            what,
+        let why = causes(why);
+        tracing::error!(what, sequence, why, "message cannot be used, parked");
+        self.keep(what, sequence, why, payload).await;
+    }
+
+    /// As [`Park::park`], for an event about which the archive is asked.
+    pub async fn doubt(
+        &self,
+        sequence: u64,
+        why: &(dyn std::error::Error + Send + Sync),
+        payload: Bytes,
+    ) {
+        let why = causes(why);
+        tracing::warn!(
             sequence,
-            why = causes,
-            "message cannot be used, parked"
+            why,
+            "event cannot be used, parked; asking the archive's journal"
         );
+        self.keep("event", sequence, why, payload).await;
+    }
+
+    async fn keep(&self, what: &'static str, sequence: u64, causes: String, payload: Bytes) {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.health.degrade(
             "parked",
             format!("{what} {sequence} cannot be used: {causes}"),
         );
-        let (dir, file) = (self.dir.clone(), self.file(what, sequence));
+        let (dir, file) = (self.dir.clone(), self.dir.join(name(what, sequence)));
         let written = tokio::task::spawn_blocking(move || {
             if std::fs::read_dir(dir)?.count() >= PARKED_MAX {
                 return Ok(());
@@ -88,5 +97,17 @@ impl Park {
         if let Ok(Err(error)) = written.await {
             tracing::error!(what, sequence, %error, "parked message could not be kept");
         }
+    }
+}
+
+impl Room for Park {
+    /// It can be used after all.
+    async fn take_back(&self, name: &str) {
+        tracing::info!(name, "parked message is believed now");
+        if self.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.excuse();
+        }
+        // Of more than are kept it has no file.
+        tokio::fs::remove_file(self.dir.join(name)).await.ok();
     }
 }

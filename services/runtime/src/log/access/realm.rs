@@ -64,7 +64,9 @@ pub enum RealmError {
     #[error(transparent)]
     Token(#[from] TokenError),
     /// Nobody of that name.
-    #[error("there is no user {0} that could be shut out")]
+    #[error(
+        "there is no user {0} that could be shut out: those that joined by a token are read of --enrolled <the archive's state>/enrolled"
+    )]
     Unknown(String),
 }
 
