@@ -307,6 +307,12 @@ fn a_mirror_joins_by_a_token_that_is_good_once() {
             .ok();
         invited.json["token"].as_str().unwrap().to_owned()
     };
+    // A mirror that is there already, by a slip of the pen.
+    let slip = ["mirror", "invite", "nz1", "--pool", "nz"];
+    let refused = network.run(slip).code_is(77);
+    assert!(refused.stderr.contains("--again"), "{}", refused.stderr);
+    network.run(slip.iter().chain(&["--again"])).ok();
+    network.run(["mirror", "uninvite", "nz1"]).ok();
     let token = invite();
     let enroll = |name: &str, token: &str| {
         let mut command = network.command(["mirror", "enroll", "--token", token, "--dir"]);

@@ -244,6 +244,9 @@ impl v1::admin_server::Admin for AdminService {
         else {
             return Err(enroll_failed(&EnrollError::Off));
         };
+        if !request.again && self.daemon.roster().contains(&guest.mirror) {
+            return Err(enroll_failed(&EnrollError::Known(guest.mirror)));
+        }
         let of = Arc::clone(enroller);
         let made = run_blocking(move || of.invite(&guest, runtime::boot::now())).await;
         let secret = made.map_err(|error| enroll_failed(&error))?;

@@ -77,6 +77,10 @@ pub(crate) enum EnrollError {
         "the archive runs without [enroll], so nobody can join by a token: put it into its configuration and restart it"
     )]
     Off,
+    #[error(
+        "mirror {0} is in the roster already, and whoever has a token of it may speak in its name: if that is meant, as after the loss of its machine, --again"
+    )]
+    Known(MirrorId),
     #[error(transparent)]
     User(#[from] UserError),
     #[error("a mirror has at most {HOSTS_MAX} host names")]
@@ -360,6 +364,7 @@ pub(crate) fn failed(error: &EnrollError) -> Status {
         }
         EnrollError::Hosts | EnrollError::Expires => Status::invalid_argument(text),
         EnrollError::Off => Status::failed_precondition(text),
+        EnrollError::Known(_) => Status::permission_denied(text),
         EnrollError::Random(_)
         | EnrollError::State(_)
         | EnrollError::Codec(_)

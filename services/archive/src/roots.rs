@@ -113,7 +113,8 @@ impl Daemon {
         }
     }
 
-    fn roster(&self) -> BTreeSet<MirrorId> {
+    /// Mirrors whose reports count.
+    pub(crate) fn roster(&self) -> BTreeSet<MirrorId> {
         let root = self.trust.in_force();
         root.map(|root| root.mirrors().cloned().collect())
             .unwrap_or_default()

@@ -78,6 +78,9 @@ pub(crate) struct InviteArgs {
     /// How long the token is good
     #[arg(long, value_name = "SPAN", default_value = "24h")]
     pub(crate) expires: runtime::boot::Span,
+    /// Also for a mirror that is in the roster, as after the loss of its machine
+    #[arg(long)]
+    pub(crate) again: bool,
 }
 
 #[derive(Debug, ClapArgs)]

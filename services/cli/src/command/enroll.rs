@@ -69,6 +69,7 @@ pub(crate) async fn invite(
         pool: args.pool.to_string(),
         hosts: args.host.clone(),
         lasts_ms: u64::try_from(args.expires.0.as_millis()).unwrap_or(u64::MAX),
+        again: args.again,
     };
     let reply = archive.admin().await?.invite(request).await?.into_inner();
     let token = Token {

@@ -286,17 +286,8 @@ mod tests {
         Ipv6Addr::new(0x2001, high, low, 0, 0, 0, 0, 1).into()
     }
 
-    /// What this process has in memory, in KiB.
-    fn resident_kib() -> u64 {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let number = line.unwrap().trim().trim_end_matches(" kB");
-        number.parse().unwrap()
-    }
-
     #[test]
-    fn attack_a_million_ipv6_networks_fill_no_table() {
-        let before_kib = resident_kib();
+    fn a_million_ipv6_networks_share_a_table() {
         // Slow buckets: nobody can be forgotten while this runs.
         let networks = Networks::new(limits(0, 1, 3));
         let answered = (0..1_000_000).filter(|number| networks.ask(ipv6_network(*number)).is_ok());
@@ -307,9 +298,6 @@ mod tests {
             (NETWORKS_MAX..4 * NETWORKS_MAX).contains(&answered),
             "{answered}"
         );
-        let grown_kib = resident_kib().saturating_sub(before_kib);
-        assert!(grown_kib < 32 * 1024, "{grown_kib} KiB");
-        eprintln!("{answered} answered, {table} buckets, {grown_kib} KiB");
     }
 
     #[tokio::test(start_paused = true)]
