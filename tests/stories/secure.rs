@@ -296,6 +296,62 @@ fn a_mirror_that_is_shut_out_says_nothing_more() {
     assert!(refused.stderr.contains("older"), "{}", refused.stderr);
 }
 
+/// Whom nats-server lets in no more is told so, and goes on serving.
+#[test]
+fn a_user_that_is_shut_out_is_told_so() {
+    let network = secure();
+    let tree = Tree::new();
+    publish(&network, &tree, 1);
+    let access = network.dir().join("access");
+    let user = access.join("creds/nz2.creds");
+    let kept = network.scratch().join("nz2.creds");
+    std::fs::copy(&user, &kept).unwrap();
+    let shut_out = |more: &[&str]| {
+        let mut command = network.command(["nats-config"]);
+        command
+            .arg(&access)
+            .args(["--host", "127.0.0.1", "--revoke", "nz2"]);
+        network.run_command(command.args(more))
+    };
+    shut_out(&["--mirror", "nz2"]).code_is(64);
+    assert!(user.exists());
+    shut_out(&[]).ok();
+    network.kill("nats");
+    // From here on the accounts are others.
+    let accounts = |file: &Path| {
+        let text = std::fs::read_to_string(file).unwrap();
+        let at = text.find("\noperator: ").unwrap();
+        (text[..at].to_owned(), text[at..].to_owned())
+    };
+    let file = network.dir().join("nats/nats.conf");
+    let (server, _) = accounts(&file);
+    let (_, shut) = accounts(&access.join("nats-server.conf"));
+    std::fs::write(&file, server + &shut).unwrap();
+    network.restart("nats");
+
+    let is_told = || {
+        let ready = network.get("nz2", "/readyz");
+        ready.text().contains("nats-server refuses the user")
+    };
+    until("nz2 says that it was shut out", is_told);
+    tree.write("number", "2");
+    network.publish(CHANNEL, tree.path(), &["--wait", "1"]).ok();
+    until("nz1 has come back", || {
+        network.live("nz1", CHANNEL) == Some(2)
+    });
+    assert!(is_told());
+    assert_eq!(network.get("nz2", "/c/number").text(), "1");
+    // Started again with a file that somebody kept.
+    std::fs::copy(kept, &user).unwrap();
+    network.kill("nz2");
+    network.restart("nz2");
+    until("nz2 says so again", is_told);
+    // Its certificate counts still: what is public it has from the archive itself.
+    until("nz2 serves what is public", || {
+        network.live("nz2", CHANNEL) == Some(2)
+    });
+}
+
 #[test]
 fn a_mirror_joins_by_a_token_that_is_good_once() {
     let network = secure();

@@ -597,7 +597,9 @@ fn members(local: &Value) -> BTreeMap<String, Member> {
     let nats = Member {
         service: None,
         config: archive.ancestors().nth(2).unwrap().join("nats/nats.conf"),
-        address: text(&local["nats"]["url"]).replace("nats://", ""),
+        address: text(&local["nats"]["url"])
+            .replace("nats://", "")
+            .replace("tls://", ""),
         pid: pid(&local["nats"]),
         own: None,
     };

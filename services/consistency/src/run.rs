@@ -36,6 +36,8 @@ use fetcher::manifests::Manifests;
 const PAGE_CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Pause before the log is asked again for streams that it has not.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often it is told anew why there is no log.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Failures in a row that make a mirror unreachable.
 const UNREACHABLE_FAILURES: u32 = 3;
 
@@ -70,9 +72,15 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         http_limits,
         shutdown.clone(),
     ));
-    health.degrade("log", "the log was not reached yet");
+    let waiting = async {
+        loop {
+            health.degrade("log", config.nats.refused.why_away());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
     let log = tokio::select! {
         log = Log::connect(&config.nats, "mirrorlog-consistency", true) => log?,
+        () = waiting => return Ok(()),
         () = shutdown.cancelled() => return Ok(()),
     };
     tokio::select! {

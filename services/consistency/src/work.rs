@@ -356,7 +356,7 @@ impl Work {
         self.feed(Input::Tick { random }).await;
         self.gauges
             .show(&self.fold.status(None, now()), self.park.count());
-        match Log::why_away(Some(&self.log)) {
+        match self.log.why_away() {
             None => self.health.recover("log"),
             Some(why) => self.health.degrade("log", why),
         }

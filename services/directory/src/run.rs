@@ -92,6 +92,7 @@ pub async fn serve(config: Config, shutdown: CancellationToken) -> anyhow::Resul
         gauges: gauges.clone(),
         health: health.clone(),
         log: log.clone(),
+        refused: config.nats.refused.clone(),
         caught_up,
         dir: state.clone(),
         shelf: Shelf::new(),

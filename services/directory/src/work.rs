@@ -8,7 +8,7 @@ use std::time::Duration;
 use mirrorlog_core::directory::{Directory, Effect, Input, Refusal, View};
 use mirrorlog_core::id::Digest;
 use runtime::boot::{Health, now};
-use runtime::log::Log;
+use runtime::log::{Log, Refused};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -44,6 +44,7 @@ pub(crate) struct Work {
     pub(crate) gauges: Gauges,
     pub(crate) health: Health,
     pub(crate) log: watch::Receiver<Option<Log>>,
+    pub(crate) refused: Refused,
     /// Told once what was retained on the log has been taken.
     pub(crate) caught_up: watch::Sender<bool>,
     pub(crate) dir: PathBuf,
@@ -167,7 +168,10 @@ impl Work {
 
     fn tell(&self) {
         self.gauges.show(self.fold.view(), now());
-        let away = Log::why_away(self.log.borrow().as_ref());
+        let away = match self.log.borrow().as_ref() {
+            Some(log) => log.why_away(),
+            None => Some(self.refused.why_away()),
+        };
         if let Some(why) = away {
             let text = format!("{why}; answers are those of the last verdicts");
             self.health.degrade("log", text);

@@ -100,7 +100,8 @@ impl Inbox {
         let position = event.position;
         let channel = event.channel.clone();
         let ack = event.ack.clone();
-        match self.open(lane, &event) {
+        let keys = self.keys.now();
+        match self.open(lane, &event, &keys) {
             Ok(arrived) if replay.is_some_and(|replay| replay.skips(&event, &arrived.opened)) => {
                 Message::Skipped {
                     lane,
@@ -112,7 +113,10 @@ impl Inbox {
             Ok(arrived) => Message::Event(Box::new(arrived)),
             Err(reason) => {
                 let name = format!("{lane}-{}-{}", position.stream.0, position.sequence);
-                self.parked.keep_event(name, &reason, event.payload).await;
+                let (of, payload) = (&event.channel, event.payload);
+                self.parked
+                    .keep_event(name, &reason, of, payload, &keys)
+                    .await;
                 Message::Skipped {
                     lane,
                     position,
@@ -123,9 +127,9 @@ impl Inbox {
         }
     }
 
-    fn open(&self, lane: Lane, event: &log::Event) -> Result<Arrived, String> {
+    fn open(&self, lane: Lane, event: &log::Event, keys: &TrustedKeys) -> Result<Arrived, String> {
         let decoded = wire::Event::decode(&event.payload).map_err(|e| chain(&e))?;
-        let (opened, head) = decoded.open(&self.keys.now()).map_err(|e| chain(&e))?;
+        let (opened, head) = decoded.open(keys).map_err(|e| chain(&e))?;
         let channel = match &opened {
             Opened::Snapshot(snapshot) => &snapshot.channel,
             Opened::Retraction(retraction) => &retraction.channel,
@@ -402,23 +406,14 @@ pub(crate) struct Parked {
 }
 
 impl Parked {
-    /// Counts what earlier runs parked. Of its events the archive is asked again.
+    /// Counts what earlier runs parked.
     pub(crate) fn open(dir: PathBuf) -> std::io::Result<(Self, Doubtful)> {
         std::fs::create_dir_all(&dir)?;
+        let found = std::fs::read_dir(&dir)?.count();
         let (doubts, doubtful) = Doubts::new();
-        let mut found = 0;
-        for file in std::fs::read_dir(&dir)? {
-            let file = file?;
-            found += 1;
-            let name = file.file_name().to_string_lossy().into_owned();
-            // As many as are kept at most.
-            if let Some(doubt) = Doubt::of(name, &std::fs::read(file.path())?) {
-                doubts.ask(doubt);
-            }
-        }
         let parked = Self {
             dir,
-            count: Arc::new(AtomicU64::new(found)),
+            count: Arc::new(AtomicU64::new(found as u64)),
             doubts,
         };
         Ok((parked, doubtful))
@@ -429,17 +424,26 @@ impl Parked {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// An event, about which the archive is asked if it is one.
-    async fn keep_event(&self, name: String, reason: &str, payload: Bytes) {
-        match Doubt::of(name.clone(), &payload) {
+    /// An event, about which the archive is asked if only its key is not known.
+    async fn keep_event(
+        &self,
+        name: String,
+        reason: &str,
+        channel: &ChannelId,
+        payload: Bytes,
+        keys: &TrustedKeys,
+    ) {
+        match Doubt::of(name.clone(), channel, &payload, keys) {
             Some(doubt) => {
                 tracing::warn!(
                     name,
                     reason,
                     "parked an event that cannot be verified; asking the archive's journal"
                 );
-                self.write(&name, payload).await;
-                self.doubts.ask(doubt);
+                // One that was there is asked about already, or was given up.
+                if self.write(&name, payload).await {
+                    self.doubts.ask(doubt);
+                }
             }
             None => self.keep(&name, reason, payload).await,
         }
@@ -455,13 +459,14 @@ impl Parked {
         self.write(&name, payload).await;
     }
 
-    async fn write(&self, name: &str, payload: Bytes) {
+    /// False for one that is here and counted already.
+    async fn write(&self, name: &str, payload: Bytes) -> bool {
         let path = self.dir.join(name);
         if path.exists() {
-            return;
+            return false;
         }
         if self.count.fetch_add(1, Ordering::Relaxed) >= PARKED_MAX {
-            return;
+            return true;
         }
         let written = tokio::task::spawn_blocking(move || {
             let file = std::fs::File::create(&path)?;
@@ -473,6 +478,7 @@ impl Parked {
             Ok(Err(error)) => tracing::error!(%error, name, "cannot keep a parked message"),
             Err(error) => tracing::error!(%error, name, "parking was interrupted"),
         }
+        true
     }
 }
 

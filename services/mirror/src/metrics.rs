@@ -212,7 +212,10 @@ pub(crate) async fn watch(
 ) {
     loop {
         parts.metrics.look(&parts);
-        let away = Log::why_away(log.borrow().as_ref());
+        let away = match log.borrow().as_ref() {
+            Some(log) => log.why_away(),
+            None => Some(parts.config.nats.refused.why_away()),
+        };
         match away {
             None => health.recover("log"),
             Some(why) => health.degrade("log", format!("{why}; serving what is here")),

@@ -1,26 +1,36 @@
-//! Events whose signature is not accepted: after a change of keys, those that are signed by a key of before.
+//! Events that are signed by a key which is not known: after a change of keys, those of before.
 //!
 //! The archive's journal has what it ever said as it is signed now. An event that it has is nothing to worry about; one
-//! that it has not was written to the log by somebody else.
+//! that it has not was written to the log by somebody else. Whatever else is wrong with an event is a fault, and not asked
+//! about.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
 use mirrorlog_core::id::{Build, ChannelId, Digest};
+use mirrorlog_core::sign::{SignatureError, TrustedKeys};
 use mirrorlog_core::statement::Statement;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use wire::v1::journal_client::JournalClient;
-use wire::{Signed, v1};
+use wire::{OpenError, Signed, v1};
 
 use crate::trace::TraceCalls;
 use crate::trust::Keys;
 
-/// Most events that wait for the archive, some hundred bytes each; more stay parked.
-const WAITING_MAX: usize = 4096;
+/// Most events that wait for the archive, some 200 bytes each; more stay parked until the next start.
+const WAITING_MAX: usize = 65_536;
+/// Statements asked for at a time.
+const BATCH: u32 = 1024;
 const RETRY: Duration = Duration::from_secs(5);
+/// For a batch.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Answers that are none, such as by a key that is not known either, after which it is not asked any more: minutes, in which
+/// an archive that was given a new key has long signed again.
+const TRIES_MAX: u32 = 60;
 
 /// Where events lie that cannot be used.
 pub trait Room: Send + Sync + 'static {
@@ -37,6 +47,50 @@ pub struct Doubt {
     channel: ChannelId,
     /// Of a snapshot; none for a retraction.
     build: Option<Build>,
+    tries: u32,
+}
+
+impl Doubt {
+    /// What an event of the log says that lies in its room by `name`; none for one that is refused for anything else than
+    /// an unknown key.
+    pub fn of(
+        name: String,
+        channel: &ChannelId,
+        payload: &[u8],
+        keys: &TrustedKeys,
+    ) -> Option<Self> {
+        let event = wire::Event::decode(payload).ok()?;
+        let signed = event.body.signed();
+        let by_another = |signed: &Signed| match signed.open(keys) {
+            Err(OpenError::Signature(SignatureError::UnknownKey(key))) => Some(key),
+            Err(OpenError::Signature(_) | OpenError::Decode(_) | OpenError::Kind { .. })
+            | Ok(_) => None,
+        };
+        let key = by_another(signed)?;
+        if event
+            .head
+            .as_ref()
+            .is_some_and(|head| by_another(head) != Some(key))
+        {
+            return None;
+        }
+        let (of, build) = match wire::statement::decode(&signed.statement).ok()? {
+            Statement::Snapshot(snapshot) => (snapshot.channel, Some(snapshot.build)),
+            Statement::Retraction(retraction) => (retraction.channel, None),
+            Statement::Head(_)
+            | Statement::Report(_)
+            | Statement::Verdict(_)
+            | Statement::Order(_)
+            | Statement::Root(_) => return None,
+        };
+        (of == *channel).then(|| Self {
+            name,
+            digest: signed.digest(),
+            channel: of,
+            build,
+            tries: 0,
+        })
+    }
 }
 
 /// Takes events that are to be asked about. Cheap to clone.
@@ -57,53 +111,35 @@ impl Doubts {
     /// Has the archive asked, unless too many wait already.
     pub fn ask(&self, doubt: Doubt) {
         if let Err(error) = self.0.try_send(doubt) {
-            tracing::warn!(%error, "too many events are not accepted to ask about this one");
+            tracing::warn!(%error, "too many events are by unknown keys to ask about this one");
         }
     }
 }
 
-impl Doubt {
-    /// What an event of the log says that lies in its room by `name`; none for what nobody can have said.
-    pub fn of(name: String, payload: &[u8]) -> Option<Self> {
-        let event = wire::Event::decode(payload).ok()?;
-        let signed = event.body.signed();
-        let (channel, build) = match wire::statement::decode(&signed.statement).ok()? {
-            Statement::Snapshot(snapshot) => (snapshot.channel, Some(snapshot.build)),
-            Statement::Retraction(retraction) => (retraction.channel, None),
-            Statement::Head(_)
-            | Statement::Report(_)
-            | Statement::Verdict(_)
-            | Statement::Order(_)
-            | Statement::Root(_) => return None,
-        };
-        Some(Self {
-            name,
-            digest: signed.digest(),
-            channel,
-            build,
-        })
-    }
-}
-
 impl Doubtful {
-    /// Asks the archive's journal about one after the other, for as long as it takes.
+    /// Asks the archive's journal about all that come, for as long as it takes.
     pub async fn settle(mut self, archive: Endpoint, keys: Keys, room: impl Room) {
         let channel = archive.timeout(TIMEOUT).connect_lazy();
         let mut journal = Journal {
             client: JournalClient::with_interceptor(channel, TraceCalls),
             keys,
         };
-        while let Some(doubt) = self.0.recv().await {
-            let Doubt { name, channel, .. } = &doubt;
-            match journal.patiently_has(&doubt).await {
-                true => {
-                    tracing::debug!(%channel, name, "an event of earlier keys is in the journal");
-                    room.take_back(name).await;
+        let mut waiting = Vec::new();
+        loop {
+            if waiting.is_empty() {
+                match self.0.recv().await {
+                    Some(doubt) => waiting.push(doubt),
+                    None => return,
                 }
-                false => tracing::error!(
-                    %channel, name,
-                    "the archive's journal has no such event: somebody else writes to the log"
-                ),
+            }
+            while waiting.len() < WAITING_MAX
+                && let Ok(doubt) = self.0.try_recv()
+            {
+                waiting.push(doubt);
+            }
+            waiting = journal.settle(waiting, &room).await;
+            if !waiting.is_empty() {
+                tokio::time::sleep(RETRY).await;
             }
         }
     }
@@ -114,10 +150,10 @@ impl Doubtful {
 enum AskError {
     #[error("the archive does not answer")]
     Call(#[from] Box<tonic::Status>),
+    #[error("the archive has not answered in time")]
+    Late(#[from] tokio::time::error::Elapsed),
     #[error("a statement of the journal is not accepted")]
     Decode(#[from] wire::DecodeError),
-    #[error("a statement of the journal is not accepted")]
-    Open(#[from] wire::OpenError),
 }
 
 impl From<tonic::Status> for AskError {
@@ -132,29 +168,82 @@ struct Journal {
 }
 
 impl Journal {
-    async fn patiently_has(&mut self, doubt: &Doubt) -> bool {
-        loop {
-            match self.has(doubt).await {
-                Ok(has) => return has,
-                Err(error) => {
-                    let error = crate::chain(&error);
-                    tracing::debug!(error, name = doubt.name, "event cannot be asked about yet");
-                    tokio::time::sleep(RETRY).await;
+    /// Asks about all once. Gives back those that are to be asked about again.
+    async fn settle(&mut self, waiting: Vec<Doubt>, room: &impl Room) -> Vec<Doubt> {
+        let mut channels: BTreeMap<(ChannelId, bool), Vec<Doubt>> = BTreeMap::new();
+        for doubt in waiting {
+            let key = (doubt.channel.clone(), doubt.build.is_some());
+            channels.entry(key).or_default().push(doubt);
+        }
+        let mut again = Vec::new();
+        for ((channel, _), mut doubts) in channels {
+            doubts.sort_by_key(|doubt| doubt.build);
+            while !doubts.is_empty() {
+                match self.batch(&channel, doubts[0].build).await {
+                    Ok(batch) => {
+                        let later = batch.next.map_or(doubts.len(), |next| {
+                            doubts.partition_point(|doubt| doubt.build < Some(next))
+                        });
+                        // At least one: a batch has an answer for the build that it begins with.
+                        let now: Vec<Doubt> = doubts.drain(..later.max(1)).collect();
+                        let left = self.judge(now, &batch.said, room).await;
+                        again.extend(left);
+                    }
+                    Err(error) => {
+                        let error = crate::chain(&error);
+                        tracing::debug!(%channel, error, "journal cannot be asked about events by unknown keys, trying again");
+                        again.append(&mut doubts);
+                    }
                 }
             }
         }
+        again
     }
 
-    /// Whether the archive says the same, signed by a key that counts.
-    async fn has(&mut self, doubt: &Doubt) -> Result<bool, AskError> {
-        let channel = doubt.channel.to_string();
-        let asked = match doubt.build {
-            Some(build) => {
-                let from = build.get();
+    /// Sorts those that the archive has said, those that it has not, and those of which it may still sign.
+    async fn judge(
+        &self,
+        doubts: Vec<Doubt>,
+        said: &BTreeMap<Digest, Signed>,
+        room: &impl Room,
+    ) -> Vec<Doubt> {
+        let keys = self.keys.now();
+        let mut again = Vec::new();
+        for mut doubt in doubts {
+            let Doubt { name, channel, .. } = &doubt;
+            match said.get(&doubt.digest).map(|signed| signed.open(&keys)) {
+                Some(Ok(_)) => room.take_back(name).await,
+                // It may be about to sign again.
+                Some(Err(_)) if doubt.tries < TRIES_MAX => {
+                    doubt.tries += 1;
+                    again.push(doubt);
+                }
+                Some(Err(error)) => tracing::error!(
+                    %channel, name, error = crate::chain(&error),
+                    "the archive's journal has this event by a key that is not accepted either"
+                ),
+                None => tracing::error!(
+                    %channel, name,
+                    "the archive's journal has no such event: somebody else writes to the log"
+                ),
+            }
+        }
+        again
+    }
+
+    /// Statements of a channel: snapshots from `from` on, or all retractions.
+    async fn batch(&mut self, channel: &ChannelId, from: Option<Build>) -> Result<Batch, AskError> {
+        timeout(TIMEOUT, self.read(channel, from)).await?
+    }
+
+    async fn read(&mut self, channel: &ChannelId, from: Option<Build>) -> Result<Batch, AskError> {
+        let channel = channel.to_string();
+        let asked = match from {
+            Some(from) => {
                 let request = v1::SnapshotsRequest {
                     channel,
-                    from,
-                    limit: 1,
+                    from: from.get(),
+                    limit: BATCH,
                 };
                 self.client.snapshots(request).await
             }
@@ -163,19 +252,30 @@ impl Journal {
                 self.client.retractions(request).await
             }
         };
-        let mut statements = match asked {
-            Ok(answer) => answer.into_inner(),
-            Err(status) if status.code() == tonic::Code::NotFound => return Ok(false),
+        let mut batch = Batch::default();
+        let mut answers = match asked {
+            Ok(answers) => answers.into_inner(),
+            // Nobody ever published such a channel.
+            Err(status) if status.code() == tonic::Code::NotFound => return Ok(batch),
             Err(status) => return Err(status.into()),
         };
-        while let Some(signed) = statements.message().await? {
+        while let Some(signed) = answers.message().await? {
             let signed = Signed::from_proto(signed)?;
-            if signed.digest() == doubt.digest {
-                // The archive may be about to sign again: what it has by an earlier key is no answer yet.
-                signed.open(&self.keys.now())?;
-                return Ok(true);
+            if let (Some(_), Ok(Statement::Snapshot(snapshot))) =
+                (from, wire::statement::decode(&signed.statement))
+            {
+                batch.next = batch.next.max(Some(snapshot.build.next()));
             }
+            batch.said.insert(signed.digest(), signed);
         }
-        Ok(false)
+        Ok(batch)
     }
+}
+
+/// What the archive has said.
+#[derive(Default)]
+struct Batch {
+    said: BTreeMap<Digest, Signed>,
+    /// Where the next begins; none when this is all.
+    next: Option<Build>,
 }

@@ -128,7 +128,7 @@ impl Engine {
             return;
         }
         let mut speaks = verdict.issued.min(runtime::boot::now());
-        if found == current {
+        if found >= current {
             // One that comes late must not let a replaced leader in.
             speaks = speaks.max(spoke);
         }

@@ -215,8 +215,8 @@ impl<L: Listener> Feed<L> {
             let span = tracing::info_span!("event", channel = %event.channel, sequence = event.position.sequence);
             with_parent(&span, &event.trace);
             let decoded = Event::decode(&event.payload).map_err(Unusable::from);
-            let opened =
-                decoded.and_then(|decoded| Ok((decoded.open(&self.archive.now())?, decoded.delta)));
+            let keys = self.archive.now();
+            let opened = decoded.and_then(|decoded| Ok((decoded.open(&keys)?, decoded.delta)));
             match opened {
                 Ok(((opened, head), delta)) => {
                     self.listener.hear(opened_heard(opened, delta), &span).await;
@@ -226,7 +226,8 @@ impl<L: Listener> Feed<L> {
                 }
                 Err(error) => {
                     let sequence = event.position.sequence;
-                    let doubt = Doubt::of(park::name("event", sequence), &event.payload);
+                    let name = park::name("event", sequence);
+                    let doubt = Doubt::of(name, &event.channel, &event.payload, &keys);
                     match self.doubts.as_ref().zip(doubt) {
                         Some((doubts, doubt)) => {
                             self.park.doubt(sequence, &error, event.payload).await;

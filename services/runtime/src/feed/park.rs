@@ -1,8 +1,7 @@
 //! Messages that cannot be read: kept on disk, counted, never just passed over.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use mirrorlog_core::limits::EVENT_MAX_BYTES;
@@ -24,7 +23,8 @@ pub(super) fn name(what: &str, sequence: u64) -> String {
 pub struct Park {
     dir: PathBuf,
     health: Health,
-    count: Arc<AtomicU64>,
+    /// Health goes with it.
+    count: Arc<Mutex<u64>>,
 }
 
 impl Park {
@@ -43,7 +43,7 @@ impl Park {
 
     /// Messages parked since the start, and not believed since.
     pub fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
+        *self.lock()
     }
 
     /// Whoever is believed has changed: what was parked is no reason to worry any more. It stays on the disk.
@@ -80,12 +80,17 @@ impl Park {
         self.keep("event", sequence, why, payload).await;
     }
 
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn keep(&self, what: &'static str, sequence: u64, causes: String, payload: Bytes) {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.health.degrade(
-            "parked",
-            format!("{what} {sequence} cannot be used: {causes}"),
-        );
+        {
+            let mut count = self.lock();
+            *count += 1;
+            let text = format!("{what} {sequence} cannot be used: {causes}");
+            self.health.degrade("parked", text);
+        }
         let (dir, file) = (self.dir.clone(), self.dir.join(name(what, sequence)));
         let written = tokio::task::spawn_blocking(move || {
             if std::fs::read_dir(dir)?.count() >= PARKED_MAX {
@@ -104,8 +109,12 @@ impl Room for Park {
     /// It can be used after all.
     async fn take_back(&self, name: &str) {
         tracing::info!(name, "parked message is believed now");
-        if self.count.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.excuse();
+        {
+            let mut count = self.lock();
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.health.recover("parked");
+            }
         }
         // Of more than are kept it has no file.
         tokio::fs::remove_file(self.dir.join(name)).await.ok();

@@ -1,6 +1,8 @@
 //! Where the log is, how many servers hold it, and as whom it is used.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::LogError;
 use super::access::Credentials;
@@ -21,6 +23,31 @@ pub struct NatsConfig {
     /// Certificates (PEM) by which a `tls://` or `wss://` server is known; absent: the public ones.
     #[serde(default)]
     pub ca: Option<PathBuf>,
+    /// Whether the server refused the service's user when it was last asked.
+    #[serde(skip)]
+    pub refused: Refused,
+}
+
+/// Why there is no log.
+const UNREACHED: &str = "the log cannot be reached";
+const SHUT_OUT: &str = "nats-server refuses the user of nats.credentials: it was shut out, or has other credentials by now";
+
+/// Whether a server lets a user in no more. Cheap to clone; all clones change together.
+#[derive(Clone, Debug, Default)]
+pub struct Refused(Arc<AtomicBool>);
+
+impl Refused {
+    pub(super) fn set(&self, refused: bool) {
+        self.0.store(refused, Ordering::Relaxed);
+    }
+
+    /// Why there is no connection while there is none, for people.
+    pub fn why_away(&self) -> &'static str {
+        match self.0.load(Ordering::Relaxed) {
+            true => SHUT_OUT,
+            false => UNREACHED,
+        }
+    }
 }
 
 impl NatsConfig {
@@ -31,6 +58,7 @@ impl NatsConfig {
             replicas: Replicas::One,
             credentials: None,
             ca: None,
+            refused: Refused::default(),
         }
     }
 

@@ -21,7 +21,6 @@ pub mod supervise;
 mod trace;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -31,7 +30,7 @@ use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use tokio::sync::watch;
 
 pub use ack::AckHandle;
-pub use config::{NatsConfig, Replicas, ReplicasError};
+pub use config::{NatsConfig, Refused, Replicas, ReplicasError};
 pub use error::LogError;
 pub use events::{Delivery, Event, Events};
 pub use kv::{Bucket, KvChange, Watch};
@@ -70,13 +69,8 @@ pub struct Log {
     makes: bool,
     /// Counts established connections; 0 before the first.
     connections: watch::Sender<u64>,
-    /// The server lets the user in no more.
-    shut_out: Arc<AtomicBool>,
+    refused: Refused,
 }
-
-/// Why there is no log.
-const UNREACHED: &str = "the log cannot be reached";
-const SHUT_OUT: &str = "nats-server refuses the user of nats.credentials: it was shut out, or has other credentials by now";
 
 /// When this stream was created, as the server says (nanoseconds since 1970): a recreated stream has another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -141,8 +135,7 @@ impl Log {
         let user = config.credentials.as_deref().map(Credentials::read);
         let user = user.transpose().map_err(LogError::Credentials)?;
         let connections = watch::Sender::new(0);
-        let shut_out = Arc::new(AtomicBool::new(false));
-        let mut ready = told(options, connections.clone(), Arc::clone(&shut_out));
+        let mut ready = told(options, connections.clone(), config.refused.clone());
         if let Some(user) = &user {
             ready = ready.custom_inbox_prefix(access::inbox(user.name()));
             ready = ready.credentials(user.text()).map_err(address)?;
@@ -197,7 +190,7 @@ impl Log {
             makes: right == Some(Right::Archive),
             asker: asker.map(Arc::new),
             connections,
-            shut_out,
+            refused: config.refused.clone(),
         })
     }
 
@@ -206,13 +199,9 @@ impl Log {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
 
-    /// Why there is no connection, for people; none while there is one. `log`: none before the first.
-    pub fn why_away(log: Option<&Self>) -> Option<&'static str> {
-        match log {
-            Some(log) if log.is_connected() => None,
-            Some(log) if log.shut_out.load(Ordering::Relaxed) => Some(SHUT_OUT),
-            Some(_) | None => Some(UNREACHED),
-        }
+    /// Why there is no connection, for people; none while there is one.
+    pub fn why_away(&self) -> Option<&'static str> {
+        (!self.is_connected()).then(|| self.refused.why_away())
     }
 
     /// Creates streams and buckets as declared where they are missing, and compares those that are there.
@@ -497,20 +486,22 @@ fn options(name: &str) -> ConnectOptions {
 fn told(
     options: ConnectOptions,
     connections: watch::Sender<u64>,
-    shut_out: Arc<AtomicBool>,
+    refused: Refused,
 ) -> ConnectOptions {
+    // As the client names it when it connects.
+    let violation = async_nats::ConnectErrorKind::AuthorizationViolation.to_string();
     options.event_callback(move |event| {
         match &event {
             async_nats::Event::Connected => {
-                shut_out.store(false, Ordering::Relaxed);
+                refused.set(false);
                 connections.send_modify(|n| *n += 1);
                 tracing::info!("connected to NATS");
             }
             // One for each message that was dropped.
             async_nats::Event::SlowConsumer(_) => tracing::debug!(%event, "NATS connection"),
-            async_nats::Event::ServerError(async_nats::ServerError::AuthorizationViolation) => {
-                shut_out.store(true, Ordering::Relaxed);
-                tracing::error!(%event, SHUT_OUT);
+            async_nats::Event::ClientError(async_nats::ClientError::Other(why)) => {
+                refused.set(why.starts_with(&violation));
+                tracing::warn!(%event, "NATS connection: {}", refused.why_away());
             }
             async_nats::Event::Disconnected
             | async_nats::Event::LameDuckMode
