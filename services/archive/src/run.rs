@@ -1,6 +1,7 @@
 //! `archive serve`: starts everything, keeps it going, stops it cleanly.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -304,10 +305,23 @@ async fn follow_log(
     }
 }
 
+/// Says why there is no log, for as long as there is none.
+async fn tell_why(daemon: &Daemon, health: &Health) -> Infallible {
+    let nats = &daemon.config.nats;
+    loop {
+        tokio::time::sleep(RETRY).await;
+        let why = nats.refused.why_away();
+        health.degrade("log", format!("{why} at {}", nats.url));
+    }
+}
+
 async fn connect(daemon: &Arc<Daemon>, health: &Health) -> Link {
     loop {
         let opened = async {
-            let log = Log::connect(&daemon.config.nats, "mirrorlog-archive", true).await?;
+            let log = tokio::select! {
+                log = Log::connect(&daemon.config.nats, "mirrorlog-archive", true) => log?,
+                never = tell_why(daemon, health) => match never {},
+            };
             let link = Link::open(log).await?;
             daemon.fence.take(&link.builds).await?;
             Ok::<Link, FenceError>(link)

@@ -394,6 +394,8 @@ impl Replay {
 
 /// How far a statement may be dated ahead, in milliseconds: as far as clocks of machines that nobody looks after are off.
 const AHEAD_MAX_MS: i64 = 2 * 24 * 3600 * 1000;
+/// Ending of the names of parked events about which the archive is asked.
+const DOUBTED: &str = ".asked";
 /// Most parked messages; more are counted and logged, and not kept. Stops whoever writes to the log from filling the disk.
 const PARKED_MAX: u64 = 256;
 
@@ -406,14 +408,26 @@ pub(crate) struct Parked {
 }
 
 impl Parked {
-    /// Counts what earlier runs parked.
+    /// Counts what earlier runs parked. About events of which the archive was asked it is asked again.
     pub(crate) fn open(dir: PathBuf) -> std::io::Result<(Self, Doubtful)> {
         std::fs::create_dir_all(&dir)?;
-        let found = std::fs::read_dir(&dir)?.count();
         let (doubts, doubtful) = Doubts::new();
+        let mut found = 0;
+        for file in std::fs::read_dir(&dir)? {
+            let file = file?;
+            found += 1;
+            let name = file.file_name().to_string_lossy().into_owned();
+            if name.ends_with(DOUBTED) {
+                // What cannot be read stays parked.
+                let payload = std::fs::read(file.path()).unwrap_or_default();
+                Doubt::again(name, &payload)
+                    .into_iter()
+                    .for_each(|doubt| doubts.ask(doubt));
+            }
+        }
         let parked = Self {
             dir,
-            count: Arc::new(AtomicU64::new(found as u64)),
+            count: Arc::new(AtomicU64::new(found)),
             doubts,
         };
         Ok((parked, doubtful))
@@ -433,15 +447,16 @@ impl Parked {
         payload: Bytes,
         keys: &TrustedKeys,
     ) {
-        match Doubt::of(name.clone(), channel, &payload, keys) {
+        let doubted = format!("{name}{DOUBTED}");
+        match Doubt::of(doubted.clone(), channel, &payload, keys) {
             Some(doubt) => {
                 tracing::warn!(
                     name,
                     reason,
                     "parked an event that cannot be verified; asking the archive's journal"
                 );
-                // One that was there is asked about already, or was given up.
-                if self.write(&name, payload).await {
+                // One that is here is asked about already.
+                if self.write(&doubted, payload).await {
                     self.doubts.ask(doubt);
                 }
             }

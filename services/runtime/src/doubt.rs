@@ -4,11 +4,12 @@
 //! that it has not was written to the log by somebody else. Whatever else is wrong with an event is a fault, and not asked
 //! about.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 
 use mirrorlog_core::id::{Build, ChannelId, Digest};
+use mirrorlog_core::limits::RETRACTIONS_MAX;
 use mirrorlog_core::sign::{SignatureError, TrustedKeys};
 use mirrorlog_core::statement::Statement;
 use tokio::sync::mpsc;
@@ -28,8 +29,8 @@ const BATCH: u32 = 1024;
 const RETRY: Duration = Duration::from_secs(5);
 /// For a batch.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Answers that are none, such as by a key that is not known either, after which it is not asked any more: minutes, in which
-/// an archive that was given a new key has long signed again.
+/// Answers that are none, such as by a key that is not known either, after which it is asked at the next change of keys only:
+/// minutes, in which an archive that was given a new key has long signed again.
 const TRIES_MAX: u32 = 60;
 
 /// Where events lie that cannot be used.
@@ -60,21 +61,30 @@ impl Doubt {
         keys: &TrustedKeys,
     ) -> Option<Self> {
         let event = wire::Event::decode(payload).ok()?;
-        let signed = event.body.signed();
-        let by_another = |signed: &Signed| match signed.open(keys) {
-            Err(OpenError::Signature(SignatureError::UnknownKey(key))) => Some(key),
-            Err(OpenError::Signature(_) | OpenError::Decode(_) | OpenError::Kind { .. })
-            | Ok(_) => None,
+        let unknown = |signed: &Signed| {
+            let opened = signed.open(keys);
+            matches!(
+                opened,
+                Err(OpenError::Signature(SignatureError::UnknownKey(_)))
+            )
         };
-        let key = by_another(signed)?;
-        if event
-            .head
-            .as_ref()
-            .is_some_and(|head| by_another(head) != Some(key))
-        {
+        // What was sent again has a later head, perhaps by a later key.
+        let good_head = event.head.as_ref().is_none_or(|head| {
+            let said = wire::statement::decode(&head.statement);
+            let is_of = matches!(said, Ok(Statement::Head(head)) if head.channel == *channel);
+            is_of && (unknown(head) || head.open(keys).is_ok())
+        });
+        if !good_head || !unknown(event.body.signed()) {
             return None;
         }
-        let (of, build) = match wire::statement::decode(&signed.statement).ok()? {
+        Self::again(name, payload).filter(|doubt| doubt.channel == *channel)
+    }
+
+    /// What an event says that was doubted before and lies in its room still.
+    pub fn again(name: String, payload: &[u8]) -> Option<Self> {
+        let event = wire::Event::decode(payload).ok()?;
+        let signed = event.body.signed();
+        let (channel, build) = match wire::statement::decode(&signed.statement).ok()? {
             Statement::Snapshot(snapshot) => (snapshot.channel, Some(snapshot.build)),
             Statement::Retraction(retraction) => (retraction.channel, None),
             Statement::Head(_)
@@ -83,13 +93,24 @@ impl Doubt {
             | Statement::Order(_)
             | Statement::Root(_) => return None,
         };
-        (of == *channel).then(|| Self {
+        Some(Self {
             name,
             digest: signed.digest(),
-            channel: of,
+            channel,
             build,
             tries: 0,
         })
+    }
+
+    /// The archive answered, and this is no answer to it yet. Gives it up for now after many.
+    fn tired(&mut self, why: &dyn std::error::Error) {
+        self.tries += 1;
+        if self.tries == TRIES_MAX {
+            tracing::error!(
+                channel = %self.channel, name = self.name, error = crate::chain(why),
+                "the archive's journal does not vouch for this event"
+            );
+        }
     }
 }
 
@@ -124,23 +145,30 @@ impl Doubtful {
             client: JournalClient::with_interceptor(channel, TraceCalls),
             keys,
         };
-        let mut waiting = Vec::new();
+        let mut changes = journal.keys.changes();
+        let (mut waiting, mut resting) = (Vec::new(), Vec::new());
         loop {
-            if waiting.is_empty() {
-                match self.0.recv().await {
+            let idle = waiting.is_empty();
+            tokio::select! {
+                doubt = self.0.recv(), if idle => match doubt {
                     Some(doubt) => waiting.push(doubt),
                     None => return,
+                },
+                () = tokio::time::sleep(RETRY), if !idle => {}
+                Ok(()) = changes.changed() => {
+                    let rested = resting.drain(..).map(|doubt| Doubt { tries: 0, ..doubt });
+                    waiting.extend(rested);
                 }
             }
-            while waiting.len() < WAITING_MAX
+            while waiting.len() + resting.len() < WAITING_MAX
                 && let Ok(doubt) = self.0.try_recv()
             {
                 waiting.push(doubt);
             }
-            waiting = journal.settle(waiting, &room).await;
-            if !waiting.is_empty() {
-                tokio::time::sleep(RETRY).await;
-            }
+            let left = journal.settle(waiting, &room).await;
+            let (tired, again) = left.into_iter().partition(|doubt| doubt.tries >= TRIES_MAX);
+            waiting = again;
+            resting.extend::<Vec<Doubt>>(tired);
         }
     }
 }
@@ -154,6 +182,17 @@ enum AskError {
     Late(#[from] tokio::time::error::Elapsed),
     #[error("a statement of the journal is not accepted")]
     Decode(#[from] wire::DecodeError),
+}
+
+impl AskError {
+    /// Whether asking about something else has no better chance.
+    fn is_away(&self) -> bool {
+        match self {
+            Self::Call(status) => status.code() == tonic::Code::Unavailable,
+            Self::Late(_) => true,
+            Self::Decode(_) => false,
+        }
+    }
 }
 
 impl From<tonic::Status> for AskError {
@@ -179,7 +218,12 @@ impl Journal {
         for ((channel, _), mut doubts) in channels {
             doubts.sort_by_key(|doubt| doubt.build);
             while !doubts.is_empty() {
-                match self.batch(&channel, doubts[0].build).await {
+                let asked: BTreeSet<Digest> = doubts.iter().map(|doubt| doubt.digest).collect();
+                let reading = self.read(&channel, doubts[0].build, &asked);
+                match timeout(TIMEOUT, reading)
+                    .await
+                    .unwrap_or_else(|late| Err(late.into()))
+                {
                     Ok(batch) => {
                         let later = batch.next.map_or(doubts.len(), |next| {
                             doubts.partition_point(|doubt| doubt.build < Some(next))
@@ -189,10 +233,15 @@ impl Journal {
                         let left = self.judge(now, &batch.said, room).await;
                         again.extend(left);
                     }
-                    Err(error) => {
+                    Err(error) if error.is_away() => {
                         let error = crate::chain(&error);
                         tracing::debug!(%channel, error, "journal cannot be asked about events by unknown keys, trying again");
                         again.append(&mut doubts);
+                    }
+                    Err(error) => {
+                        let mut first = doubts.remove(0);
+                        first.tired(&error);
+                        again.push(first);
                     }
                 }
             }
@@ -214,14 +263,10 @@ impl Journal {
             match said.get(&doubt.digest).map(|signed| signed.open(&keys)) {
                 Some(Ok(_)) => room.take_back(name).await,
                 // It may be about to sign again.
-                Some(Err(_)) if doubt.tries < TRIES_MAX => {
-                    doubt.tries += 1;
+                Some(Err(error)) => {
+                    doubt.tired(&error);
                     again.push(doubt);
                 }
-                Some(Err(error)) => tracing::error!(
-                    %channel, name, error = crate::chain(&error),
-                    "the archive's journal has this event by a key that is not accepted either"
-                ),
                 None => tracing::error!(
                     %channel, name,
                     "the archive's journal has no such event: somebody else writes to the log"
@@ -231,14 +276,15 @@ impl Journal {
         again
     }
 
-    /// Statements of a channel: snapshots from `from` on, or all retractions.
-    async fn batch(&mut self, channel: &ChannelId, from: Option<Build>) -> Result<Batch, AskError> {
-        timeout(TIMEOUT, self.read(channel, from)).await?
-    }
-
-    async fn read(&mut self, channel: &ChannelId, from: Option<Build>) -> Result<Batch, AskError> {
+    /// What a channel's statements say of those that are `asked` about: snapshots from `from` on, or all retractions.
+    async fn read(
+        &mut self,
+        channel: &ChannelId,
+        from: Option<Build>,
+        asked: &BTreeSet<Digest>,
+    ) -> Result<Batch, AskError> {
         let channel = channel.to_string();
-        let asked = match from {
+        let answer = match from {
             Some(from) => {
                 let request = v1::SnapshotsRequest {
                     channel,
@@ -253,20 +299,29 @@ impl Journal {
             }
         };
         let mut batch = Batch::default();
-        let mut answers = match asked {
+        let mut answers = match answer {
             Ok(answers) => answers.into_inner(),
             // Nobody ever published such a channel.
             Err(status) if status.code() == tonic::Code::NotFound => return Ok(batch),
             Err(status) => return Err(status.into()),
         };
-        while let Some(signed) = answers.message().await? {
-            let signed = Signed::from_proto(signed)?;
+        for _ in 0..BATCH.max(u32::try_from(RETRACTIONS_MAX).unwrap_or(BATCH)) {
+            let signed = match answers.message().await {
+                Ok(Some(signed)) => Signed::from_proto(signed)?,
+                Ok(None) => break,
+                // What came before it counts.
+                Err(_) if batch.next.is_some() => break,
+                Err(status) => return Err(status.into()),
+            };
             if let (Some(_), Ok(Statement::Snapshot(snapshot))) =
                 (from, wire::statement::decode(&signed.statement))
             {
                 batch.next = batch.next.max(Some(snapshot.build.next()));
             }
-            batch.said.insert(signed.digest(), signed);
+            let digest = signed.digest();
+            if asked.contains(&digest) {
+                batch.said.insert(digest, signed);
+            }
         }
         Ok(batch)
     }

@@ -96,12 +96,17 @@ fn only_what_an_unknown_key_signed_is_doubted() {
     let by = |seed| Signed::sign(&key(seed), &snapshot(1));
     assert!(doubted(&event(by(OLD), None), &channel()));
     assert!(doubted(&event(by(OLD), Some(head(OLD))), &channel()));
+    // Sent again after the change.
+    assert!(doubted(&event(by(OLD), Some(head(PRESENT))), &channel()));
     // Of these none can ever have been said.
     let mut broken = by(PRESENT);
     broken.signature.bytes[0] ^= 1;
     assert!(!doubted(&event(broken, None), &channel()));
     assert!(!doubted(&event(by(PRESENT), Some(head(OLD))), &channel()));
-    assert!(!doubted(&event(by(OLD), Some(head(3))), &channel()));
+    let mut broken = head(PRESENT);
+    broken.signature.bytes[0] ^= 1;
+    assert!(!doubted(&event(by(OLD), Some(broken)), &channel()));
+    assert!(!doubted(&event(by(OLD), Some(by(OLD))), &channel()));
     assert!(!doubted(&event(head(OLD), None), &channel()));
     assert!(!doubted(
         &event(by(OLD), None),
