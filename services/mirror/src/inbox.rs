@@ -1,8 +1,5 @@
 //! Events, heads and orders from the log, verified before the engine sees them.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +8,7 @@ use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use mirrorlog_core::sign::TrustedKeys;
 use mirrorlog_core::statement::{DeltaSource, Head, Order, ReplayFrom, Verdict};
 use mirrorlog_core::time::Timestamp;
-use runtime::doubt::{Doubt, Doubtful, Doubts, Room};
+use runtime::doubt::Room as _;
 use runtime::early::{About, Early};
 use runtime::log::{self, AckHandle, Delivery, Log, LogError, Position};
 use runtime::trust::Keys;
@@ -21,6 +18,7 @@ use wire::Signed;
 use wire::event::Opened;
 
 use crate::engine::{Mailbox, Message};
+use crate::parked::Parked;
 
 /// Pause before a failed subscription is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -394,123 +392,6 @@ impl Replay {
 
 /// How far a statement may be dated ahead, in milliseconds: as far as clocks of machines that nobody looks after are off.
 const AHEAD_MAX_MS: i64 = 2 * 24 * 3600 * 1000;
-/// Ending of the names of parked events about which the archive is asked.
-const DOUBTED: &str = ".asked";
-/// Most parked messages; more are counted and logged, and not kept. Stops whoever writes to the log from filling the disk.
-const PARKED_MAX: u64 = 256;
-
-/// Events that could not be decoded or verified: kept on disk, counted, never silently dropped.
-#[derive(Clone)]
-pub(crate) struct Parked {
-    dir: PathBuf,
-    count: Arc<AtomicU64>,
-    doubts: Doubts,
-}
-
-impl Parked {
-    /// Counts what earlier runs parked. About events of which the archive was asked it is asked again.
-    pub(crate) fn open(dir: PathBuf) -> std::io::Result<(Self, Doubtful)> {
-        std::fs::create_dir_all(&dir)?;
-        let (doubts, doubtful) = Doubts::new();
-        let mut found = 0;
-        for file in std::fs::read_dir(&dir)? {
-            let file = file?;
-            found += 1;
-            let name = file.file_name().to_string_lossy().into_owned();
-            if name.ends_with(DOUBTED) {
-                // What cannot be read stays parked.
-                let payload = std::fs::read(file.path()).unwrap_or_default();
-                Doubt::again(name, &payload)
-                    .into_iter()
-                    .for_each(|doubt| doubts.ask(doubt));
-            }
-        }
-        let parked = Self {
-            dir,
-            count: Arc::new(AtomicU64::new(found)),
-            doubts,
-        };
-        Ok((parked, doubtful))
-    }
-
-    /// How many are parked.
-    pub(crate) fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    /// An event, about which the archive is asked if only its key is not known.
-    async fn keep_event(
-        &self,
-        name: String,
-        reason: &str,
-        channel: &ChannelId,
-        payload: Bytes,
-        keys: &TrustedKeys,
-    ) {
-        let doubted = format!("{name}{DOUBTED}");
-        match Doubt::of(doubted.clone(), channel, &payload, keys) {
-            Some(doubt) => {
-                tracing::warn!(
-                    name,
-                    reason,
-                    "parked an event that cannot be verified; asking the archive's journal"
-                );
-                // One that is here is asked about already.
-                if self.write(&doubted, payload).await {
-                    self.doubts.ask(doubt);
-                }
-            }
-            None => self.keep(&name, reason, payload).await,
-        }
-    }
-
-    async fn keep(&self, name: &str, reason: &str, payload: Bytes) {
-        // Whoever writes to the log chooses a subject; a file's name it is not.
-        let name = name.replace('/', "_");
-        tracing::error!(
-            folder = %self.dir.display(), name, reason,
-            "parked a message that cannot be verified; fetching through the journal instead"
-        );
-        self.write(&name, payload).await;
-    }
-
-    /// False for one that is here and counted already.
-    async fn write(&self, name: &str, payload: Bytes) -> bool {
-        let path = self.dir.join(name);
-        if path.exists() {
-            return false;
-        }
-        if self.count.fetch_add(1, Ordering::Relaxed) >= PARKED_MAX {
-            return true;
-        }
-        let written = tokio::task::spawn_blocking(move || {
-            let file = std::fs::File::create(&path)?;
-            std::io::Write::write_all(&mut &file, &payload)?;
-            file.sync_all()
-        });
-        match written.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, name, "cannot keep a parked message"),
-            Err(error) => tracing::error!(%error, name, "parking was interrupted"),
-        }
-        true
-    }
-}
-
-impl Room for Parked {
-    /// It is believed after all.
-    async fn take_back(&self, name: &str) {
-        tracing::info!(name, "parked message is believed now");
-        // Two of one name, of a log that was made anew, count as one.
-        let fewer = |count: u64| Some(count.saturating_sub(1));
-        let all = &self.count;
-        all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer)
-            .ok();
-        // Of more than are kept it has no file.
-        tokio::fs::remove_file(self.dir.join(name)).await.ok();
-    }
-}
-
 /// A statement of the far future would keep every honest one out: of two heads the later one counts.
 pub(crate) fn check_time(said: Timestamp) -> Result<(), String> {
     match said.ms_since(runtime::boot::now()) {

@@ -6,6 +6,7 @@
 //! | [`run`] | wires everything and runs it |
 //! | `engine` | the shell around `mirrorlog_core::mirror`: step, persist, perform, ack |
 //! | `inbox` | events, heads and orders from the log, verified before the engine sees them |
+//! | `parked` | messages that cannot be used |
 //! | `journal` | what the log did not bring, asked of the archive |
 //! | `roots` | root documents: who speaks for the archive |
 //! | `peers` | the mirrors of its pool, which bring shares of a build for each other |
@@ -34,6 +35,7 @@ pub mod http;
 mod inbox;
 mod journal;
 mod metrics;
+mod parked;
 mod peers;
 mod report;
 mod room;
