@@ -4,7 +4,7 @@
 //! that it has not was written to the log by somebody else. Whatever else is wrong with an event is a fault, and not asked
 //! about.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::time::Duration;
 
@@ -185,10 +185,11 @@ enum AskError {
 }
 
 impl AskError {
-    /// Whether asking about something else has no better chance.
+    /// Whether asking about something else has no better chance: the archive says of nothing what it is.
     fn is_away(&self) -> bool {
+        use tonic::Code::{DataLoss, Internal, InvalidArgument};
         match self {
-            Self::Call(status) => status.code() == tonic::Code::Unavailable,
+            Self::Call(status) => !matches!(status.code(), DataLoss | Internal | InvalidArgument),
             Self::Late(_) => true,
             Self::Decode(_) => false,
         }
@@ -209,17 +210,17 @@ struct Journal {
 impl Journal {
     /// Asks about all once. Gives back those that are to be asked about again.
     async fn settle(&mut self, waiting: Vec<Doubt>, room: &impl Room) -> Vec<Doubt> {
-        let mut channels: BTreeMap<(ChannelId, bool), Vec<Doubt>> = BTreeMap::new();
+        let mut channels: BTreeMap<(ChannelId, bool), VecDeque<Doubt>> = BTreeMap::new();
         for doubt in waiting {
             let key = (doubt.channel.clone(), doubt.build.is_some());
-            channels.entry(key).or_default().push(doubt);
+            channels.entry(key).or_default().push_back(doubt);
         }
         let mut again = Vec::new();
         for ((channel, _), mut doubts) in channels {
-            doubts.sort_by_key(|doubt| doubt.build);
-            while !doubts.is_empty() {
-                let asked: BTreeSet<Digest> = doubts.iter().map(|doubt| doubt.digest).collect();
-                let reading = self.read(&channel, doubts[0].build, &asked);
+            let asked: BTreeSet<Digest> = doubts.iter().map(|doubt| doubt.digest).collect();
+            doubts.make_contiguous().sort_by_key(|doubt| doubt.build);
+            while let Some(first) = doubts.front() {
+                let reading = self.read(&channel, first.build, &asked);
                 match timeout(TIMEOUT, reading)
                     .await
                     .unwrap_or_else(|late| Err(late.into()))
@@ -236,12 +237,13 @@ impl Journal {
                     Err(error) if error.is_away() => {
                         let error = crate::chain(&error);
                         tracing::debug!(%channel, error, "journal cannot be asked about events by unknown keys, trying again");
-                        again.append(&mut doubts);
+                        again.extend(doubts.drain(..));
                     }
                     Err(error) => {
-                        let mut first = doubts.remove(0);
-                        first.tired(&error);
-                        again.push(first);
+                        again.extend(doubts.pop_front().map(|mut first| {
+                            first.tired(&error);
+                            first
+                        }));
                     }
                 }
             }

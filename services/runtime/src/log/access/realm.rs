@@ -65,7 +65,7 @@ pub enum RealmError {
     Token(#[from] TokenError),
     /// Nobody of that name.
     #[error(
-        "there is no user {0} that could be shut out: those that joined by a token are read of --enrolled <the archive's state>/enrolled"
+        "there is no user {0} that could be shut out: those that joined by a token are known only with --enrolled <the archive's state>/enrolled"
     )]
     Unknown(String),
 }
