@@ -4,62 +4,129 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use mirrorlog_core::time::Timestamp;
 use runtime::log::access::{Realm, User};
 use runtime::log::supervise::find_server;
 use runtime::log::{Delivery, Events, Log, LogError, NatsConfig, Replicas};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 /// Longest wait for anything: a reader needs tens of seconds to see that its consumer is dead.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// A server that its leader does not know of after this time is left out: it knows of others at once.
+const LEFT_OUT: Duration = Duration::from_secs(2);
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 /// Enough that each server has consumers of some.
 const MIRRORS: usize = 9;
 
 struct Cluster {
     servers: Vec<Child>,
-    ports: Vec<u16>,
-    _dir: tempfile::TempDir,
+    clients: Vec<u16>,
+    /// Where they say how they are.
+    watched: Vec<u16>,
+    dir: tempfile::TempDir,
+}
+
+/// Where a test failed, what the servers said.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for number in 0..self.servers.len() {
+                let log = self.dir.path().join(format!("n{number}.log"));
+                eprintln!("{}", std::fs::read_to_string(log).unwrap_or_default());
+            }
+        }
+    }
 }
 
 impl Cluster {
-    fn start() -> Self {
-        Self::start_with("")
+    async fn start() -> Self {
+        Self::start_with("").await
     }
 
     /// With more configuration for each server.
-    fn start_with(more: &str) -> Self {
+    async fn start_with(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let ports = free_ports(6);
-        let (clients, routes) = ports.split_at(3);
+        let ports = free_ports(9);
+        let [clients, routes, watched] = [&ports[..3], &ports[3..6], &ports[6..]];
         let all: Vec<String> = routes
             .iter()
             .map(|port| format!("nats-route://127.0.0.1:{port}"))
             .collect();
         let servers = (0..3).map(|number| {
-            let (client, route, name) = (clients[number], routes[number], format!("n{number}"));
+            let (client, route, watch) = (clients[number], routes[number], watched[number]);
+            let name = format!("n{number}");
             let store = dir.path().join(&name);
             let text = format!(
-                "server_name: {name}\nlisten: \"127.0.0.1:{client}\"\njetstream {{ store_dir: {:?} }}\n\
+                "server_name: {name}\nlisten: \"127.0.0.1:{client}\"\nhttp: \"127.0.0.1:{watch}\"\nlogfile: {:?}\n\
+                 jetstream {{ store_dir: {:?} }}\n\
                  cluster {{ name: test, listen: \"127.0.0.1:{route}\", routes: [{}] }}\n{more}",
+                store.with_extension("log"),
                 store,
                 all.join(", ")
             );
-            spawn(&dir.path().join(format!("{name}.conf")), &text)
+            let file = store.with_extension("conf");
+            std::fs::write(&file, text).unwrap();
+            spawn(&file)
         });
-        Self {
+        let mut cluster = Self {
             servers: servers.collect(),
-            ports: clients.to_vec(),
-            _dir: dir,
+            clients: clients.to_vec(),
+            watched: watched.to_vec(),
+            dir,
+        };
+        tokio::time::timeout(PATIENCE, cluster.gather())
+            .await
+            .expect("the cluster is whole");
+        cluster
+    }
+
+    /// Returns when the leader knows of all servers. Of servers that first meet at the same moment nats-server may leave
+    /// one out: that is started again, as deploy/README.md says.
+    async fn gather(&mut self) {
+        let mut partly_since = None;
+        loop {
+            let members = self.members().await;
+            if members.len() == self.servers.len() {
+                return;
+            }
+            if members.is_empty() {
+                partly_since = None;
+            } else if partly_since.get_or_insert_with(Instant::now).elapsed() >= LEFT_OUT {
+                let names = (0..self.servers.len()).map(|number| (number, format!("n{number}")));
+                let left_out = names.filter(|(_, name)| !members.contains(name));
+                for (number, name) in left_out.collect::<Vec<_>>() {
+                    self.servers[number].kill().await.unwrap();
+                    self.servers[number] = spawn(&self.dir.path().join(name + ".conf"));
+                }
+                partly_since = None;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// The leader and those whom it knows; none while there is none.
+    async fn members(&self) -> Vec<String> {
+        for (number, watch) in self.watched.iter().enumerate() {
+            let told = told(*watch).await.unwrap_or_default();
+            let (name, meta) = (format!("n{number}"), &told["meta_cluster"]);
+            if meta["leader"] == name.as_str() {
+                let others = meta["replicas"].as_array();
+                let others = others.into_iter().flatten();
+                let others = others.filter_map(|other| other["name"].as_str());
+                return others.map(str::to_owned).chain([name]).collect();
+            }
+        }
+        Vec::new()
     }
 
     fn config(&self) -> NatsConfig {
         let urls: Vec<String> = self
-            .ports
+            .clients
             .iter()
             .map(|port| format!("nats://127.0.0.1:{port}"))
             .collect();
@@ -70,8 +137,17 @@ impl Cluster {
     }
 }
 
-fn spawn(file: &Path, text: &str) -> Child {
-    std::fs::write(file, text).unwrap();
+/// What a server says of its JetStream; nothing while it starts.
+async fn told(watch: u16) -> std::io::Result<serde_json::Value> {
+    let mut stream = TcpStream::connect(("127.0.0.1", watch)).await?;
+    stream.write_all(b"GET /jsz HTTP/1.0\r\n\r\n").await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    Ok(serde_json::from_str(body)?)
+}
+
+fn spawn(file: &Path) -> Child {
     Command::new(find_server().unwrap())
         .arg("--config")
         .arg(file)
@@ -95,13 +171,15 @@ fn free_ports(count: usize) -> Vec<u16> {
         .collect()
 }
 
-/// Repeats while the cluster has no leader.
+/// Repeats while the cluster has no leader, or not all its servers.
 async fn patiently<T, F: Future<Output = Result<T, LogError>>>(mut act: impl FnMut() -> F) -> T {
     let all = async {
         loop {
             match act().await {
                 Ok(done) => return done,
-                Err(LogError::Down { .. }) => tokio::task::yield_now().await,
+                Err(LogError::Down { .. } | LogError::FewServers { .. }) => {
+                    tokio::task::yield_now().await
+                }
                 Err(error) => panic!("{}", wire::causes(&error)),
             }
         }
@@ -140,7 +218,7 @@ async fn read_to(events: &mut Events, number: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_a_server_is_lost_all_mirrors_hear_of_the_next_build() {
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::start().await;
     let log = Log::connect(&cluster.config(), "test", true).await.unwrap();
     patiently(|| log.ensure()).await;
     let mut mirrors = Vec::new();
@@ -168,7 +246,7 @@ async fn when_a_server_is_lost_new_readers_find_a_place() {
     for user in User::central() {
         realm.admit(&user, now).unwrap();
     }
-    let mut cluster = Cluster::start_with(&realm.server_config(now).unwrap());
+    let mut cluster = Cluster::start_with(&realm.server_config(now).unwrap()).await;
     let config = |user: &str| NatsConfig {
         credentials: Some(dir.path().join(format!("creds/{user}.creds"))),
         ..cluster.config()
@@ -191,7 +269,7 @@ async fn when_a_server_is_lost_new_readers_find_a_place() {
     // The server that holds the first place.
     let options = async_nats::ConnectOptions::with_credentials_file(admin).await;
     let asked = "$JS.API.CONSUMER.INFO.MIRRORLOG.directory-1";
-    let anywhere = format!("nats://127.0.0.1:{}", cluster.ports[0]);
+    let anywhere = format!("nats://127.0.0.1:{}", cluster.clients[0]);
     let client = options.unwrap().connect(anywhere).await.unwrap();
     let answer = client.request(asked, "".into()).await.unwrap();
     let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
@@ -212,12 +290,12 @@ async fn when_a_server_is_lost_new_readers_find_a_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_are_given_more_servers_when_more_are_asked_for() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::start().await;
     let one = NatsConfig::new(cluster.config().url);
     let log = Log::connect(&one, "test", true).await.unwrap();
     patiently(|| log.ensure()).await;
     let copies = async || {
-        let client = async_nats::connect(format!("nats://127.0.0.1:{}", cluster.ports[0]))
+        let client = async_nats::connect(format!("nats://127.0.0.1:{}", cluster.clients[0]))
             .await
             .unwrap();
         let jetstream = async_nats::jetstream::new(client);

@@ -8,7 +8,9 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use runtime::log::supervise::NatsServer;
-use runtime::log::{Delivery, Event, Events, Log, LogError, NatsConfig, Position, StreamIdentity};
+use runtime::log::{
+    Delivery, Event, Events, Log, LogError, NatsConfig, Position, Replicas, StreamIdentity,
+};
 
 /// Longest wait for anything: far above what is normal, so that only a fault meets it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -179,6 +181,25 @@ async fn a_stream_that_differs_is_refused() {
         net.log.consume(&mirror(), Lane::Bulk, &[], None).await,
         Err(LogError::Differs { .. })
     ));
+}
+
+#[tokio::test]
+async fn streams_that_more_servers_are_to_hold_wait_for_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = NatsServer::start(dir.path(), None).await.unwrap();
+    let config = NatsConfig {
+        replicas: Replicas::Three,
+        ..NatsConfig::new(&server.url)
+    };
+    let log = Log::connect(&config, "test", false).await.unwrap();
+    let error = soon(log.ensure()).await.unwrap_err();
+    assert!(matches!(error, LogError::FewServers { .. }), "{error:?}");
+    assert_eq!(
+        error.to_string(),
+        "nats-server knows of too few servers (creating stream MIRRORLOG): start as many as nats.replicas says, and \
+         restart one of them that is left out"
+    );
+    assert_eq!(error.reaction(), runtime::Reaction::Retry);
 }
 
 #[tokio::test]

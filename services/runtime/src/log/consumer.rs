@@ -34,6 +34,13 @@ const LANE_INACTIVE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const READER_INACTIVE: Duration = Duration::from_secs(60);
 /// Longest wait for those who held a consumer: its server may be down.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest waits for those who are to hold a consumer. Of a cluster nats-server draws one, and for minutes after one was
+/// lost it may draw that: then it draws again. The last wait is for servers that are slow.
+const CREATE_TIMEOUTS: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
 /// Longest wait for the archive: it makes two requests to the server.
 pub(super) const ASK_TIMEOUT: Duration = REQUEST_TIMEOUT.saturating_mul(2);
 /// So often it is asked meanwhile: it may be about to come back, as everybody is when nats-server was restarted.
@@ -328,30 +335,49 @@ impl Log {
         plan: Plan,
     ) -> Result<Consumer<pull::Config>, LogError> {
         let Plan { stream, config, .. } = plan;
-        if let Some(name) = name_of(&config) {
-            let deleted = self.jetstream.delete_consumer_from_stream(name, &stream);
-            match tokio::time::timeout(DELETE_TIMEOUT, deleted).await {
-                Ok(Ok(_)) => {}
-                // It is deleted without an answer of those who held it.
-                Err(_) => {}
-                Ok(Err(error)) if is_absent(&error) || is_leaderless(&error) => {}
-                Ok(Err(error)) => {
-                    let doing = format!("deleting consumer {name} of {stream}");
-                    return Err(consumer_error(&doing, error));
+        let doing = || format!("creating a consumer on {stream}");
+        for wait in CREATE_TIMEOUTS {
+            self.remove_consumer(&stream, &config).await?;
+            let created = self
+                .jetstream
+                .create_consumer_on_stream(config.clone(), &stream);
+            let made = match tokio::time::timeout(wait, created).await {
+                Ok(made) => made.map_err(|error| consumer_error(&doing(), error))?,
+                Err(_) => {
+                    tracing::debug!(stream, "who is to hold the consumer does not answer");
+                    continue;
                 }
+            };
+            if let Some(name) = name_of(&config) {
+                let echoed = &made.cached_info().config;
+                declare::same_consumer(name, &config.clone().into_consumer_config(), echoed)?;
+            }
+            return Ok(made);
+        }
+        // Its name is not to be taken by one that nobody reads.
+        self.remove_consumer(&stream, &config).await?;
+        Err(LogError::down(
+            doing(),
+            "none of the servers that were to hold it answers",
+        ))
+    }
+
+    /// Where it has a name, makes room for one that is new.
+    async fn remove_consumer(&self, stream: &str, config: &pull::Config) -> Result<(), LogError> {
+        let Some(name) = name_of(config) else {
+            return Ok(());
+        };
+        let deleted = self.jetstream.delete_consumer_from_stream(name, stream);
+        match tokio::time::timeout(DELETE_TIMEOUT, deleted).await {
+            Ok(Ok(_)) => Ok(()),
+            // It is deleted without an answer of those who held it.
+            Err(_) => Ok(()),
+            Ok(Err(error)) if is_absent(&error) || is_leaderless(&error) => Ok(()),
+            Ok(Err(error)) => {
+                let doing = format!("deleting consumer {name} of {stream}");
+                Err(consumer_error(&doing, error))
             }
         }
-        let made = self
-            .jetstream
-            .create_consumer_on_stream(config.clone(), &stream)
-            .await;
-        let made = made
-            .map_err(|error| consumer_error(&format!("creating a consumer on {stream}"), error))?;
-        if let Some(name) = name_of(&config) {
-            let echoed = &made.cached_info().config;
-            declare::same_consumer(name, &config.clone().into_consumer_config(), echoed)?;
-        }
-        Ok(made)
     }
 
     async fn ask_archive(&self, asker: &User, ask: Ask) -> Result<Answer, Cause> {

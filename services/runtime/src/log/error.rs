@@ -23,6 +23,17 @@ pub enum LogError {
         #[source]
         source: Cause,
     },
+    /// The cluster has fewer servers than are to hold a stream, or one of them is left out of it.
+    #[error(
+        "nats-server knows of too few servers ({doing}): start as many as nats.replicas says, and restart one of them that is left out"
+    )]
+    FewServers {
+        /// What was tried.
+        doing: String,
+        /// What the server says.
+        #[source]
+        source: jetstream::Error,
+    },
     /// Somebody else wrote first: the subject's last sequence is another one.
     #[error("{subject} has moved on: its last sequence was expected to be {expected}{}", found.map_or(String::new(), |n| format!(" and is {n}")))]
     Refused {
@@ -123,7 +134,9 @@ impl LogError {
     /// What the caller should do. After [`LogError::Refused`] the same write never succeeds: read again first.
     pub fn reaction(&self) -> Reaction {
         match self {
-            Self::Down { .. } | Self::NotYetMade { .. } => Reaction::Retry,
+            Self::Down { .. } | Self::FewServers { .. } | Self::NotYetMade { .. } => {
+                Reaction::Retry
+            }
             Self::Refused { .. }
             | Self::Differs { .. }
             | Self::TooOld { .. }
@@ -147,14 +160,15 @@ impl LogError {
     /// Sorts what JetStream says: 5xx is a state that passes (no leader, restarting), as is a cluster whose servers
     /// are not all there; the rest is not.
     pub(super) fn server(doing: impl Into<String>, source: jetstream::Error) -> Self {
-        let too_few_servers = source.error_code() == jetstream::ErrorCode::CLUSTER_NO_PEERS;
-        if source.code() >= 500 || too_few_servers {
+        use jetstream::ErrorCode as Code;
+        let few = [Code::CLUSTER_NO_PEERS, Code::STREAM_REPLICAS_NOT_SUPPORTED];
+        let doing = doing.into();
+        if few.contains(&source.error_code()) {
+            Self::FewServers { doing, source }
+        } else if source.code() >= 500 {
             Self::down(doing, source)
         } else {
-            Self::Server {
-                doing: doing.into(),
-                source,
-            }
+            Self::Server { doing, source }
         }
     }
 }

@@ -44,22 +44,27 @@ impl Log {
             .places
             .iter()
             .map(|place| self.look_up(place, &plan.stream));
-        let (mut own, mut free) = (None, None);
+        let (mut own, mut free, mut unknown) = (None, None, 0);
         for (place, standing) in plan.places.iter().zip(join_all(looked_up).await) {
             match standing {
                 Ok(Standing::Free) => free = free.or(Some(place)),
                 Ok(Standing::Of(had_by)) if had_by.is_some() && had_by.as_ref() == reader => {
                     own = Some(place);
                 }
+                Ok(Standing::Of(_)) => {}
                 // One whose server is down is somebody's, for all that is known.
-                Ok(Standing::Of(_) | Standing::Unknown) => {}
+                Ok(Standing::Unknown) => unknown += 1,
                 Err(error) => return Err(consumer_error(&doing(), error)),
             }
         }
         own.or(free).cloned().ok_or_else(|| {
             let all = plan.places.len();
-            let reason =
-                format!("all {all} are taken, some by readers that ended within the minute");
+            let reason = match unknown {
+                0 => format!("all {all} are taken, some by readers that ended within the minute"),
+                some => format!(
+                    "none of {all} is known to be free: no nats-server answers for {some} of them"
+                ),
+            };
             LogError::down(doing(), reason)
         })
     }
