@@ -1,6 +1,7 @@
 //! The log on a cluster of three real nats-servers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
@@ -11,14 +12,18 @@ use mirrorlog_core::time::Timestamp;
 use runtime::log::access::{Realm, User};
 use runtime::log::supervise::find_server;
 use runtime::log::{Delivery, Events, Log, LogError, NatsConfig, Replicas};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 /// Longest wait for anything: a reader needs tens of seconds to see that its consumer is dead.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// A server that its leader does not know of after this time is left out: it knows of others at once.
+/// A server that its leader does not know of after this time is left out: it knows of others at once. Twice as long each time
+/// that one was started again.
 const LEFT_OUT: Duration = Duration::from_secs(2);
+/// Longest wait for what a server says of itself.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 /// Enough that each server has consumers of some.
 const MIRRORS: usize = 9;
@@ -37,7 +42,8 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             for number in 0..self.servers.len() {
                 let log = self.dir.path().join(format!("n{number}.log"));
-                eprintln!("{}", std::fs::read_to_string(log).unwrap_or_default());
+                let said = std::fs::read_to_string(log).unwrap_or_default();
+                eprintln!("nats-server n{number}:\n{said}");
             }
         }
     }
@@ -88,40 +94,42 @@ impl Cluster {
     /// Returns when the leader knows of all servers. Of servers that first meet at the same moment nats-server may leave
     /// one out: that is started again, as deploy/README.md says.
     async fn gather(&mut self) {
-        let mut partly_since = None;
+        let (mut since, mut longest) = (None, LEFT_OUT);
         loop {
             let members = self.members().await;
-            if members.len() == self.servers.len() {
-                return;
-            }
-            if members.is_empty() {
-                partly_since = None;
-            } else if partly_since.get_or_insert_with(Instant::now).elapsed() >= LEFT_OUT {
-                let names = (0..self.servers.len()).map(|number| (number, format!("n{number}")));
-                let left_out = names.filter(|(_, name)| !members.contains(name));
-                for (number, name) in left_out.collect::<Vec<_>>() {
-                    self.servers[number].kill().await.unwrap();
-                    self.servers[number] = spawn(&self.dir.path().join(name + ".conf"));
+            let absent = (0..self.servers.len()).filter(|number| !members.contains(number));
+            match absent.collect::<Vec<_>>()[..] {
+                [] => return,
+                [absent] if since.is_some_and(|(other, _)| other == absent) => {
+                    if since.is_some_and(|(_, since): (_, Instant)| since.elapsed() >= longest) {
+                        self.servers[absent].kill().await.unwrap();
+                        self.servers[absent] =
+                            spawn(&self.dir.path().join(format!("n{absent}.conf")));
+                        (since, longest) = (None, longest * 2);
+                    }
                 }
-                partly_since = None;
+                [absent] => since = Some((absent, Instant::now())),
+                _ => since = None,
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// The leader and those whom it knows; none while there is none.
-    async fn members(&self) -> Vec<String> {
-        for (number, watch) in self.watched.iter().enumerate() {
-            let told = told(*watch).await.unwrap_or_default();
-            let (name, meta) = (format!("n{number}"), &told["meta_cluster"]);
-            if meta["leader"] == name.as_str() {
-                let others = meta["replicas"].as_array();
-                let others = others.into_iter().flatten();
-                let others = others.filter_map(|other| other["name"].as_str());
-                return others.map(str::to_owned).chain([name]).collect();
+    /// The leader and those whom it knows and hears of, by number; none while there is none.
+    async fn members(&self) -> BTreeSet<usize> {
+        let number = |name: &Value| name.as_str()?.strip_prefix('n')?.parse().ok();
+        for (leader, watch) in self.watched.iter().enumerate() {
+            let told = tokio::time::timeout(TOLD_WITHIN, told(*watch)).await;
+            let told = told.ok().and_then(Result::ok).unwrap_or_default();
+            let meta = &told["meta_cluster"];
+            if number(&meta["leader"]) == Some(leader) {
+                let others = meta["replicas"].as_array().into_iter().flatten();
+                let others = others.filter(|other| other["offline"] != true);
+                let others = others.filter_map(|other| number(&other["name"]));
+                return others.chain([leader]).collect();
             }
         }
-        Vec::new()
+        BTreeSet::new()
     }
 
     fn config(&self) -> NatsConfig {
@@ -138,7 +146,7 @@ impl Cluster {
 }
 
 /// What a server says of its JetStream; nothing while it starts.
-async fn told(watch: u16) -> std::io::Result<serde_json::Value> {
+async fn told(watch: u16) -> std::io::Result<Value> {
     let mut stream = TcpStream::connect(("127.0.0.1", watch)).await?;
     stream.write_all(b"GET /jsz HTTP/1.0\r\n\r\n").await?;
     let mut answer = String::new();
@@ -178,7 +186,7 @@ async fn patiently<T, F: Future<Output = Result<T, LogError>>>(mut act: impl FnM
             match act().await {
                 Ok(done) => return done,
                 Err(LogError::Down { .. } | LogError::FewServers { .. }) => {
-                    tokio::task::yield_now().await
+                    tokio::time::sleep(Duration::from_millis(20)).await
                 }
                 Err(error) => panic!("{}", wire::causes(&error)),
             }
@@ -272,7 +280,7 @@ async fn when_a_server_is_lost_new_readers_find_a_place() {
     let anywhere = format!("nats://127.0.0.1:{}", cluster.clients[0]);
     let client = options.unwrap().connect(anywhere).await.unwrap();
     let answer = client.request(asked, "".into()).await.unwrap();
-    let answer: serde_json::Value = serde_json::from_slice(&answer.payload).unwrap();
+    let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
     let holder = answer["cluster"]["leader"].as_str().unwrap();
     let holder: usize = holder.strip_prefix('n').unwrap().parse().unwrap();
     let late = config("directory");

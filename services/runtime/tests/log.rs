@@ -184,7 +184,7 @@ async fn a_stream_that_differs_is_refused() {
 }
 
 #[tokio::test]
-async fn streams_that_more_servers_are_to_hold_wait_for_them() {
+async fn a_stream_that_more_servers_are_to_hold_is_not_made_on_one() {
     let dir = tempfile::tempdir().unwrap();
     let server = NatsServer::start(dir.path(), None).await.unwrap();
     let config = NatsConfig {
@@ -196,8 +196,8 @@ async fn streams_that_more_servers_are_to_hold_wait_for_them() {
     assert!(matches!(error, LogError::FewServers { .. }), "{error:?}");
     assert_eq!(
         error.to_string(),
-        "nats-server knows of too few servers (creating stream MIRRORLOG): start as many as nats.replicas says, and \
-         restart one of them that is left out"
+        "too few nats-servers can hold it (creating stream MIRRORLOG): as many as nats.replicas says have to run as one \
+         cluster, with room for it"
     );
     assert_eq!(error.reaction(), runtime::Reaction::Retry);
 }

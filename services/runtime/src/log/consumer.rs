@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::access::{self, Right, User, consumer_request};
 use super::error::Cause;
-use super::places::READER;
+use super::places::{LOOK_UP_TIMEOUT, READER};
 use super::{ACK_WAIT, Log, LogError, REQUEST_TIMEOUT, declare, event_subject};
 
 /// Most events that a mirror may hold unacked in a lane; one per channel stays unacked during a long sync.
@@ -34,14 +34,18 @@ const LANE_INACTIVE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const READER_INACTIVE: Duration = Duration::from_secs(60);
 /// Longest wait for those who held a consumer: its server may be down.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest waits for those who are to hold a consumer. Of a cluster nats-server draws one, and for minutes after one was
-/// lost it may draw that: then it draws again. The last wait is for servers that are slow.
-const CREATE_TIMEOUTS: [Duration; 3] = [
+/// Longest wait for the server that is to hold a consumer, where it is the one that holds the stream.
+const CREATE_ONCE: [Duration; 1] = [REQUEST_TIMEOUT];
+/// The same where several servers hold the stream: nats-server draws one of them, and for minutes after one was lost that
+/// one too. It is made to draw again where none answers.
+const CREATE_AGAIN: [Duration; 3] = [
+    Duration::from_secs(1),
     Duration::from_secs(1),
     Duration::from_secs(2),
-    Duration::from_secs(4),
 ];
-/// Longest wait for the archive: it makes two requests to the server.
+/// Longest wait until what was drawn in vain is gone.
+const REDRAW_TIMEOUT: Duration = Duration::from_millis(500);
+/// Longest wait for the archive, longer than it tries.
 pub(super) const ASK_TIMEOUT: Duration = REQUEST_TIMEOUT.saturating_mul(2);
 /// So often it is asked meanwhile: it may be about to come back, as everybody is when nats-server was restarted.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -323,7 +327,7 @@ impl Log {
         declare::same_consumer(&name, &config.into_consumer_config(), &standing.config)?;
         // Two archives may have given one place away: whoever has it would read what this one then misses.
         let is_ours = standing.config.metadata.get(READER) == reader.as_ref();
-        if !places.is_empty() && (!is_ours || standing.delivered.consumer_sequence > 0) {
+        if !places.is_empty() && (!is_ours || is_read(&made)) {
             return Err(not_yet(format!("{name} is another reader's")));
         }
         Ok(made)
@@ -334,41 +338,77 @@ impl Log {
         &self,
         plan: Plan,
     ) -> Result<Consumer<pull::Config>, LogError> {
-        let Plan { stream, config, .. } = plan;
-        let doing = || format!("creating a consumer on {stream}");
-        for wait in CREATE_TIMEOUTS {
-            self.remove_consumer(&stream, &config).await?;
+        let Plan {
+            stream, mut config, ..
+        } = plan;
+        let name = match name_of(&config).map(str::to_owned) {
+            Some(name) => {
+                self.remove_consumer(&name, &stream, DELETE_TIMEOUT).await?;
+                name
+            }
+            // One that comes too late is found, and removed, by its name.
+            None => {
+                let drawn = getrandom::u64();
+                let drawn = drawn.map_err(|error| LogError::down("drawing a number", error))?;
+                config.name.insert(format!("{drawn:016x}")).clone()
+            }
+        };
+        let doing = || format!("creating consumer {name} of {stream}");
+        let waits: &[Duration] = match self.replicas.count() {
+            1 => &CREATE_ONCE,
+            _several => &CREATE_AGAIN,
+        };
+        for wait in waits {
             let created = self
                 .jetstream
                 .create_consumer_on_stream(config.clone(), &stream);
-            let made = match tokio::time::timeout(wait, created).await {
-                Ok(made) => made.map_err(|error| consumer_error(&doing(), error))?,
-                Err(_) => {
-                    tracing::debug!(stream, "who is to hold the consumer does not answer");
-                    continue;
-                }
+            let made = match tokio::time::timeout(*wait, created).await {
+                Ok(made) => Some(made.map_err(|error| consumer_error(&doing(), error))?),
+                Err(_) => self.made_late(&name, &stream).await?,
             };
-            if let Some(name) = name_of(&config) {
+            if let Some(made) = made {
                 let echoed = &made.cached_info().config;
-                declare::same_consumer(name, &config.clone().into_consumer_config(), echoed)?;
+                declare::same_consumer(&name, &config.into_consumer_config(), echoed)?;
+                return Ok(made);
             }
-            return Ok(made);
+            tracing::debug!(
+                name,
+                stream,
+                "the server that is to hold it does not answer"
+            );
+            self.remove_consumer(&name, &stream, REDRAW_TIMEOUT).await?;
         }
-        // Its name is not to be taken by one that nobody reads.
-        self.remove_consumer(&stream, &config).await?;
-        Err(LogError::down(
-            doing(),
-            "none of the servers that were to hold it answers",
-        ))
+        let reason = "no server that was to hold it answers";
+        Err(LogError::down(doing(), reason))
     }
 
-    /// Where it has a name, makes room for one that is new.
-    async fn remove_consumer(&self, stream: &str, config: &pull::Config) -> Result<(), LogError> {
-        let Some(name) = name_of(config) else {
-            return Ok(());
-        };
+    /// A consumer that was made after it was waited for; none where nobody answers for it.
+    async fn made_late(
+        &self,
+        name: &str,
+        stream: &str,
+    ) -> Result<Option<Consumer<pull::Config>>, LogError> {
+        let asked = self.jetstream.get_consumer_from_stream(name, stream);
+        let doing = || format!("creating consumer {name} of {stream}");
+        match tokio::time::timeout(LOOK_UP_TIMEOUT, asked).await {
+            Err(_) => Ok(None),
+            Ok(Err(error)) if is_absent(&error) || is_leaderless(&error) => Ok(None),
+            Ok(Err(error)) => Err(consumer_error(&doing(), error)),
+            // Another archive made it meanwhile, and its reader has it.
+            Ok(Ok(made)) if is_read(&made) => Err(LogError::down(doing(), "it is read already")),
+            Ok(Ok(made)) => Ok(Some(made)),
+        }
+    }
+
+    /// Makes room for a new one of that name.
+    async fn remove_consumer(
+        &self,
+        name: &str,
+        stream: &str,
+        longest: Duration,
+    ) -> Result<(), LogError> {
         let deleted = self.jetstream.delete_consumer_from_stream(name, stream);
-        match tokio::time::timeout(DELETE_TIMEOUT, deleted).await {
+        match tokio::time::timeout(longest, deleted).await {
             Ok(Ok(_)) => Ok(()),
             // It is deleted without an answer of those who held it.
             Err(_) => Ok(()),
@@ -398,6 +438,11 @@ impl Log {
             }
         }
     }
+}
+
+/// True once somebody got something of it.
+fn is_read(consumer: &Consumer<pull::Config>) -> bool {
+    consumer.cached_info().delivered.consumer_sequence > 0
 }
 
 fn name_of(config: &pull::Config) -> Option<&str> {
@@ -450,6 +495,12 @@ pub(super) fn is_leaderless(error: &stream::ConsumerError) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use futures::StreamExt as _;
+    use serde_json::json;
+    use tokio::sync::mpsc;
+
+    use super::super::supervise::NatsServer;
+    use super::super::{NatsConfig, Replicas};
     use super::*;
 
     fn read(stream: &str) -> Ask {
@@ -462,6 +513,132 @@ mod tests {
 
     fn user(name: &str) -> User {
         User::named(name).unwrap()
+    }
+
+    /// nats-server's answers about consumers, played by hand: what was asked, and which creations are answered.
+    struct Played {
+        log: Log,
+        asked: mpsc::UnboundedReceiver<&'static str>,
+        _server: NatsServer,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Played {
+        /// `answers` creation number n, counted from 0; `late` is what one that looks is told, if anything.
+        async fn up(answers: fn(usize) -> bool, late: Option<u64>, replicas: Replicas) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let server = NatsServer::start(dir.path(), None).await.unwrap();
+            let config = NatsConfig {
+                replicas,
+                ..NatsConfig::new(&server.url)
+            };
+            let mut log = Log::connect(&config, "test", false).await.unwrap();
+            let api = jetstream::context::ContextBuilder::new().api_prefix("PLAYED");
+            log.jetstream = api.build(log.client.clone());
+            let client = log.client.clone();
+            let mut questions = client.subscribe("PLAYED.>").await.unwrap();
+            client.flush().await.unwrap();
+            let (heard, asked) = mpsc::unbounded_channel();
+            tokio::spawn(async move {
+                let (mut created, mut config) = (0, serde_json::Value::Null);
+                let info = |config: &serde_json::Value, delivered: u64| {
+                    json!({"stream_name": "S", "name": "nz1-bulk", "created": "2026-01-01T00:00:00Z",
+                        "config": config, "delivered": {"consumer_seq": delivered, "stream_seq": 0},
+                        "ack_floor": {"consumer_seq": 0, "stream_seq": 0}, "num_ack_pending": 0,
+                        "num_redelivered": 0, "num_waiting": 0, "num_pending": 0})
+                };
+                while let Some(question) = questions.next().await {
+                    let subject = question.subject.as_str();
+                    let (what, answer) = if subject.contains(".DELETE.") {
+                        ("delete", (created == 0).then(|| json!({"success": true})))
+                    } else if subject.contains(".CREATE.") {
+                        let asked: serde_json::Value =
+                            serde_json::from_slice(&question.payload).unwrap();
+                        config = asked["config"].clone();
+                        created += 1;
+                        let answer = answers(created - 1).then(|| info(&config, 0));
+                        ("create", answer)
+                    } else {
+                        ("look", late.map(|delivered| info(&config, delivered)))
+                    };
+                    heard.send(what).ok();
+                    if let (Some(answer), Some(reply)) = (answer, question.reply) {
+                        let answer = serde_json::to_vec(&answer).unwrap();
+                        client.publish(reply, answer.into()).await.unwrap();
+                    }
+                }
+            });
+            Self {
+                log,
+                asked,
+                _server: server,
+                _dir: dir,
+            }
+        }
+
+        async fn made(&mut self) -> (Result<(), LogError>, Vec<&'static str>) {
+            let plan = Plan {
+                stream: "S".to_owned(),
+                config: lane_consumer("nz1", Lane::Bulk, &[], 0),
+                places: Vec::new(),
+            };
+            let made = self.log.make_own_consumer(plan).await.map(drop);
+            let mut asked = Vec::new();
+            while let Ok(what) = self.asked.try_recv() {
+                asked.push(what);
+            }
+            (made, asked)
+        }
+    }
+
+    #[tokio::test]
+    async fn where_a_lost_server_is_drawn_another_is() {
+        let mut net = Played::up(|number| number == 2, None, Replicas::Three).await;
+        let (made, asked) = net.made().await;
+        made.unwrap();
+        let drawn = ["create", "look", "delete"];
+        let all = [&["delete"][..], &drawn, &drawn, &["create"]].concat();
+        assert_eq!(asked, all);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_slow_is_not_made_to_begin_anew() {
+        let mut net = Played::up(|_| false, Some(0), Replicas::Three).await;
+        let (made, asked) = net.made().await;
+        made.unwrap();
+        assert_eq!(asked, ["delete", "create", "look"]);
+    }
+
+    #[tokio::test]
+    async fn what_somebody_reads_meanwhile_is_left_to_him() {
+        let mut net = Played::up(|_| false, Some(1), Replicas::Three).await;
+        let (made, asked) = net.made().await;
+        let error = made.unwrap_err();
+        assert_eq!(
+            wire::causes(&error),
+            "NATS does not answer (creating consumer nz1-bulk of S): it is read already"
+        );
+        assert_eq!(asked, ["delete", "create", "look"]);
+    }
+
+    #[tokio::test]
+    async fn where_one_server_holds_the_stream_none_is_drawn_again() {
+        let mut net = Played::up(|_| false, None, Replicas::One).await;
+        let (made, asked) = net.made().await;
+        assert!(matches!(made.unwrap_err(), LogError::Down { .. }));
+        assert_eq!(asked[..2], ["delete", "create"]);
+        assert_eq!(asked.iter().filter(|what| **what == "create").count(), 1);
+    }
+
+    #[test]
+    fn whoever_asks_waits_until_all_was_tried() {
+        for waits in [&CREATE_ONCE[..], &CREATE_AGAIN[..]] {
+            let tries = waits
+                .iter()
+                .map(|wait| *wait + LOOK_UP_TIMEOUT + REDRAW_TIMEOUT);
+            let all = LOOK_UP_TIMEOUT + DELETE_TIMEOUT + tries.sum::<Duration>();
+            assert!(all < ASK_TIMEOUT, "{all:?}");
+        }
     }
 
     #[test]

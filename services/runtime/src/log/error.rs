@@ -23,9 +23,9 @@ pub enum LogError {
         #[source]
         source: Cause,
     },
-    /// The cluster has fewer servers than are to hold a stream, or one of them is left out of it.
+    /// nats-server is in no cluster, or finds fewer servers there that could hold a stream than are to hold it.
     #[error(
-        "nats-server knows of too few servers ({doing}): start as many as nats.replicas says, and restart one of them that is left out"
+        "too few nats-servers can hold it ({doing}): as many as nats.replicas says have to run as one cluster, with room for it"
     )]
     FewServers {
         /// What was tried.
@@ -170,5 +170,33 @@ impl LogError {
         } else {
             Self::Server { doing, source }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_jetstream_says_is_sorted_by_what_is_to_be_done() {
+        let sorted = |code: u16, err_code: u64| {
+            let json = serde_json::json!({"code": code, "err_code": err_code, "description": "so"});
+            LogError::server("trying", serde_json::from_value(json).unwrap())
+        };
+        // No suitable peers; no replicas outside of a cluster.
+        for (code, err_code) in [(400, 10_005), (500, 10_074)] {
+            let error = sorted(code, err_code);
+            assert!(matches!(error, LogError::FewServers { .. }), "{error}");
+            assert_eq!(error.reaction(), Reaction::Retry);
+        }
+        // No leader; too little room now.
+        for (code, err_code) in [(503, 10_008), (500, 10_023)] {
+            let error = sorted(code, err_code);
+            assert!(matches!(error, LogError::Down { .. }), "{error}");
+        }
+        let error = sorted(400, 10_012);
+        assert!(matches!(error, LogError::Server { .. }), "{error}");
+        assert_eq!(error.reaction(), Reaction::Halt);
     }
 }

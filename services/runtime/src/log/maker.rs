@@ -20,13 +20,13 @@ use super::consumer::{ASK_TIMEOUT, Answer, Ask, AskError, Plan, Question};
 use super::{Log, LogError};
 
 /// Users for which something is made at the same time: all ask at once when nats-server was restarted, and one whose
-/// server is down takes a second.
+/// server is down takes seconds.
 const AT_ONCE_MAX: usize = 64;
 /// After one was made, a user's next waits so long: twenty a second at most, however many it asks for.
 const PAUSE: Duration = Duration::from_millis(50);
 /// It waits so many times as long as that one took: many filters keep nats-server busy for half a second.
 const PAUSE_TIMES: u32 = 5;
-/// But no longer than this: whoever asks gives up after ten seconds, and a server that is down takes its time, too.
+/// But no longer than this: whoever asks gives up after ten seconds, and a server that is down takes most of them.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Questions of one mirror in a second that are looked at; it has seven consumers, and asks for each once a second.
 const ASKS_PER_S: u32 = 32;
@@ -63,8 +63,11 @@ impl Log {
                 under_way.push(self.answer(user, slot, asked));
             }
             tokio::select! {
-                Some((user, made, took)) = under_way.next(), if !under_way.is_empty() => {
-                    waiting.made(&user, made);
+                Some((user, told, took)) = under_way.next(), if !under_way.is_empty() => {
+                    // Who asked again meanwhile listens for an answer to that.
+                    if let Some((reply, answer)) = told.and_then(|told| waiting.told(&user, told)) {
+                        self.tell(&user, reply, &answer).await;
+                    }
                     let pause = took.saturating_mul(PAUSE_TIMES).clamp(PAUSE, PAUSE_MAX);
                     resting.push(async move {
                         tokio::time::sleep(pause).await;
@@ -84,13 +87,13 @@ impl Log {
         }
     }
 
-    /// Gives which of the user's consumers was made, to which question, and how long that took.
+    /// Gives what was answered to which question, if anything, and how long that took.
     async fn answer(
         &self,
         user: String,
         slot: Slot,
         asked: Asked,
-    ) -> (String, Option<(Slot, Made)>, Duration) {
+    ) -> (String, Option<Told>, Duration) {
         let begun = Instant::now();
         // Who asked waits no more.
         if asked.at.elapsed() >= ASK_TIMEOUT {
@@ -112,21 +115,16 @@ impl Log {
             },
             Work::Refuse(error) => Answer::Refused(error.to_string()),
         };
-        let payload = serde_json::to_vec(&answer).unwrap_or_default();
-        if let Err(error) = self.client.publish(asked.reply, payload.into()).await {
+        self.tell(&user, asked.reply, &answer).await;
+        let to = asked.id;
+        (user, Some(Told { slot, to, answer }), begun.elapsed())
+    }
+
+    async fn tell(&self, user: &str, reply: Subject, answer: &Answer) {
+        let payload = serde_json::to_vec(answer).unwrap_or_default();
+        if let Err(error) = self.client.publish(reply, payload.into()).await {
             tracing::debug!(user, %error, "who asked for a consumer was not answered");
         }
-        let made = match answer {
-            Answer::Made | Answer::MadeAs(_) => Some((
-                slot,
-                Made {
-                    to: asked.id,
-                    answer,
-                },
-            )),
-            Answer::Later(_) | Answer::Refused(_) => None,
-        };
-        (user, made, begun.elapsed())
     }
 }
 
@@ -148,9 +146,10 @@ enum Work {
     Refuse(AskError),
 }
 
-/// What was made last, and to which question.
+/// What was answered about a consumer, and to which question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Made {
+struct Told {
+    slot: Slot,
     to: u64,
     answer: Answer,
 }
@@ -239,8 +238,8 @@ struct Turn {
     under_way: bool,
     /// The newest question about each consumer.
     questions: BTreeMap<Slot, Asked>,
-    /// How each consumer was last made.
-    made: BTreeMap<Slot, Made>,
+    /// How each consumer was last made, and to which question.
+    made: BTreeMap<Slot, (u64, Answer)>,
     /// The second in which it asks, and how often it has.
     asks: Option<(Instant, u32)>,
 }
@@ -282,22 +281,32 @@ impl Waiting {
         let turn = self.users.get_mut(&user)?;
         let (slot, mut asked) = turn.questions.pop_first()?;
         turn.under_way = true;
-        let made = turn.made.get(&slot).filter(|made| made.to == asked.id);
-        if let Some(made) = made {
-            asked.work = Work::Done(made.answer.clone());
+        let made = turn.made.get(&slot).filter(|(to, _)| *to == asked.id);
+        if let Some((_, answer)) = made {
+            asked.work = Work::Done(answer.clone());
         }
         Some((user, slot, asked))
     }
 
-    /// It was answered.
-    fn made(&mut self, user: &str, made: Option<(Slot, Made)>) {
-        if let Some(turn) = self.users.get_mut(user) {
+    /// It was answered. Gives where to send the answer once more: whoever waited longer than for one has asked the same
+    /// again.
+    fn told(&mut self, user: &str, told: Told) -> Option<(Subject, Answer)> {
+        let turn = self.users.get_mut(user)?;
+        let Told { slot, to, answer } = told;
+        let again = turn
+            .questions
+            .get(&slot)
+            .is_some_and(|asked| asked.id == to);
+        let again = again.then(|| turn.questions.remove(&slot)).flatten();
+        let again = again.map(|asked| (asked.reply, answer.clone()));
+        if matches!(answer, Answer::Made | Answer::MadeAs(_)) {
             // Readers come and go, each with a number of its own.
             if turn.made.len() >= QUESTIONS_MAX {
                 turn.made.clear();
             }
-            turn.made.extend(made);
+            turn.made.insert(slot, (to, answer));
         }
+        again
     }
 
     /// Its next question is answered.
@@ -413,17 +422,17 @@ mod tests {
         }
         assert_eq!(waiting.users["directory"].questions.len(), QUESTIONS_MAX);
         for expected in 0..QUESTIONS_MAX {
-            let (user, slot, id, reply, _) = taken(&mut waiting).unwrap();
+            let (user, slot, to, reply, _) = taken(&mut waiting).unwrap();
             assert_eq!(reply, expected.to_string());
             let answer = Answer::MadeAs("directory-1".into());
-            waiting.made(&user, Some((slot, Made { to: id, answer })));
+            waiting.told(&user, Told { slot, to, answer });
             waiting.rested(&user);
         }
         assert!(taken(&mut waiting).is_none());
         ask(&mut waiting, 9999);
         let (user, slot, to, ..) = taken(&mut waiting).unwrap();
         let answer = Answer::MadeAs("directory-2".into());
-        waiting.made(&user, Some((slot, Made { to, answer })));
+        waiting.told(&user, Told { slot, to, answer });
         assert!(waiting.users["directory"].made.len() <= QUESTIONS_MAX);
     }
 
@@ -431,26 +440,46 @@ mod tests {
     fn what_is_asked_again_is_made_once() {
         let mut waiting = Waiting::default();
         add(&mut waiting, "nz1", BULK, "first");
-        let (user, slot, id, _, makes) = taken(&mut waiting).unwrap();
+        let (user, slot, to, _, makes) = taken(&mut waiting).unwrap();
         assert!(makes);
-        let made = |to| Made {
+        let made = |slot, to| Told {
+            slot,
             to,
             answer: Answer::Made,
         };
         // It is asked again while it is made: the second answer is the one that is waited for.
         add(&mut waiting, "nz1", BULK, "again");
-        waiting.made(&user, Some((slot, made(id))));
+        let again = waiting.told(&user, made(slot, to)).unwrap();
+        assert_eq!(again, ("again".into(), Answer::Made));
         waiting.rested(&user);
-        let (_, slot, id, reply, makes) = taken(&mut waiting).unwrap();
-        assert_eq!((reply.as_str(), makes), ("again", false));
-        waiting.made(&user, Some((slot, made(id))));
+        assert!(taken(&mut waiting).is_none());
+        // Both answers were lost.
+        add(&mut waiting, "nz1", BULK, "late");
+        let (_, slot, to, reply, makes) = taken(&mut waiting).unwrap();
+        assert_eq!((reply.as_str(), makes), ("late", false));
+        // Another question about the same waits for its turn.
+        let anew = BULK.replace("\"id\":1", "\"id\":9");
+        add(&mut waiting, "nz1", &anew, "anew");
+        assert_eq!(waiting.told(&user, made(slot, to)), None);
         waiting.rested(&user);
-        add(
-            &mut waiting,
-            "nz1",
-            &BULK.replace("\"id\":1", "\"id\":9"),
-            "anew",
+        let (_, _, to, reply, makes) = taken(&mut waiting).unwrap();
+        assert_eq!((to, reply.as_str(), makes), (9, "anew", true));
+    }
+
+    #[test]
+    fn what_could_not_be_made_is_told_to_whoever_asked_again_and_tried_anew() {
+        let mut waiting = Waiting::default();
+        add(&mut waiting, "nz1", BULK, "first");
+        let (user, slot, to, ..) = taken(&mut waiting).unwrap();
+        add(&mut waiting, "nz1", BULK, "again");
+        let answer = Answer::Later("no server answers".into());
+        let again = waiting.told(&user, Told { slot, to, answer }).unwrap();
+        assert_eq!(
+            again,
+            ("again".into(), Answer::Later("no server answers".into()))
         );
+        waiting.rested(&user);
+        add(&mut waiting, "nz1", BULK, "once more");
         assert!(taken(&mut waiting).unwrap().4);
     }
 

@@ -208,7 +208,7 @@ impl Log {
     ///
     /// # Errors
     /// [`LogError::TooOld`], [`LogError::Differs`], [`LogError::Server`]: an operator has to act.
-    /// [`LogError::Down`]: try again.
+    /// [`LogError::Down`], [`LogError::FewServers`]: try again.
     pub async fn ensure(&self) -> Result<(), LogError> {
         let buckets = declare::BUCKETS.map(declare::bucket_stream);
         for config in declare::streams().iter().chain(&buckets) {

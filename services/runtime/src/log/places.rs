@@ -12,7 +12,7 @@ use super::{Log, LogError};
 /// What a consumer that has one of several names says of itself: whose it is.
 pub(super) const READER: &str = "mirrorlog-reader";
 /// Longest wait for those who hold a consumer whose name is looked for: its server may be down, and whoever asked waits.
-const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(300);
+pub(super) const LOOK_UP_TIMEOUT: Duration = Duration::from_millis(300);
 /// Who has a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Standing {
