@@ -1,9 +1,10 @@
 //! Several nats-servers that are one cluster, on this machine.
 
+use std::collections::BTreeSet;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::{Http, until_within};
 use runtime::log::supervise::find_server;
@@ -12,6 +13,9 @@ use serde_json::Value;
 /// Longest wait until a cluster has a leader.
 const FORMS_WITHIN: Duration = Duration::from_secs(60);
 
+/// A server that its leader does not know of after this time is left out. Twice as long each time that one was started again.
+const LEFT_OUT: Duration = Duration::from_secs(2);
+
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
 /// One server.
@@ -19,6 +23,7 @@ struct Node {
     name: String,
     client: u16,
     monitor: u16,
+    file: PathBuf,
     process: Child,
 }
 
@@ -26,6 +31,7 @@ struct Node {
 pub(crate) struct Cluster {
     nodes: Vec<Node>,
     http: Http,
+    program: PathBuf,
 }
 
 impl Cluster {
@@ -43,23 +49,73 @@ impl Cluster {
         let nodes = ports.iter().enumerate().map(|(number, ports)| {
             let name = format!("n{}", number + 1);
             let [client, monitor, _] = *ports;
-            let text = configuration(&name, *ports, &dir.join(&name), &routes);
-            let process = spawn(&program, &dir.join(format!("{name}.conf")), &text);
+            let file = dir.join(format!("{name}.conf"));
+            std::fs::write(
+                &file,
+                configuration(&name, *ports, &dir.join(&name), &routes),
+            )
+            .unwrap();
+            let process = spawn(&program, &file);
             Node {
                 name,
                 client,
                 monitor,
+                file,
                 process,
             }
         });
-        let cluster = Self {
+        let mut cluster = Self {
             nodes: nodes.collect(),
             http: Http::new(),
+            program,
         };
-        until_within(FORMS_WITHIN, "the cluster has a leader", || {
-            cluster.meta_leader().is_some()
-        });
+        cluster.gather();
         cluster
+    }
+
+    /// Returns when the leader knows of all servers. Of servers that first meet at the same moment nats-server may leave
+    /// one out: that is started again, as deploy/README.md says.
+    fn gather(&mut self) {
+        let (mut since, mut longest) = (None, LEFT_OUT);
+        until_within(FORMS_WITHIN, "the leader knows of all servers", || {
+            let members = self.members();
+            let absent = (0..self.nodes.len()).filter(|number| {
+                let name = &self.nodes[*number].name;
+                !members.contains(name)
+            });
+            match absent.collect::<Vec<_>>()[..] {
+                [] => return true,
+                [absent] => {
+                    let (other, seen) = *since.get_or_insert((absent, Instant::now()));
+                    if other != absent {
+                        since = None;
+                    } else if seen.elapsed() >= longest {
+                        let node = &mut self.nodes[absent];
+                        node.process.kill().unwrap();
+                        node.process.wait().unwrap();
+                        node.process = spawn(&self.program, &node.file);
+                        (since, longest) = (None, longest * 2);
+                    }
+                }
+                _ => since = None,
+            }
+            false
+        });
+    }
+
+    /// The leader and those whom it knows and hears of; none while there is none.
+    fn members(&self) -> BTreeSet<String> {
+        for node in &self.nodes {
+            let told = self.monitor(node, "/jsz").unwrap_or_default();
+            let meta = &told["meta_cluster"];
+            if meta["leader"] == node.name.as_str() {
+                let others = meta["replicas"].as_array().into_iter().flatten();
+                let others = others.filter(|other| other["offline"] != true);
+                let others = others.filter_map(|other| Some(other["name"].as_str()?.to_owned()));
+                return others.chain([node.name.clone()]).collect();
+            }
+        }
+        BTreeSet::new()
     }
 
     /// Its servers, for `[nats] url`.
@@ -72,21 +128,6 @@ impl Cluster {
     pub(crate) fn processes(&self) -> Vec<(String, u32)> {
         let of = |node: &Node| (node.name.clone(), node.process.id());
         self.nodes.iter().map(of).collect()
-    }
-
-    fn meta_leader(&self) -> Option<String> {
-        let known = self.nodes.iter().map(|node| {
-            let state = self.monitor(node, "/jsz")?;
-            let meta = &state["meta_cluster"];
-            let whole = meta["cluster_size"] == self.nodes.len();
-            let leader = meta["leader"].as_str().filter(|leader| !leader.is_empty());
-            leader.filter(|_| whole).map(str::to_owned)
-        });
-        let known: Vec<String> = known.collect::<Option<_>>()?;
-        known
-            .windows(2)
-            .all(|pair| pair[0] == pair[1])
-            .then(|| known[0].clone())
     }
 
     /// Kills the server that leads the stream, as a crash would; gives its name.
@@ -147,8 +188,7 @@ fn configuration(name: &str, ports: [u16; 3], dir: &Path, routes: &[String]) -> 
     )
 }
 
-fn spawn(program: &Path, file: &Path, text: &str) -> Child {
-    std::fs::write(file, text).unwrap();
+fn spawn(program: &Path, file: &Path) -> Child {
     let log = std::fs::File::create(file.with_extension("log")).unwrap();
     Command::new(program)
         .arg("--config")
