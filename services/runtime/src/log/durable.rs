@@ -9,7 +9,8 @@ use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use crate::Reaction;
 
 use super::ack::{AckHandle, Tracker, lock, send};
-use super::consumer::{Ask, Plan, consumer_error, is_absent, is_leaderless, lane_consumer};
+use super::consumer::{Ask, Plan, lane_consumer};
+use super::making::{consumer_error, is_absent, is_leaderless};
 use super::reader::{self, Broken, Healing, Raw, Source};
 use super::{Log, LogError, Position, StreamIdentity, access, declare, identity};
 

@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use crate::Reaction;
 
 use super::access::{Right, User, consumer_request};
-use super::consumer::{ASK_TIMEOUT, Answer, Ask, AskError, Plan, Question};
+use super::consumer::{Answer, Ask, AskError, Plan, Question};
+use super::making::ASK_TIMEOUT;
 use super::{Log, LogError};
 
 /// Users for which something is made at the same time: all ask at once when nats-server was restarted, and one whose

@@ -13,6 +13,7 @@ mod error;
 mod events;
 mod kv;
 mod maker;
+mod making;
 mod peers;
 mod places;
 mod reader;

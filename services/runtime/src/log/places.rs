@@ -6,7 +6,8 @@ use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::stream;
 use futures::future::join_all;
 
-use super::consumer::{Plan, consumer_error, is_absent, is_leaderless};
+use super::consumer::Plan;
+use super::making::{consumer_error, is_absent, is_leaderless};
 use super::{Log, LogError};
 
 /// What a consumer that has one of several names says of itself: whose it is.
