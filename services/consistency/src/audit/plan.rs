@@ -1,6 +1,6 @@
 //! Which files an audit asks for: everything new as far as it goes, what was bad before, and a sample.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mirrorlog_core::consistency::{Audit, Depth as AuditDepth, Scope};
@@ -215,7 +215,10 @@ impl Planner {
         })
     }
 
-    /// So many of what is selected, and about how many that is in all. Of a part that is small it may be fewer.
+    /// So many files of what is selected, none of them twice, and about how many that is in all. Fewer
+    /// where there are no more, and where links that lead nowhere are drawn.
+    ///
+    /// Remembers up to 40 bytes for each entry drawn, of which there are at most `count` times [`DRAWS_FOR_ONE`].
     fn sampled(&self, of: Of<'_>, count: usize) -> Result<New, PlanError> {
         let entries = self.entries(of.root)?;
         let draws_max = match of.selection.is_all() {
@@ -223,13 +226,11 @@ impl Planner {
             false => count.saturating_mul(DRAWS_FOR_ONE),
         };
         let (mut files, mut drawn, mut hits) = (Vec::new(), 0_u64, 0_u64);
-        for _ in 0..draws_max {
-            let ordinal = below(entries).and_then(|ordinal| u32::try_from(ordinal).ok());
-            let Some(ordinal) = ordinal.filter(|_| hits < count as u64) else {
-                break;
-            };
+        let mut draws = Draws::of(entries);
+        while hits < count as u64 && drawn < draws_max as u64 {
+            let Some(ordinal) = draws.next() else { break };
             drawn += 1;
-            if let Some((path, entry)) = self.selected_at(of, Ordinal(ordinal))? {
+            if let Some((path, entry)) = self.selected_at(of, ordinal)? {
                 hits += 1;
                 files.extend(self.file_of(of, path, entry)?);
             }
@@ -360,6 +361,40 @@ impl Planner {
             .page(root)
             .map_err(ManifestError::Read)?
             .entries())
+    }
+}
+
+/// Ordinals of a build, at random, each once.
+///
+/// A Fisher-Yates shuffle that is done as far as it is asked for: only what was moved is remembered.
+struct Draws {
+    drawn: u64,
+    all: u64,
+    moved: HashMap<u64, u64>,
+}
+
+impl Draws {
+    fn of(all: u64) -> Self {
+        Self {
+            drawn: 0,
+            all,
+            moved: HashMap::new(),
+        }
+    }
+}
+
+impl Iterator for Draws {
+    type Item = Ordinal;
+
+    fn next(&mut self) -> Option<Ordinal> {
+        let slot = self.drawn + below(self.all - self.drawn)? as u64;
+        let first = self.moved.remove(&self.drawn).unwrap_or(self.drawn);
+        let ordinal = match slot == self.drawn {
+            true => first,
+            false => self.moved.insert(slot, first).unwrap_or(slot),
+        };
+        self.drawn += 1;
+        u32::try_from(ordinal).ok().map(Ordinal)
     }
 }
 

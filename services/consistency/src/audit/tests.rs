@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -8,10 +9,12 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use mirrorlog_core::consistency::Depth as AuditDepth;
-use mirrorlog_core::id::Build;
+use mirrorlog_core::id::{Build, Ordinal};
+use mirrorlog_core::layout::Layout;
 use mirrorlog_core::manifest::{Builder, Entry, FileEntry, Mode, Summary};
 use mirrorlog_core::statement::RevokeReason;
 use mirrorlog_core::time::Mtime;
+use mirrorlog_core::view::{Part, Selection, View};
 use runtime::boot::Span as Time;
 use runtime::store::{Pages, Store};
 
@@ -44,7 +47,7 @@ fn audit(scope: Scope, root: Digest) -> Audit {
         depth: AuditDepth::First,
         suspects: Vec::new(),
         lost: Vec::new(),
-        selection: mirrorlog_core::view::Selection::ALL,
+        selection: Selection::ALL,
         above: vec!["security".parse().unwrap()],
     }
 }
@@ -216,13 +219,49 @@ fn symlinks_are_seen_through_what_they_lead_to() {
     );
 }
 
+/// A first build with more files than are asked for: as many as are to be asked for, and each may be.
+#[test]
+fn a_sample_has_no_file_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let names: Vec<String> = (0..25).map(|number| format!("pool/p{number:02}")).collect();
+    let batch = store.batch();
+    let mut builder = Builder::new(&batch);
+    for name in &names {
+        let entry = Entry::File(entry(name.as_bytes()));
+        builder.push(&path(name), &entry).unwrap();
+    }
+    let root = builder.finish().unwrap().root;
+    batch.commit().unwrap();
+    let part = View::new(Part {
+        include: ["pool/p0*".to_owned(), "pool/p1*".to_owned()].into(),
+        ..Part::default()
+    });
+    let selections = [
+        (25, Selection::ALL),
+        (20, Selection::new(&part.unwrap(), Layout::Debian)),
+    ];
+    for (all, selection) in selections {
+        let audit = Audit {
+            selection,
+            ..audit(Scope::Pinned, root)
+        };
+        let mut seen = BTreeSet::new();
+        for _ in 0..100 {
+            // Looked at anew each time, as for each mirror.
+            let planner = super::plan::Planner::new(Pages::new(store.clone(), 1 << 20), 0, 15);
+            let plan = planner.plan(&audit, None).unwrap();
+            let paths: BTreeSet<_> = plan.files.into_iter().map(|file| file.path).collect();
+            assert_eq!(paths.len(), 15);
+            seen.extend(paths);
+        }
+        assert_eq!(seen.len(), all);
+    }
+}
+
 /// What an audit asks for of a tree of `names`, of each of which `mirror` has a part.
 #[test]
 fn of_a_part_nothing_else_is_asked_for() {
-    use mirrorlog_core::id::Ordinal;
-    use mirrorlog_core::layout::Layout;
-    use mirrorlog_core::view::{Part, Selection, View};
-
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
     let manifest = |version: u32| {
