@@ -230,14 +230,10 @@ fn of_two_archives_one_publishes_and_the_other_says_why_not() {
     let clone = network.dir().join("clone");
     copy(&network.dir().join("archive"), &clone);
     network.restart("archive");
-    let free = || {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().to_string()
-    };
     let file = clone.join("archive.toml");
     let mut config: toml::Table = std::fs::read_to_string(&file).unwrap().parse().unwrap();
-    let http = free();
-    for (section, address) in [("grpc", free()), ("http", http.clone())] {
+    let (http, grpc) = (network.free_address(), network.free_address());
+    for (section, address) in [("grpc", grpc), ("http", http.clone())] {
         let section = config[section].as_table_mut().unwrap();
         section.insert("listen".to_owned(), toml::Value::String(address));
     }

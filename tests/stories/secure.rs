@@ -392,10 +392,10 @@ fn a_mirror_joins_by_a_token_that_is_good_once() {
 
     // It follows the log and fetches with what it was given.
     let config = network.scratch().join("au9/mirror.toml");
-    let address = free_address();
+    let address = network.free_address();
     let mut table: toml::Table = std::fs::read_to_string(&config).unwrap().parse().unwrap();
     table["http"]["listen"] = address.clone().into();
-    table["grpc"]["listen"] = free_address().into();
+    table["grpc"]["listen"] = network.free_address().into();
     std::fs::write(&config, toml::to_string(&table).unwrap()).unwrap();
     network.add("mirror", "au9", config, address.clone());
     network.spawn("au9");
@@ -404,9 +404,4 @@ fn a_mirror_joins_by_a_token_that_is_good_once() {
         let answer = network.http().try_ask(reqwest::Method::GET, &url, &[]);
         answer.is_ok_and(|answer| answer.status == 200)
     });
-}
-
-fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
 }

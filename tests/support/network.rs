@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
+use runtime::boot::HeldPort;
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -154,6 +155,8 @@ pub struct Network {
     local: Value,
     up: Option<Kept>,
     http: Http,
+    /// Of what was added.
+    ports: Mutex<Vec<HeldPort>>,
     dir: TempDir,
 }
 
@@ -213,6 +216,7 @@ impl Network {
             local,
             up: Some(up),
             http: Http::new(),
+            ports: Mutex::default(),
             dir,
         }
     }
@@ -298,6 +302,14 @@ impl Network {
             own: None,
         };
         self.members.lock().unwrap().insert(name.to_owned(), member);
+    }
+
+    /// An address that nobody else uses as long as this network lives.
+    pub fn free_address(&self) -> String {
+        let port = HeldPort::draw().unwrap();
+        let address = format!("127.0.0.1:{}", port.number());
+        self.ports.lock().unwrap().push(port);
+        address
     }
 
     /// Another address at which a service says that it is ready.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use runtime::boot::HeldPort;
 use tempfile::TempDir;
 
 use crate::process::runs;
@@ -21,6 +22,7 @@ pub struct Nginx {
     /// Where it answers.
     pub url: String,
     child: Child,
+    _port: HeldPort,
     _dir: TempDir,
 }
 
@@ -41,9 +43,8 @@ impl Nginx {
     /// `servers` writes what stands inside `http`, for an address to listen on.
     pub fn serve(tools: &Path, servers: impl FnOnce(std::net::SocketAddr) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
+        let port = HeldPort::draw().unwrap();
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port.number()));
         let servers = servers(address);
         let text = format!(
             "daemon off;\nworker_processes auto;\npid nginx.pid;\nerror_log stderr crit;\nevents {{ worker_connections 4096; }}\n\
@@ -71,6 +72,7 @@ impl Nginx {
         Self {
             url: format!("http://{address}"),
             child,
+            _port: port,
             _dir: dir,
         }
     }

@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use fetcher::client::{
@@ -13,6 +14,7 @@ use fetcher::limit::RateLimiter;
 use futures::StreamExt as _;
 use mirrorlog_core::id::{Digest, Lane, MirrorId};
 use mirrorlog_core::mirror::peers::Place;
+use runtime::boot::HeldPort;
 use support::{Disk, Server, assert_here, disk, fill, noise};
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
@@ -334,9 +336,8 @@ async fn what_stood_in_for_an_archive_is_its_own_again_when_it_is_back() {
         let wants = fill(&origin.store, contents());
         let serves = Server::start(&empty.store);
         // A place that nobody listens at yet.
-        let archive = Server::start(&origin.store);
-        let address = archive.address;
-        drop(archive);
+        let port = HeldPort::draw().unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port.number()));
         let source = Source::new(&address.to_string()).unwrap();
         let how = FetchOptions {
             lane,

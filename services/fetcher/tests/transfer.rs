@@ -121,7 +121,6 @@ async fn a_killed_server_costs_at_most_a_mebibyte() {
     let size = 48 * MIB as u64;
     let wants = fill(&from.store, [noise(1, size as usize)]);
     let mut server = Server::start(&from.store);
-    let address = server.address;
     let options = limited(30_000_000);
     let progress = Arc::clone(&options.progress);
     let (sources, store) = ([server.source()], to.store.clone());
@@ -130,8 +129,7 @@ async fn a_killed_server_costs_at_most_a_mebibyte() {
     for step in 1..=3 {
         let mark = step * 10 * MIB as u64;
         until("the next part", || progress.received_bytes() > mark).await;
-        drop(server);
-        server = Server::start_at(&from.store, address);
+        server = server.killed(&from.store);
     }
     let fetched = fetch.await.unwrap().unwrap();
     assert!(fetched.is_whole());

@@ -2,13 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
 use mirrorlog_core::time::Timestamp;
+use runtime::boot::HeldPort;
 use runtime::log::access::{Realm, User};
 use runtime::log::supervise::find_server;
 use runtime::log::{Delivery, Events, Log, LogError, NatsConfig, Replicas};
@@ -24,7 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const LEFT_OUT: Duration = Duration::from_secs(2);
 /// Longest wait for what a server says of itself.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
-const PORTS: std::ops::Range<u16> = 10_000..32_000;
 /// Enough that each server has consumers of some.
 const MIRRORS: usize = 9;
 
@@ -33,6 +32,7 @@ struct Cluster {
     clients: Vec<u16>,
     /// Where they say how they are.
     watched: Vec<u16>,
+    _ports: Vec<HeldPort>,
     dir: tempfile::TempDir,
 }
 
@@ -57,7 +57,8 @@ impl Cluster {
     /// With more configuration for each server.
     async fn start_with(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let ports = free_ports(9);
+        let held: Vec<_> = (0..9).map(|_| HeldPort::draw().unwrap()).collect();
+        let ports: Vec<u16> = held.iter().map(HeldPort::number).collect();
         let [clients, routes, watched] = [&ports[..3], &ports[3..6], &ports[6..]];
         let all: Vec<String> = routes
             .iter()
@@ -83,6 +84,7 @@ impl Cluster {
             servers: servers.collect(),
             clients: clients.to_vec(),
             watched: watched.to_vec(),
+            _ports: held,
             dir,
         };
         tokio::time::timeout(PATIENCE, cluster.gather())
@@ -165,18 +167,6 @@ fn spawn(file: &Path) -> Child {
         .kill_on_drop(true)
         .spawn()
         .unwrap()
-}
-
-fn free_ports(count: usize) -> Vec<u16> {
-    let mut bound: Vec<TcpListener> = Vec::new();
-    while bound.len() < count {
-        let drawn = getrandom::u32().unwrap() % PORTS.len() as u32;
-        bound.extend(TcpListener::bind(("127.0.0.1", PORTS.start + drawn as u16)));
-    }
-    bound
-        .iter()
-        .map(|bound| bound.local_addr().unwrap().port())
-        .collect()
 }
 
 /// Repeats while the cluster has no leader, or not all its servers.
@@ -279,10 +269,20 @@ async fn when_a_server_is_lost_new_readers_find_a_place() {
     let asked = "$JS.API.CONSUMER.INFO.MIRRORLOG.directory-1";
     let anywhere = format!("nats://127.0.0.1:{}", cluster.clients[0]);
     let client = options.unwrap().connect(anywhere).await.unwrap();
-    let answer = client.request(asked, "".into()).await.unwrap();
-    let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
-    let holder = answer["cluster"]["leader"].as_str().unwrap();
-    let holder: usize = holder.strip_prefix('n').unwrap().parse().unwrap();
+    let holder = async {
+        loop {
+            let Ok(answer) = client.request(asked, "".into()).await else {
+                continue;
+            };
+            let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+            // None while its servers elect one.
+            if let Some(holder) = answer["cluster"]["leader"].as_str() {
+                return holder.strip_prefix('n').unwrap().parse::<usize>().unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let holder = tokio::time::timeout(PATIENCE, holder).await.unwrap();
     let late = config("directory");
     cluster.servers[holder].kill().await.unwrap();
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use bytes::Bytes;
 use mirrorlog_core::id::{ChannelId, Lane, MirrorId};
+use runtime::boot::HeldPort;
 use runtime::log::supervise::NatsServer;
 use runtime::log::{
     Delivery, Event, Events, Log, LogError, NatsConfig, Position, Replicas, StreamIdentity,
@@ -752,12 +753,14 @@ async fn a_server_stops_when_asked_and_is_found_where_it_was() {
     let (url, pid) = (server.url.clone(), server.pid);
     server.stop().await.unwrap();
     assert!(!PathBuf::from(format!("/proc/{pid}")).exists());
-    let port = url.rsplit(':').next().unwrap().parse().unwrap();
-    let again = NatsServer::start(dir.path(), Some(port)).await.unwrap();
+    let number = url.rsplit(':').next().unwrap().parse().unwrap();
+    let held = || HeldPort::at(number).unwrap();
+    let (first, second) = (held(), held());
+    let again = NatsServer::start(dir.path(), Some(first)).await.unwrap();
     assert_eq!(again.url, url);
     // The port is taken: the second says so and where to look.
-    let second = tempfile::tempdir().unwrap();
-    let error = NatsServer::start(second.path(), Some(port))
+    let other = tempfile::tempdir().unwrap();
+    let error = NatsServer::start(other.path(), Some(second))
         .await
         .unwrap_err()
         .to_string();

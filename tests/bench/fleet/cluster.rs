@@ -1,12 +1,13 @@
 //! Several nats-servers that are one cluster, on this machine.
 
 use std::collections::BTreeSet;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use e2e::{Http, until_within};
+use runtime::boot::HeldPort;
 use runtime::log::supervise::find_server;
 use serde_json::Value;
 
@@ -15,8 +16,6 @@ const FORMS_WITHIN: Duration = Duration::from_secs(60);
 
 /// A server that its leader does not know of after this time is left out. Twice as long each time that one was started again.
 const LEFT_OUT: Duration = Duration::from_secs(2);
-
-const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
 /// One server.
 struct Node {
@@ -32,15 +31,18 @@ pub(crate) struct Cluster {
     nodes: Vec<Node>,
     http: Http,
     program: PathBuf,
+    _ports: Vec<[HeldPort; 3]>,
 }
 
 impl Cluster {
     /// Starts so many servers and waits until they have a leader.
     pub(crate) fn start(count: usize, dir: &Path) -> Self {
         let program = find_server().unwrap();
-        let ports: Vec<[u16; 3]> = free_ports(count * 3)
-            .chunks(3)
-            .map(|ports| [ports[0], ports[1], ports[2]])
+        let held = (0..count).map(|_| [(); 3].map(|()| HeldPort::draw().unwrap()));
+        let held: Vec<[HeldPort; 3]> = held.collect();
+        let ports: Vec<[u16; 3]> = held
+            .iter()
+            .map(|ports| ports.each_ref().map(HeldPort::number))
             .collect();
         let routes: Vec<String> = ports
             .iter()
@@ -68,6 +70,7 @@ impl Cluster {
             nodes: nodes.collect(),
             http: Http::new(),
             program,
+            _ports: held,
         };
         cluster.gather();
         cluster
@@ -198,15 +201,4 @@ fn spawn(program: &Path, file: &Path) -> Child {
         .stderr(log)
         .spawn()
         .unwrap()
-}
-
-/// Ports that nobody uses now, below those that systems give to outgoing connections.
-fn free_ports(count: usize) -> Vec<u16> {
-    let mut bound: Vec<TcpListener> = Vec::new();
-    while bound.len() < count {
-        let port = PORTS.start + (getrandom::u32().unwrap() % PORTS.len() as u32) as u16;
-        bound.extend(TcpListener::bind(("127.0.0.1", port)));
-    }
-    let port = |bound: &TcpListener| bound.local_addr().unwrap().port();
-    bound.iter().map(port).collect()
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use e2e::{Http, until_within};
 use reqwest::Method;
+use runtime::boot::HeldPort;
 use serde_json::Value;
 
-use crate::load::{Server, free_ports};
+use crate::load::Server;
 
 const NODES: usize = 3;
 const FORMS_WITHIN: Duration = Duration::from_secs(60);
@@ -17,34 +18,35 @@ const POLL: Duration = Duration::from_millis(50);
 /// A running cluster; it is ended on drop.
 pub(super) struct Nodes {
     nodes: Vec<Server>,
-    monitors: Vec<u16>,
+    monitors: Vec<HeldPort>,
+    _routes: Vec<HeldPort>,
     http: Http,
 }
 
 impl Nodes {
     /// Starts them and waits until they are one.
     pub(super) fn start(dir: &Path) -> Self {
-        let ports = free_ports(3 * NODES);
-        let (clients, rest) = ports.split_at(NODES);
-        let (monitors, routes) = rest.split_at(NODES);
+        let draw = || HeldPort::draw().unwrap();
+        let [monitors, routes] = [(); 2].map(|()| (0..NODES).map(|_| draw()).collect::<Vec<_>>());
         let all: Vec<String> = routes
             .iter()
-            .map(|port| format!("nats-route://127.0.0.1:{port}"))
+            .map(|port| format!("nats-route://127.0.0.1:{}", port.number()))
             .collect();
         let nodes = (0..NODES).map(|number| {
             let more = format!(
                 "server_name: {}\nhttp: \"127.0.0.1:{}\"\n\
                  cluster {{ name: chaos, listen: \"127.0.0.1:{}\", routes: [{}] }}",
                 name(number),
-                monitors[number],
-                routes[number],
+                monitors[number].number(),
+                routes[number].number(),
                 all.join(", ")
             );
-            Server::start(dir.join(name(number)), clients[number], &more)
+            Server::start(dir.join(name(number)), draw(), &more)
         });
         let nodes = Self {
             nodes: nodes.collect(),
-            monitors: monitors.to_vec(),
+            monitors,
+            _routes: routes,
             http: Http::new(),
         };
         until_within(FORMS_WITHIN, "the cluster has a leader", || {
@@ -55,12 +57,12 @@ impl Nodes {
 
     /// For `[nats] url`.
     pub(super) fn urls(&self) -> String {
-        let urls: Vec<String> = self.nodes.iter().map(|node| url(node.port)).collect();
+        let urls: Vec<String> = self.nodes.iter().map(|node| url(node.port())).collect();
         urls.join(",")
     }
 
     pub(super) fn first_url(&self) -> String {
-        url(self.nodes[0].port)
+        url(self.nodes[0].port())
     }
 
     /// The node that leads a stream, as far as anybody who runs knows.
@@ -108,7 +110,7 @@ impl Nodes {
     }
 
     fn ask(&self, node: usize, path: &str) -> Option<Value> {
-        let port = self.monitors[node];
+        let port = self.monitors[node].number();
         TcpStream::connect(("127.0.0.1", port)).ok()?;
         let url = format!("http://127.0.0.1:{port}{path}");
         let answer = self.http.try_ask(Method::GET, &url, &[]).ok()?;

@@ -21,7 +21,7 @@ use ledger::{FILES, Ledger};
 use publisher::Publisher;
 use readers::Reader;
 pub(crate) use row::{Findings, Row, conclude};
-pub(crate) use server::{Server, free_ports};
+pub(crate) use server::Server;
 
 pub(crate) const CHANNEL: &str = "c";
 /// Longest wait until all is well after the last fault.

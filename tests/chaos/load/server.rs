@@ -1,35 +1,35 @@
 //! A nats-server that is killed, wiped and set back.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use e2e::until_within;
+use runtime::boot::HeldPort;
 use runtime::log::supervise::find_server;
 use rustix::process::{Pid, Signal, kill_process};
 
 const UP_WITHIN: Duration = Duration::from_secs(30);
-/// Below those that systems give to outgoing connections: one that is down would lose its port.
-const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
 /// One server with a folder of its own.
 pub(crate) struct Server {
     program: PathBuf,
     dir: PathBuf,
-    pub(crate) port: u16,
+    port: HeldPort,
     child: Option<Child>,
 }
 
 impl Server {
     /// Starts one; `more` are further lines of its configuration.
-    pub(crate) fn start(dir: PathBuf, port: u16, more: &str) -> Self {
+    pub(crate) fn start(dir: PathBuf, port: HeldPort, more: &str) -> Self {
         std::fs::create_dir_all(&dir).unwrap();
         let store = dir.join("store");
         // As `local up`'s own: an acked message is durable.
         let text = format!(
-            "listen: \"127.0.0.1:{port}\"\nmax_payload: 1MB\n{more}\n\
-             jetstream {{ store_dir: {store:?}, sync_interval: always, max_memory_store: 64MB, max_file_store: 16GB }}\n"
+            "listen: \"127.0.0.1:{}\"\nmax_payload: 1MB\n{more}\n\
+             jetstream {{ store_dir: {store:?}, sync_interval: always, max_memory_store: 64MB, max_file_store: 16GB }}\n",
+            port.number()
         );
         std::fs::write(dir.join("nats.conf"), text).unwrap();
         let mut server = Self {
@@ -40,6 +40,10 @@ impl Server {
         };
         server.again();
         server
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port.number()
     }
 
     /// Starts it again.
@@ -57,7 +61,7 @@ impl Server {
             .spawn();
         self.child = Some(child.unwrap());
         until_within(UP_WITHIN, "nats-server answers", || {
-            TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+            TcpStream::connect(("127.0.0.1", self.port())).is_ok()
         });
     }
 
@@ -116,15 +120,4 @@ impl Drop for Server {
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
     assert!(copied.unwrap().success(), "cannot copy {}", from.display());
-}
-
-/// Ports that nobody uses now.
-pub(crate) fn free_ports(count: usize) -> Vec<u16> {
-    let mut bound: Vec<TcpListener> = Vec::new();
-    while bound.len() < count {
-        let drawn = getrandom::u32().unwrap() % PORTS.len() as u32;
-        bound.extend(TcpListener::bind(("127.0.0.1", PORTS.start + drawn as u16)));
-    }
-    let port = |bound: &TcpListener| bound.local_addr().unwrap().port();
-    bound.iter().map(port).collect()
 }

@@ -8,8 +8,9 @@ mod proxy;
 use std::time::{Duration, Instant};
 
 use e2e::{Network, Setup};
+use runtime::boot::HeldPort;
 
-use crate::load::{Chance, Load, Row, Server, free_ports, seed_or_new};
+use crate::load::{Chance, Load, Row, Server, seed_or_new};
 use faults::{Fault, Odds};
 use proxy::Proxy;
 
@@ -63,8 +64,8 @@ pub(crate) fn run(args: &Args) -> Vec<Row> {
 fn play(fault: Fault, seed: u64, args: &Args) -> Row {
     let begun = Instant::now();
     let dir = tempfile::tempdir().unwrap();
-    let mut server = Server::start(dir.path().join("nats"), free_ports(1)[0], "");
-    let proxy = Proxy::start(server.port, seed);
+    let mut server = Server::start(dir.path().join("nats"), HeldPort::draw().unwrap(), "");
+    let proxy = Proxy::start(server.port(), seed);
     let network = Network::start(&Setup::mirrors(2).nats(&proxy.url()));
     let load = Load::of(&network, seed);
     let mut injected = 0;

@@ -1,10 +1,11 @@
 //! Who is in the network, and at which address. Addresses are chosen once and stay in the
 //! configurations, so that a restarted process is found where it was.
 
-use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use runtime::boot::HeldPort;
 use serde::{Deserialize, Serialize};
 
 use super::secure::{Known, PublicKeys};
@@ -76,8 +77,9 @@ impl Mirror {
 }
 
 impl Plan {
-    /// The folder's plan, made anew for an empty folder, with the mirrors that are asked for besides those that are there.
-    pub(super) fn of(args: &UpArgs) -> Result<Self, Failure> {
+    /// The folder's plan, made anew for an empty folder, with the mirrors that are asked for besides those that are
+    /// there; and its ports, to be held as long as the network lives.
+    pub(super) fn of(args: &UpArgs) -> Result<(Self, Vec<HeldPort>), Failure> {
         let file = args.dir.join("network.toml");
         let mut free = FreePorts::default();
         let mut plan = if file.exists() {
@@ -141,7 +143,30 @@ impl Plan {
         }
         let text = toml::to_string(&plan).or_exit(CREATE)?;
         std::fs::write(&file, text).or_exit(CREATE)?;
-        Ok(plan)
+        let held = plan.hold(free);
+        Ok((plan, held))
+    }
+
+    /// Holds the ports that were not drawn just now, too. Where somebody listens, the service that finds it so says it.
+    fn hold(&self, drawn: FreePorts) -> Vec<HeldPort> {
+        let mut all = vec![self.nats_port];
+        for ports in [self.archive, self.consistency] {
+            all.extend([ports.grpc, ports.http]);
+        }
+        all.extend(self.directory.iter().flat_map(|at| [at.http, at.dns]));
+        all.extend(
+            [self.enroll_port, self.publish_port, self.mirror_port]
+                .iter()
+                .flatten(),
+        );
+        for Mirror { ports, .. } in &self.mirrors {
+            all.extend([ports.grpc, ports.http]);
+        }
+        let mut held = drawn.0;
+        let mut seen: BTreeSet<u16> = held.iter().map(HeldPort::number).collect();
+        all.retain(|port| seen.insert(*port));
+        held.extend(all.into_iter().filter_map(|port| HeldPort::at(port).ok()));
+        held
     }
 
     /// Mirrors that are there from before, when others were asked for.
@@ -366,29 +391,16 @@ fn write_config(file: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(file, format!("# Written by mirrorlog local up.\n{text}")).or_exit(CREATE)
 }
 
-/// Below what systems give to outgoing connections: those would take the port of a process that is down.
-const PORTS: std::ops::Range<u16> = 10_000..32_000;
-const PORT_TRIES: usize = 1000;
-
-/// Ports that nobody uses now; each is held until all are chosen, so that none is given twice. They are drawn
-/// at random, for another network may be choosing too.
+/// Ports that nobody uses now: held, so that none is given twice, nor to another network.
 #[derive(Default)]
-struct FreePorts(Vec<TcpListener>);
+struct FreePorts(Vec<HeldPort>);
 
 impl FreePorts {
     fn next(&mut self) -> Result<u16, Failure> {
-        for _ in 0..PORT_TRIES {
-            let drawn = getrandom::u32().or_exit(CREATE)? % u32::from(PORTS.end - PORTS.start);
-            let port = PORTS.start + u16::try_from(drawn).or_exit(CREATE)?;
-            // On every address: mirrors have addresses of their own.
-            if let Ok(listener) = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
-            {
-                self.0.push(listener);
-                return Ok(port);
-            }
-        }
-        let text = format!("no free port between {} and {}", PORTS.start, PORTS.end);
-        Err(Failure::text(CREATE, text))
+        let port = HeldPort::draw().or_exit(CREATE)?;
+        let number = port.number();
+        self.0.push(port);
+        Ok(number)
     }
 
     fn pair(&mut self) -> Result<Ports, Failure> {

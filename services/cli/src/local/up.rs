@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use runtime::boot::HeldPort;
 use runtime::log::supervise::NatsServer;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,8 @@ pub(super) struct Network {
     args: UpArgs,
     /// One `up` a folder, for as long as it runs.
     _held: File,
+    /// While a service is down nobody else is given its port.
+    _ports: Vec<HeldPort>,
 }
 
 /// Runs a network until interrupted.
@@ -67,7 +70,7 @@ impl Network {
             answers(url).await?;
         }
         stop_left_behind(&args.dir, output).await;
-        let plan = Plan::of(args)?;
+        let (plan, ports) = Plan::of(args)?;
         plan.write(args)?;
         if let Some(kept) = plan.beyond(args) {
             output.note(&format!(
@@ -78,11 +81,16 @@ impl Network {
         let logs = dir.join("logs");
         let nats = match &args.nats {
             Some(_) => None,
-            None => Some(
-                NatsServer::start_with(&dir.join("nats"), Some(plan.nats_port), &plan.who(dir)?)
-                    .await
-                    .or_exit(DOWN)?,
-            ),
+            None => {
+                let port = HeldPort::at(plan.nats_port).map_err(|error| {
+                    let port = plan.nats_port;
+                    let text = format!("port {port} of this network's nats-server: {error}");
+                    Failure::text(DOWN, text)
+                })?;
+                let server =
+                    NatsServer::start_with(&dir.join("nats"), Some(port), &plan.who(dir)?).await;
+                Some(server.or_exit(DOWN)?)
+            }
         };
         let mut archive = Service::start("archive", "archive", &plan.archive_config(dir), &logs)?;
         let mut consistency = Service::start(
@@ -125,6 +133,7 @@ impl Network {
             directory,
             args: args.clone(),
             _held: held,
+            _ports: ports,
         };
         match ready {
             Ok(()) => Ok(network),

@@ -23,6 +23,7 @@ use mirrorlog_core::statement::{
 };
 use mirrorlog_core::time::Mtime;
 use mirrorlog_core::view::View;
+use runtime::boot::HeldPort;
 use runtime::boot::now;
 use runtime::key::{generate, read_secret};
 use runtime::log::supervise::NatsServer;
@@ -66,7 +67,7 @@ pub struct Mirror {
     pub url: String,
     pub served: Arc<Mutex<Served>>,
     key: SecretKey,
-    address: SocketAddr,
+    port: HeldPort,
     server: Option<JoinHandle<()>>,
     boot: u64,
     sequence: u64,
@@ -75,24 +76,23 @@ pub struct Mirror {
 impl Mirror {
     async fn start(dir: &Path, id: &str) -> Self {
         let key = generate(&dir.join(id), id).unwrap();
+        let port = HeldPort::draw().unwrap();
         let mut mirror = Self {
             id: MirrorId::new(id).unwrap(),
-            url: String::new(),
+            url: format!("http://{}", address(&port)),
             served: Arc::default(),
             key,
-            address: "127.0.0.1:0".parse().unwrap(),
+            port,
             server: None,
             boot: 1,
             sequence: 0,
         };
         mirror.up().await;
-        mirror.url = format!("http://{}", mirror.address);
         mirror
     }
 
     pub async fn up(&mut self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
-        self.address = listener.local_addr().unwrap();
+        let listener = TcpListener::bind(address(&self.port)).await.unwrap();
         let router = Router::new()
             .fallback(answer)
             .with_state(self.served.clone());
@@ -390,7 +390,8 @@ impl Network {
     }
 
     pub async fn serve(&self, state: &str, archive: Option<&str>) -> Service {
-        let (grpc, http) = (free_port().await, free_port().await);
+        let ports = [HeldPort::draw().unwrap(), HeldPort::draw().unwrap()];
+        let [grpc, http] = [address(&ports[0]), address(&ports[1])];
         let fetch = archive.map_or_else(|| self.fetch.to_string(), str::to_owned);
         let mut text = format!(
             "[consistency]\nstate = \"{state}\"\nkey = \"consistency.sec\"\n\
@@ -408,7 +409,7 @@ impl Network {
         }
         let file = self.dir.path().join(format!("{state}.toml"));
         std::fs::write(&file, text).unwrap();
-        Service::start(&file, grpc, http).await
+        Service::start(&file, ports).await
     }
 
     pub fn key(&self, name: &str) -> SecretKey {
@@ -464,24 +465,23 @@ impl v1::journal_server::Journal for Journal {
     }
 }
 
-async fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
+fn address(port: &HeldPort) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port.number()))
 }
 
 /// A consistency service in this process.
 pub struct Service {
     pub client: Client,
     pub http: SocketAddr,
+    _ports: [HeldPort; 2],
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Service {
-    async fn start(file: &Path, grpc: SocketAddr, http: SocketAddr) -> Self {
+    /// `ports`: gRPC and HTTP.
+    async fn start(file: &Path, ports: [HeldPort; 2]) -> Self {
+        let [grpc, http] = [address(&ports[0]), address(&ports[1])];
         let config = consistency::Config::load(file).unwrap();
         let stop = CancellationToken::new();
         let task = tokio::spawn(consistency::serve(config, stop.clone()));
@@ -494,6 +494,7 @@ impl Service {
         Self {
             client,
             http,
+            _ports: ports,
             stop,
             task,
         }

@@ -1,7 +1,6 @@
 //! Servers, stores and content for the tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code)]
 
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -62,48 +61,55 @@ pub(crate) fn fill(store: &Store, contents: impl IntoIterator<Item = Vec<u8>>) -
 /// A server in a runtime of its own, so that dropping it cuts every connection as `kill -9` would.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    listener: std::net::TcpListener,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl Server {
     pub(crate) fn start(store: &Store) -> Self {
-        Self::start_at(store, "127.0.0.1:0".parse().unwrap())
+        Self::start_with(store, Limits::default())
     }
 
     pub(crate) fn start_at(store: &Store, address: SocketAddr) -> Self {
-        Self::serve(address, service(store.clone(), Limits::default()))
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        Self::serve(listener, service(store.clone(), Limits::default()))
     }
 
     pub(crate) fn start_with(store: &Store, limits: Limits) -> Self {
-        Self::serve(
-            "127.0.0.1:0".parse().unwrap(),
-            service(store.clone(), limits),
-        )
+        Self::serve(anywhere(), service(store.clone(), limits))
     }
 
     pub(crate) fn start_other(fetcher: impl Fetcher) -> Self {
-        Self::serve("127.0.0.1:0".parse().unwrap(), FetcherServer::new(fetcher))
+        Self::serve(anywhere(), FetcherServer::new(fetcher))
     }
 
-    fn serve<F: Fetcher>(address: SocketAddr, service: FetcherServer<F>) -> Self {
+    /// Cuts every connection; those that come meanwhile wait for the server that takes its place.
+    pub(crate) fn killed(mut self, store: &Store) -> Self {
+        self.kill();
+        let listener = self.listener.try_clone().unwrap();
+        Self::serve(listener, service(store.clone(), Limits::default()))
+    }
+
+    fn serve<F: Fetcher>(listener: std::net::TcpListener, service: FetcherServer<F>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
-        let (sender, bound) = std::sync::mpsc::channel();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = listener.try_clone().unwrap();
         runtime.spawn(async move {
-            let listener = bind(address).await;
-            sender.send(listener.local_addr().unwrap()).unwrap();
+            let listener = TcpListener::from_std(served).unwrap();
             builder()
                 .add_service(service)
                 .serve_with_incoming(TcpListenerStream::new(listener))
                 .await
                 .unwrap();
         });
-        let address = bound.recv_timeout(Duration::from_secs(10)).unwrap();
         Self {
             address,
+            listener,
             runtime: Some(runtime),
         }
     }
@@ -111,24 +117,25 @@ impl Server {
     pub(crate) fn source(&self) -> Source {
         Source::new(&self.address.to_string()).unwrap()
     }
+
+    /// Returns when nothing of it runs any more.
+    fn kill(&mut self) {
+        let Some(runtime) = self.runtime.take() else {
+            return;
+        };
+        // No thread of a runtime may wait for one.
+        let end = std::thread::spawn(|| runtime.shutdown_timeout(Duration::from_secs(10)));
+        end.join().unwrap();
+    }
 }
 
-/// A killed server's runtime gives its port back a moment later.
-async fn bind(address: SocketAddr) -> TcpListener {
-    loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => return listener,
-            Err(error) if error.kind() == ErrorKind::AddrInUse => tokio::task::yield_now().await,
-            Err(error) => panic!("{error}"),
-        }
-    }
+fn anywhere() -> std::net::TcpListener {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        self.kill();
     }
 }
 

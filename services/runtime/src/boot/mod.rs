@@ -6,6 +6,7 @@ mod guest;
 pub mod health;
 pub mod metrics;
 mod networks;
+mod port;
 pub mod serve;
 mod shutdown;
 mod telemetry;
@@ -17,6 +18,7 @@ pub use config::{ConfigError, folder_of, load_config, parse_config};
 pub use guest::Reading;
 pub use health::Health;
 pub use networks::{NetworkLimits, Networks, Place, client_behind};
+pub use port::HeldPort;
 pub use serve::{
     GrpcLimits, HttpLimits, grpc_server, listen, serve_grpc, serve_grpc_unix, serve_http,
     serve_http_within,

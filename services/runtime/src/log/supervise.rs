@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use super::declare;
+use crate::boot::HeldPort;
 
 /// Names the nats-server to use, before any other.
 pub const SERVER_VARIABLE: &str = "MIRRORLOG_NATS_SERVER";
@@ -143,17 +144,17 @@ pub struct NatsServer {
     /// The server's process id.
     pub pid: u32,
     dir: PathBuf,
-    port: u16,
+    port: HeldPort,
     child: Child,
 }
 
 impl NatsServer {
     /// Starts a server on 127.0.0.1 with configuration, log and store in `dir`, and waits until it answers.
-    /// Without a `port` the system gives a free one.
+    /// Without a `port` a free one is drawn.
     ///
     /// # Errors
     /// [`SuperviseError`]; a server that was started and does not answer is killed.
-    pub async fn start(dir: &Path, port: Option<u16>) -> Result<Self, SuperviseError> {
+    pub async fn start(dir: &Path, port: Option<HeldPort>) -> Result<Self, SuperviseError> {
         Self::start_with(dir, port, "").await
     }
 
@@ -163,7 +164,7 @@ impl NatsServer {
     /// As [`NatsServer::start`].
     pub async fn start_with(
         dir: &Path,
-        port: Option<u16>,
+        port: Option<HeldPort>,
         more: &str,
     ) -> Result<Self, SuperviseError> {
         let program = tokio::task::spawn_blocking(find_server).await;
@@ -181,7 +182,7 @@ impl NatsServer {
     pub async fn start_program(
         program: &Path,
         dir: &Path,
-        port: Option<u16>,
+        port: Option<HeldPort>,
         more: &str,
     ) -> Result<Self, SuperviseError> {
         let prepare = |path: &Path, source| SuperviseError::Prepare {
@@ -191,8 +192,10 @@ impl NatsServer {
         std::fs::create_dir_all(dir).map_err(|source| prepare(dir, source))?;
         let dir = dir.canonicalize().map_err(|source| prepare(dir, source))?;
         remove_ports_files(&dir).map_err(|source| prepare(&dir, source))?;
+        let port = port.map_or_else(HeldPort::draw, Ok);
+        let port = port.map_err(|source| prepare(&dir, source))?;
         let config = dir.join(CONFIG_FILE);
-        std::fs::write(&config, configuration(&dir, port, more))
+        std::fs::write(&config, configuration(&dir, port.number(), more))
             .map_err(|source| prepare(&config, source))?;
         let log = dir.join("nats.log");
         let output = std::fs::OpenOptions::new()
@@ -216,10 +219,10 @@ impl NatsServer {
                 source,
             })?;
         let pid = child.id().unwrap_or_default();
-        let port = wait_until_up(&mut child, &dir, pid)
+        wait_until_up(&mut child, &dir, pid)
             .await
             .map_err(|reason| SuperviseError::Silent { reason, log })?;
-        let url = format!("nats://127.0.0.1:{port}");
+        let url = format!("nats://127.0.0.1:{}", port.number());
         tracing::info!(pid, url, program = %program.display(), "nats-server is up");
         Ok(Self {
             url,
@@ -257,14 +260,14 @@ impl NatsServer {
         }
     }
 
-    /// Kills it as a crash would, and gives what is needed to start it again where it was.
+    /// Kills it as a crash would, and gives what is needed to start it again where it was: its folder and its port.
     ///
     /// # Errors
     /// [`SuperviseError::Stop`].
-    pub async fn kill(mut self) -> Result<(PathBuf, u16), SuperviseError> {
+    pub async fn kill(mut self) -> Result<(PathBuf, HeldPort), SuperviseError> {
         self.signal(Signal::KILL)?;
         self.wait().await?;
-        Ok((self.dir.clone(), self.port))
+        Ok((self.dir, self.port))
     }
 
     fn signal(&self, signal: Signal) -> Result<(), SuperviseError> {
@@ -284,10 +287,10 @@ impl NatsServer {
     }
 }
 
-/// Waits until the server greets a client; gives its port.
-async fn wait_until_up(child: &mut Child, dir: &Path, pid: u32) -> Result<u16, String> {
+/// Waits until the server greets a client.
+async fn wait_until_up(child: &mut Child, dir: &Path, pid: u32) -> Result<(), String> {
     let deadline = Instant::now() + START_TIMEOUT;
-    // Not the port that was asked for: another server may answer there.
+    // Its own word, for another server may answer at the port that was asked for.
     let ports_file = dir.join(format!("{PORTS_PREFIX}{pid}.ports"));
     loop {
         if let Some(status) = child.try_wait().map_err(|error| error.to_string())? {
@@ -296,7 +299,7 @@ async fn wait_until_up(child: &mut Child, dir: &Path, pid: u32) -> Result<u16, S
         if let Some(port) = read_port(&ports_file)
             && greets(port).await
         {
-            return Ok(port);
+            return Ok(());
         }
         if Instant::now() > deadline {
             return Err(format!("no answer within {} s", START_TIMEOUT.as_secs()));
@@ -345,9 +348,8 @@ async fn greets(port: u16) -> bool {
 }
 
 /// The server's configuration. `sync_interval: always` makes an acked message durable.
-fn configuration(dir: &Path, port: Option<u16>, more: &str) -> String {
+fn configuration(dir: &Path, port: u16, more: &str) -> String {
     let quoted = |path: &Path| serde_json::Value::from(path.to_string_lossy()).to_string();
-    let port = port.map_or(-1, i32::from);
     let (store, dir) = (quoted(&dir.join("jetstream")), quoted(dir));
     format!(
         "# Written by mirrorlog at each start.\n\
@@ -405,11 +407,11 @@ mod tests {
 
     #[test]
     fn paths_are_quoted() {
-        let text = configuration(Path::new("/a b/\"c"), None, "");
+        let text = configuration(Path::new("/a b/\"c"), 4222, "");
         assert!(
             text.contains(r#"store_dir: "/a b/\"c/jetstream""#),
             "{text}"
         );
-        assert!(text.contains("127.0.0.1:-1"));
+        assert!(text.contains("127.0.0.1:4222"));
     }
 }
