@@ -292,7 +292,7 @@ fn what_no_mirror_has_yet_is_waited_for() {
     let (now, _) = get(
         &network,
         "now",
-        &["c@2", "d", "--retry-after", "0s", "--stall", "500ms"],
+        &["c@2", "d", "--retry-after", "0s", "--stall", "3s"],
     );
     let now = now.code_is(75);
     assert!(
@@ -302,8 +302,7 @@ fn what_no_mirror_has_yet_is_waited_for() {
     );
 
     let out = network.scratch().join("waited");
-    let mut command =
-        network.command(["get", "c@2", "d", "--retry-after", "2s", "--stall", "500ms"]);
+    let mut command = network.command(["get", "c@2", "d", "--retry-after", "2s", "--stall", "3s"]);
     command
         .arg("--output")
         .arg(&out)

@@ -178,6 +178,8 @@ fn who_waits_in_vain_is_told_for_whom() {
     network.publish_everywhere("c", tree.path());
     network.kill("nz2");
     tree.write("a", "b");
+    let build = network.publish("c", tree.path(), &[]).ok().build();
+    network.await_complete(&["nz1"], "c", build);
     let late = network
         .publish("c", tree.path(), &["--wait", "all", "--timeout", "2"])
         .code_is(75);

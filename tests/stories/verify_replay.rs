@@ -15,6 +15,12 @@ fn blob(network: &Network, mirror: &str, digest: &str) -> PathBuf {
 #[test]
 fn a_rotten_file_is_named_and_healed() {
     let network = Network::up(2);
+    // Nothing else finds it.
+    network.kill("nz1");
+    network.configure("nz1", |config| {
+        config["scrub"]["every"] = "1h".into();
+    });
+    network.restart("nz1");
     let tree = Tree::new();
     let content = noise(1, 300_000);
     tree.write("d/rots", &content);

@@ -16,7 +16,7 @@ const TWO: [(&str, &str); 2] = [("nz1", "country"), ("nz2", "country")];
 /// Between two bytes of those that drip.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Longest silence, where a busy machine must not look like a slow mirror.
-const STALL: Duration = Duration::from_secs(1);
+const STALL: Duration = Duration::from_secs(2);
 
 /// What a server does with a connection, whatever is asked.
 #[derive(Clone, Copy, Debug)]

@@ -19,9 +19,6 @@ const FIVE: [(&str, &str); 5] = [
     ("ch2", "world"),
 ];
 
-/// For transfers that take their time: a busy machine is no stalled mirror.
-const PATIENT: Duration = Duration::from_secs(3);
-
 /// Writes down what people would see.
 #[derive(Default)]
 struct Lines(Mutex<Vec<String>>);
@@ -368,7 +365,7 @@ async fn who_stalls_or_breaks_off_is_left_and_what_came_is_kept() {
         let world = World::new(&FIVE).await;
         world.publish(1, &[("big", &content)]);
         world.mirror("nz1").manner = manner.clone();
-        let (client, dir) = (world.client(), tempfile::tempdir().unwrap());
+        let (client, dir) = (world.hasty_client(), tempfile::tempdir().unwrap());
         let got = get(&client, &job(None, &["big"], dir.path()), &client::Quiet)
             .await
             .unwrap();
@@ -388,7 +385,7 @@ async fn part_of(world: &World, dir: &Path, name: &str) -> std::path::PathBuf {
     {
         world.mirror(id).manner = Manner::StallsAfter(1);
     }
-    let client = world.client();
+    let client = world.hasty_client();
     get(&client, &job(None, &[name], dir), &client::Quiet)
         .await
         .unwrap_err();
@@ -436,7 +433,7 @@ async fn a_run_goes_on_where_the_last_one_was_killed() {
     let world = World::new(&[("nz1", "country")]).await;
     world.publish(1, &[("big", &content)]);
     world.mirror("nz1").manner = Manner::StallsAfter(120_000);
-    let (client, dir) = (world.client(), tempfile::tempdir().unwrap());
+    let (client, dir) = (world.hasty_client(), tempfile::tempdir().unwrap());
     let job = job(None, &["big"], dir.path());
     let error = get(&client, &job, &client::Quiet).await.unwrap_err();
     assert!(
@@ -613,9 +610,7 @@ async fn a_slow_mirror_is_helped_by_others_with_a_large_file() {
     let world = World::new(&FIVE).await;
     world.publish(1, &[("big", &content)]);
     world.mirror("nz1").manner = Manner::Slow(5 << 20);
-    let mut options = world.options();
-    options.stall = PATIENT;
-    let client = client::Client::new(options).unwrap();
+    let client = world.client();
     let dir = tempfile::tempdir().unwrap();
     let got = get(&client, &job(None, &["big"], dir.path()), &client::Quiet)
         .await
@@ -640,11 +635,10 @@ async fn a_helper_that_lies_is_found_out() {
     let content: Vec<u8> = (0..32_u32 << 20).map(|at| (at % 251) as u8).collect();
     let world = World::new(&[("nz1", "country"), ("nz2", "country")]).await;
     world.publish(1, &[("big", &content)]);
-    world.mirror("nz1").manner = Manner::Slow(8 << 20);
+    world.mirror("nz1").manner = Manner::Slow(6 << 20);
     world.mirror("nz2").manner = Manner::Corrupt;
     let mut options = world.options();
     options.feedback = true;
-    options.stall = PATIENT;
     let (client, dir) = (
         client::Client::new(options).unwrap(),
         tempfile::tempdir().unwrap(),
@@ -877,11 +871,9 @@ async fn a_helper_that_drips_holds_nobody_up() {
     let content: Vec<u8> = (0..32_u32 << 20).map(|at| (at % 251) as u8).collect();
     let world = World::new(&[("nz1", "country"), ("nz2", "country")]).await;
     world.publish(1, &[("big", &content)]);
-    world.mirror("nz1").manner = Manner::Slow(8 << 20);
+    world.mirror("nz1").manner = Manner::Slow(6 << 20);
     world.mirror("nz2").manner = Manner::Drips;
-    let mut options = world.options();
-    options.stall = PATIENT;
-    let client = client::Client::new(options).unwrap();
+    let client = world.client();
     let dir = tempfile::tempdir().unwrap();
     let job = job(None, &["big"], dir.path());
     let fetch = get(&client, &job, &client::Quiet);

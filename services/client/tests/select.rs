@@ -185,7 +185,7 @@ async fn a_mirror_that_fails_says_how() {
     world.mirror("au1").manner = Manner::StallsAfter(1000);
     world.mirror("ch1").manner = Manner::BreaksAfter(1000);
     let mut options = world.options();
-    options.feedback = true;
+    (options.feedback, options.stall) = (true, support::HASTY);
     let client = Client::new(options).unwrap();
     let found = candidates(&client).await;
     let mut reasons = Vec::new();

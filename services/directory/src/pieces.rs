@@ -404,7 +404,7 @@ mod tests {
         let section = MetalinkSection {
             pieces_per_hour: ByteSize(10 * SIZE_BYTES),
         };
-        let library = Library::with_stall(section, Duration::from_millis(400)).unwrap();
+        let library = Library::with_stall(section, Duration::from_secs(2)).unwrap();
         let begun = Instant::now();
         let pieces = library.of(&file, || vec![drips, good_url]).await;
         assert_eq!(pieces.unwrap().hashes.len(), 2);

@@ -33,6 +33,8 @@ use serde_json::json;
 use wire::Signed;
 
 pub const CHANNEL: &str = "noble";
+/// For those who wait for a stall: a busy machine may look like one, too.
+pub const HASTY: Duration = Duration::from_millis(300);
 
 /// How a mirror treats requests for files.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -279,12 +281,18 @@ impl World {
         let key = self.archive.lock().unwrap().key.public();
         let mut options = Options::new(&self.url, Trust::keys([key]));
         options.state = Some(self.state.path().to_owned());
-        options.stall = Duration::from_millis(300);
         options
     }
 
     pub fn client(&self) -> Client {
         Client::new(self.options()).unwrap()
+    }
+
+    /// One that soon leaves those who stall.
+    pub fn hasty_client(&self) -> Client {
+        let mut options = self.options();
+        options.stall = HASTY;
+        Client::new(options).unwrap()
     }
 
     /// How often files of builds were asked for at a mirror.

@@ -61,8 +61,12 @@ async fn serve(router: Router) -> String {
 
 /// Asks for `pool/a`, which should have `content`.
 async fn ask(url: String, scope: Scope, content: &[u8]) -> Found {
+    ask_within(Duration::from_secs(10), url, scope, content).await
+}
+
+async fn ask_within(timeout: Duration, url: String, scope: Scope, content: &[u8]) -> Found {
     let config = AuditSection {
-        timeout: Time(Duration::from_millis(200)),
+        timeout: Time(timeout),
         ..AuditSection::default()
     };
     let http = Http::new(
@@ -117,7 +121,9 @@ async fn a_body_that_drips_or_does_not_end_is_given_up() {
         Response::new(Body::from_stream(bytes))
     };
     let url = serve(Router::new().route(PINNED, get(drip))).await;
-    assert_eq!(ask(url, Scope::Pinned, &[b'x'; 1000]).await, Found::Silent);
+    let short = Duration::from_millis(200);
+    let found = ask_within(short, url, Scope::Pinned, &[b'x'; 1000]).await;
+    assert_eq!(found, Found::Silent);
     let endless = || async {
         let bytes = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b'x'; 8192]));
         Response::new(Body::from_stream(bytes))

@@ -155,7 +155,7 @@ async fn the_serial_moves_with_the_answers() {
     let after = i64::from(serial(&net).await);
     assert!(after > before);
     // That a head expires is said by time alone.
-    let expires = Timestamp::from_ms(now().as_ms() + 1_500);
+    let expires = Timestamp::from_ms(now().as_ms() + 3_000);
     net.world.feed(Input::Head(mirrorlog_core::statement::Head {
         channel: channel("noble"),
         build: build(38),
