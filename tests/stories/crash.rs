@@ -42,9 +42,13 @@ struct Seen {
 }
 
 impl Seen {
+    fn counts(&self) -> [u64; 2] {
+        [&self.wholes, &self.builds].map(|of| of.load(Ordering::Relaxed))
+    }
+
     /// The readers read, and builds were published.
     fn enough(&self) -> bool {
-        let [wholes, builds] = [&self.wholes, &self.builds].map(|of| of.load(Ordering::Relaxed));
+        let [wholes, builds] = self.counts();
         wholes > 10 && builds > 2
     }
 }
@@ -71,6 +75,7 @@ fn nothing_is_lost_and_no_half_snapshot_is_read() {
         });
         let torturer = scope.spawn(|| torture(&network, kills, Chance(seed)));
         let tortured = torturer.join();
+        let meanwhile = seen.counts();
         // However few came through meanwhile. Nothing may panic here, for the others would go on.
         let end = Instant::now() + PATIENCE;
         while !seen.enough() && Instant::now() < end {
@@ -82,6 +87,7 @@ fn nothing_is_lost_and_no_half_snapshot_is_read() {
             reader.join().unwrap();
         }
         tortured.unwrap();
+        assert!(meanwhile.iter().all(|many| *many > 0), "{meanwhile:?}");
         published.unwrap()
     });
     assert!(seen.enough(), "{seen:?}: {published:?}");

@@ -18,6 +18,7 @@ mod export;
 mod full_disk;
 mod get;
 mod hooks;
+mod local_up;
 mod losses;
 mod openbsd;
 mod outage;

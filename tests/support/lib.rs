@@ -33,7 +33,7 @@ pub use mmdb::{Record, mmdb};
 pub use network::{Ended, Network, Setup};
 pub use nginx::{Nginx, unpacked_tools};
 pub use openbsd::OpenBsdRepo;
-pub use process::{binary, run, tool, use_binary};
+pub use process::{Kept, binary, command, run, signal, tool, use_binary};
 pub use terminal::Terminal;
 pub use tree::{Tree, noise, sha256};
 pub use usage::Group;

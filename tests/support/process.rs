@@ -65,17 +65,14 @@ pub(crate) fn said(output: &Output) -> String {
 }
 
 /// Arguments from anything that looks like text.
-pub(crate) fn command(
-    program: &Path,
-    args: impl IntoIterator<Item = impl AsRef<OsStr>>,
-) -> Command {
+pub fn command(program: &Path, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null());
     command
 }
 
 /// Sends a signal to a process that may have ended a moment ago.
-pub(crate) fn signal(pid: u32, signal: Signal) {
+pub fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         kill_process(pid, signal).ok();
     }
@@ -102,7 +99,7 @@ pub(crate) fn runs(pid: u32) -> bool {
 
 /// A child that ends with its owner.
 #[derive(Debug)]
-pub(crate) struct Kept(pub(crate) Child);
+pub struct Kept(pub Child);
 
 impl Kept {
     /// Asks it to end; after the limit it is killed and the answer is `None`.

@@ -78,6 +78,7 @@ async fn invariant_no_build_is_lost_and_none_gets_a_second_root() {
         // Enough to mean something, however long each start takes here.
         if kill >= KILLS && answered.len() > 10 {
             site.until_on_log(Lane::Bulk, newest).await;
+            eprintln!("{} builds through {kill} kills", answered.len());
             return;
         }
         assert!(kill < 4 * KILLS, "too few builds: {}", answered.len());

@@ -170,15 +170,15 @@ async fn attack_a_source_just_above_the_least_gives_way_and_what_it_gave_is_kept
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_a_slow_link_where_all_are_alike_a_file_comes_whole() {
-    let content = content(100_000);
+    let content = content(200_000);
     let world = World::new(&[("nz1", "country"), ("nz2", "country"), ("ch1", "world")]).await;
     world.publish(1, &[("big", &content)]);
     for id in ["nz1", "nz2", "ch1"] {
         world.mirror(id).manner = Manner::Slow(24_000);
     }
     let (_, took) = got(&world, STALL, &content).await;
-    // At 24 kB/s it takes 4 s. Each was tried, and none twice as often as another.
-    assert!(took < Duration::from_secs(8), "{took:?}");
+    // At 24 kB/s it takes 8 s. Each was tried, and none twice as often as another.
+    assert!(took < Duration::from_secs(16), "{took:?}");
     let asked = ["nz1", "nz2", "ch1"].map(|id| world.file_requests(id));
     assert!(
         asked.iter().all(|times| (1..=2).contains(times)),

@@ -1,6 +1,7 @@
 //! The log against a real nats-server: each test has its own, on a free port. A missing server fails the tests.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -754,7 +755,7 @@ async fn a_server_stops_when_asked_and_is_found_where_it_was() {
     server.stop().await.unwrap();
     assert!(!PathBuf::from(format!("/proc/{pid}")).exists());
     let number = url.rsplit(':').next().unwrap().parse().unwrap();
-    let held = || HeldPort::at(number).unwrap();
+    let held = || HeldPort::at(SocketAddrV4::new(Ipv4Addr::LOCALHOST, number)).unwrap();
     let (first, second) = (held(), held());
     let again = NatsServer::start(dir.path(), Some(first)).await.unwrap();
     assert_eq!(again.url, url);

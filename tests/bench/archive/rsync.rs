@@ -1,12 +1,13 @@
 //! rsync from a daemon on loopback, as mirrors do it today, bare and by Debian's ftpsync.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Instant;
 
 use e2e::{run, tool, until};
+use runtime::boot::HeldPort;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -18,7 +19,7 @@ pub(crate) struct Rsync {
     timed: Child,
     report: PathBuf,
     daemon: u32,
-    port: u16,
+    port: HeldPort,
     timer: Timer,
     tools: PathBuf,
     tree: PathBuf,
@@ -51,11 +52,8 @@ impl Copied {
 impl Rsync {
     pub(crate) fn start(tools: &Path, tree: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let held = HeldPort::draw().unwrap();
+        let port = held.number();
         let config = dir.path().join("rsyncd.conf");
         let text = format!(
             "use chroot = no\nlog file = {}\n[tree]\npath = {}\nread only = yes\n",
@@ -78,7 +76,7 @@ impl Rsync {
             daemon: children(timed.id())[0],
             timed,
             report,
-            port,
+            port: held,
             timer,
             tools: tools.to_owned(),
             tree: tree.to_owned(),
@@ -98,7 +96,7 @@ impl Rsync {
         let mut client = tool("rsync");
         client
             .args(["-a", "--delete", "--stats", "--no-human-readable"])
-            .arg(format!("rsync://127.0.0.1:{}/tree/", self.port))
+            .arg(format!("rsync://127.0.0.1:{}/tree/", self.port.number()))
             .arg(self.target(copy));
         client
     }
@@ -149,7 +147,7 @@ impl Rsync {
              RSYNC_SOURCE=rsync://127.0.0.1:{}/tree/\nRSYNC_HOST=archive.test\n",
             target.display(),
             home.display(),
-            self.port
+            self.port.number()
         );
         fs::write(config.join("ftpsync.conf"), text).unwrap();
         let mut command = Command::new(self.tools.join("usr/bin/ftpsync"));

@@ -3,6 +3,7 @@
 //! | file | what |
 //! | --- | --- |
 //! | `plan` | who is in the network, and at which address; kept in the configurations |
+//! | `ports` | drawn for the plan, held while the network lives |
 //! | `children` | the processes: started, watched, stopped |
 //! | `up` | `local up` |
 //! | `demo` | `local demo` |
@@ -10,6 +11,7 @@
 mod children;
 mod demo;
 mod plan;
+mod ports;
 mod secure;
 mod up;
 

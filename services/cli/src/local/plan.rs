@@ -2,12 +2,12 @@
 //! configurations, so that a restarted process is found where it was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 
-use runtime::boot::HeldPort;
 use serde::{Deserialize, Serialize};
 
+use super::ports::Drawn;
 use super::secure::{Known, PublicKeys};
 use crate::args::UpArgs;
 use crate::command::{nats_config, write_key};
@@ -78,10 +78,10 @@ impl Mirror {
 
 impl Plan {
     /// The folder's plan, made anew for an empty folder, with the mirrors that are asked for besides those that are
-    /// there; and its ports, to be held as long as the network lives.
-    pub(super) fn of(args: &UpArgs) -> Result<(Self, Vec<HeldPort>), Failure> {
-        let file = args.dir.join("network.toml");
-        let mut free = FreePorts::default();
+    /// there; and the ports that are new.
+    pub(super) fn of(args: &UpArgs) -> Result<(Self, Drawn), Failure> {
+        let file = Self::file(&args.dir);
+        let mut free = Drawn::default();
         let mut plan = if file.exists() {
             let text = std::fs::read_to_string(&file).or_exit(CREATE)?;
             toml::from_str(&text).map_err(|error| {
@@ -143,30 +143,34 @@ impl Plan {
         }
         let text = toml::to_string(&plan).or_exit(CREATE)?;
         std::fs::write(&file, text).or_exit(CREATE)?;
-        let held = plan.hold(free);
-        Ok((plan, held))
+        Ok((plan, free))
     }
 
-    /// Holds the ports that were not drawn just now, too. Where somebody listens, the service that finds it so says it.
-    fn hold(&self, drawn: FreePorts) -> Vec<HeldPort> {
-        let mut all = vec![self.nats_port];
-        for ports in [self.archive, self.consistency] {
-            all.extend([ports.grpc, ports.http]);
+    /// Where a folder has its plan.
+    pub(super) fn file(dir: &Path) -> PathBuf {
+        dir.join("network.toml")
+    }
+
+    /// Where anybody of the network listens, nats-server too if it is the network's own.
+    pub(super) fn places(&self, own_nats: bool) -> BTreeSet<SocketAddrV4> {
+        let mut ports: Vec<u16> = own_nats.then_some(self.nats_port).into_iter().collect();
+        for service in [self.archive, self.consistency] {
+            ports.extend([service.grpc, service.http]);
         }
-        all.extend(self.directory.iter().flat_map(|at| [at.http, at.dns]));
-        all.extend(
-            [self.enroll_port, self.publish_port, self.mirror_port]
-                .iter()
-                .flatten(),
-        );
-        for Mirror { ports, .. } in &self.mirrors {
-            all.extend([ports.grpc, ports.http]);
-        }
-        let mut held = drawn.0;
-        let mut seen: BTreeSet<u16> = held.iter().map(HeldPort::number).collect();
-        all.retain(|port| seen.insert(*port));
-        held.extend(all.into_iter().filter_map(|port| HeldPort::at(port).ok()));
-        held
+        ports.extend(self.directory.iter().flat_map(|at| [at.http, at.dns]));
+        ports.extend([self.enroll_port, self.publish_port].iter().flatten());
+        ports.extend(self.mirrors.iter().map(|mirror| mirror.ports.grpc));
+        let local = ports.into_iter().map(|port| (Ipv4Addr::LOCALHOST, port));
+        let served = self.mirrors.iter();
+        let served = served.map(|mirror| (mirror.address, mirror.ports.http));
+        let all = local.chain(served);
+        all.map(|(address, port)| SocketAddrV4::new(address, port))
+            .collect()
+    }
+
+    /// Where nats-server listens, if it is the network's own.
+    pub(super) fn nats(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.nats_port)
     }
 
     /// Mirrors that are there from before, when others were asked for.
@@ -389,24 +393,4 @@ pub(super) fn quoted(path: &Path) -> String {
 
 fn write_config(file: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(file, format!("# Written by mirrorlog local up.\n{text}")).or_exit(CREATE)
-}
-
-/// Ports that nobody uses now: held, so that none is given twice, nor to another network.
-#[derive(Default)]
-struct FreePorts(Vec<HeldPort>);
-
-impl FreePorts {
-    fn next(&mut self) -> Result<u16, Failure> {
-        let port = HeldPort::draw().or_exit(CREATE)?;
-        let number = port.number();
-        self.0.push(port);
-        Ok(number)
-    }
-
-    fn pair(&mut self) -> Result<Ports, Failure> {
-        Ok(Ports {
-            grpc: self.next()?,
-            http: self.next()?,
-        })
-    }
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::children::{Service, stop_left_behind};
 use super::plan::Plan;
+use super::ports;
 use crate::args::UpArgs;
 use crate::failure::{ABSENT, AGAIN, CREATE, DOWN, Failure, OrExit as _, make_dir};
 use crate::output::{BOLD, Output, count};
@@ -70,7 +71,9 @@ impl Network {
             answers(url).await?;
         }
         stop_left_behind(&args.dir, output).await;
-        let (plan, ports) = Plan::of(args)?;
+        let (plan, drawn) = Plan::of(args)?;
+        let file = Plan::file(&args.dir);
+        let ports = ports::hold(drawn, plan.places(args.nats.is_none()), &file).await?;
         plan.write(args)?;
         if let Some(kept) = plan.beyond(args) {
             output.note(&format!(
@@ -82,11 +85,7 @@ impl Network {
         let nats = match &args.nats {
             Some(_) => None,
             None => {
-                let port = HeldPort::at(plan.nats_port).map_err(|error| {
-                    let port = plan.nats_port;
-                    let text = format!("port {port} of this network's nats-server: {error}");
-                    Failure::text(DOWN, text)
-                })?;
+                let port = ports::hold_again(plan.nats(), &file).await?;
                 let server =
                     NatsServer::start_with(&dir.join("nats"), Some(port), &plan.who(dir)?).await;
                 Some(server.or_exit(DOWN)?)

@@ -1,6 +1,6 @@
 //! Which files an audit asks for: everything new as far as it goes, what was bad before, and a sample.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mirrorlog_core::consistency::{Audit, Depth as AuditDepth, Scope};
@@ -14,7 +14,7 @@ use runtime::store::{Pages, StoreError};
 const LIVE_NEW_MAX: usize = 64;
 /// Entries of a folder that are looked at for a file to ask for through a symlink.
 const LINKED_MAX: usize = 64;
-/// Entries that are drawn at most for one that belongs to a part.
+/// Entries that are drawn at most for one that is selected and was not drawn before.
 const DRAWS_FOR_ONE: usize = 64;
 /// Files of a small part that are remembered.
 const PART_MAX: usize = 4096;
@@ -60,6 +60,16 @@ struct New {
 struct Of<'a> {
     root: &'a Digest,
     selection: &'a Selection,
+}
+
+impl New {
+    /// At most so many of them, at random.
+    fn some(&self, most: usize) -> Self {
+        Self {
+            count: self.count,
+            files: pick(&self.files, most).into_iter().cloned().collect(),
+        }
+    }
 }
 
 type DiffKey = (Option<Digest>, Digest, View);
@@ -215,34 +225,38 @@ impl Planner {
         })
     }
 
-    /// So many files of what is selected, none of them twice, and about how many that is in all. Fewer
-    /// where there are no more, and where links that lead nowhere are drawn.
-    ///
-    /// Remembers up to 40 bytes for each entry drawn, of which there are at most `count` times [`DRAWS_FOR_ONE`].
+    /// So many files of what is selected, none of them twice, and about how many that is in all. Fewer where there are no
+    /// more, where links that lead nowhere are drawn, and of a part that draws miss at most [`PART_MAX`].
     fn sampled(&self, of: Of<'_>, count: usize) -> Result<New, PlanError> {
+        if let Some(part) = self.known_part(of)
+            && part.files.len() as u64 == part.count
+        {
+            return Ok(part.some(count));
+        }
         let entries = self.entries(of.root)?;
-        let draws_max = match of.selection.is_all() {
-            true => count,
-            false => count.saturating_mul(DRAWS_FOR_ONE),
-        };
         let (mut files, mut drawn, mut hits) = (Vec::new(), 0_u64, 0_u64);
-        let mut draws = Draws::of(entries);
-        while hits < count as u64 && drawn < draws_max as u64 {
-            let Some(ordinal) = draws.next() else { break };
+        // What is not selected may be drawn again, so that no more is remembered than is asked for.
+        let mut seen = BTreeSet::new();
+        for _ in 0..count.saturating_mul(DRAWS_FOR_ONE) {
+            let ordinal = below(entries).and_then(|ordinal| u32::try_from(ordinal).ok());
+            let Some(ordinal) = ordinal.filter(|_| seen.len() < count) else {
+                break;
+            };
             drawn += 1;
-            if let Some((path, entry)) = self.selected_at(of, ordinal)? {
+            if seen.contains(&ordinal) {
                 hits += 1;
+            } else if let Some((path, entry)) = self.selected_at(of, Ordinal(ordinal))? {
+                hits += 1;
+                seen.insert(ordinal);
                 files.extend(self.file_of(of, path, entry)?);
             }
         }
-        if hits < count as u64 && !of.selection.is_all() {
+        if seen.len() < count && !of.selection.is_all() {
             // A part so small that draws miss it is looked through, once for each build.
             let part = self.part(of)?;
-            let files = pick(&part.files, count);
-            return Ok(New {
-                count: part.count,
-                files: files.into_iter().cloned().collect(),
-            });
+            if part.files.len() >= files.len() {
+                return Ok(part.some(count));
+            }
         }
         let share = (entries * hits).checked_div(drawn).unwrap_or(0);
         Ok(New {
@@ -253,10 +267,8 @@ impl Planner {
 
     /// Files of a part: how many, and at most [`PART_MAX`] of them, each with the same chance.
     fn part(&self, of: Of<'_>) -> Result<Arc<New>, PlanError> {
-        let key = (None, *of.root, of.selection.view());
-        let lock = || self.diffs.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, part)) = lock().iter().find(|(known, _)| *known == key) {
-            return Ok(part.clone());
+        if let Some(part) = self.known_part(of) {
+            return Ok(part);
         }
         let (mut count, mut files) = (0_u64, Vec::new());
         for item in manifest::iter(&self.pages, of.root, b"", None) {
@@ -275,8 +287,15 @@ impl Planner {
             }
         }
         let part = Arc::new(New { count, files });
-        self.remember(key, &part);
+        self.remember(part_key(of), &part);
         Ok(part)
+    }
+
+    fn known_part(&self, of: Of<'_>) -> Option<Arc<New>> {
+        let key = part_key(of);
+        let diffs = self.diffs.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = diffs.iter().find(|(known, _)| *known == key);
+        found.map(|(_, part)| Arc::clone(part))
     }
 
     fn remember(&self, key: DiffKey, new: &Arc<New>) {
@@ -364,38 +383,9 @@ impl Planner {
     }
 }
 
-/// Ordinals of a build, at random, each once.
-///
-/// A Fisher-Yates shuffle that is done as far as it is asked for: only what was moved is remembered.
-struct Draws {
-    drawn: u64,
-    all: u64,
-    moved: HashMap<u64, u64>,
-}
-
-impl Draws {
-    fn of(all: u64) -> Self {
-        Self {
-            drawn: 0,
-            all,
-            moved: HashMap::new(),
-        }
-    }
-}
-
-impl Iterator for Draws {
-    type Item = Ordinal;
-
-    fn next(&mut self) -> Option<Ordinal> {
-        let slot = self.drawn + below(self.all - self.drawn)? as u64;
-        let first = self.moved.remove(&self.drawn).unwrap_or(self.drawn);
-        let ordinal = match slot == self.drawn {
-            true => first,
-            false => self.moved.insert(slot, first).unwrap_or(slot),
-        };
-        self.drawn += 1;
-        u32::try_from(ordinal).ok().map(Ordinal)
-    }
+/// Under what a part's files are remembered: as if they were new since nothing.
+fn part_key(of: Of<'_>) -> DiffKey {
+    (None, *of.root, of.selection.view())
 }
 
 /// At most `most` of `items`, at random when there are more.

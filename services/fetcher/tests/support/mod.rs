@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, dead_code)]
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fetcher::client::{Kind, Source, Wanted};
 use fetcher::server::{Limits, builder, service};
@@ -123,9 +123,14 @@ impl Server {
         let Some(runtime) = self.runtime.take() else {
             return;
         };
+        let (begun, longest) = (Instant::now(), Duration::from_secs(10));
         // No thread of a runtime may wait for one.
-        let end = std::thread::spawn(|| runtime.shutdown_timeout(Duration::from_secs(10)));
+        let end = std::thread::spawn(move || runtime.shutdown_timeout(longest));
         end.join().unwrap();
+        assert!(
+            begun.elapsed() < longest,
+            "something of the server still runs"
+        );
     }
 }
 

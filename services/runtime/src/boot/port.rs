@@ -10,8 +10,7 @@ use rustix::net::{AddressFamily, SocketAddrV4, SocketType, bind, sockopt};
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
 const TRIES: usize = 1000;
 
-/// A TCP port of all IPv4 addresses that nobody else draws or is given while this lives, whether its server runs or
-/// not.
+/// A TCP port that nobody else draws or is given while this lives, whether its server runs or not.
 ///
 /// It is a socket that never listens. On Linux a server that sets `SO_REUSEADDR`, as they do, may listen beside it;
 /// whoever asks for any port is given another; and whoever wants the port for itself, as [`HeldPort::draw`], is refused.
@@ -22,7 +21,7 @@ pub struct HeldPort {
 }
 
 impl HeldPort {
-    /// A port that nobody uses, at random: others may be choosing too.
+    /// A port that nobody uses, of every IPv4 address, at random: others may be choosing too.
     ///
     /// # Errors
     /// The system's; [`std::io::ErrorKind::AddrInUse`] after a thousand tries.
@@ -47,16 +46,17 @@ impl HeldPort {
         Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, text))
     }
 
-    /// A port that was chosen before; connections of its last server may still be ending.
+    /// A port that was chosen before, of one address; connections of its last server may still be ending. It may be held
+    /// more than once.
     ///
     /// # Errors
-    /// The system's; [`std::io::ErrorKind::AddrInUse`] when somebody listens there.
-    pub fn at(number: u16) -> std::io::Result<Self> {
+    /// The system's; [`std::io::ErrorKind::AddrInUse`] when a server could not listen there either.
+    pub fn at(place: SocketAddrV4) -> std::io::Result<Self> {
         let socket = tcp()?;
         sockopt::set_socket_reuseaddr(&socket, true)?;
-        bind(&socket, &every_address(number))?;
+        bind(&socket, &place)?;
         Ok(Self {
-            number,
+            number: place.port(),
             _socket: socket,
         })
     }
@@ -100,9 +100,13 @@ mod tests {
             let alone = bind(tcp().unwrap(), &every_address(held.number()));
             assert_eq!(alone, Err(Errno::ADDRINUSE));
         }
-        let again = HeldPort::at(held.number()).unwrap();
-        let _server = TcpListener::bind(("127.0.0.1", again.number())).unwrap();
-        let error = HeldPort::at(held.number()).unwrap_err();
+        let place = SocketAddrV4::new(Ipv4Addr::LOCALHOST, held.number());
+        let again = HeldPort::at(place).unwrap();
+        drop(held);
+        let alone = bind(tcp().unwrap(), &every_address(again.number()));
+        assert_eq!(alone, Err(Errno::ADDRINUSE));
+        let _server = TcpListener::bind(place).unwrap();
+        let error = HeldPort::at(place).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     }
 

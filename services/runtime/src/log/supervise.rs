@@ -45,6 +45,13 @@ pub enum SuperviseError {
         #[source]
         source: std::io::Error,
     },
+    /// There is no port for it.
+    #[error("cannot draw a port for nats-server")]
+    Port {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The program could not be started.
     #[error("cannot start {program}")]
     Start {
@@ -193,7 +200,7 @@ impl NatsServer {
         let dir = dir.canonicalize().map_err(|source| prepare(dir, source))?;
         remove_ports_files(&dir).map_err(|source| prepare(&dir, source))?;
         let port = port.map_or_else(HeldPort::draw, Ok);
-        let port = port.map_err(|source| prepare(&dir, source))?;
+        let port = port.map_err(|source| SuperviseError::Port { source })?;
         let config = dir.join(CONFIG_FILE);
         std::fs::write(&config, configuration(&dir, port.number(), more))
             .map_err(|source| prepare(&config, source))?;

@@ -490,7 +490,11 @@ async fn accounts_are_read_before_anybody_comes() {
         assert_eq!(told["account_detail"]["complete"], true, "{told}");
     }
     // The last to come was whoever looked whether it is up.
-    let alone = async { while get(watch, "/connz").await["total"] != 0 {} };
+    let alone = async {
+        while get(watch, "/connz").await["total"] != 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
     soon(alone, "somebody is connected").await;
 }
 

@@ -131,7 +131,7 @@ async fn attack_a_flood_of_requests_is_told_to_wait() {
     for _ in 0..200 {
         statuses.push(server.ask("127.9.9.9", "").await.0);
     }
-    let good = statuses.iter().filter(|status| **status == 200).count();
+    let mut good = statuses.iter().filter(|status| **status == 200).count();
     // Ten at once, and then one more each second.
     let more = |begun: Instant| 1 + usize::try_from(begun.elapsed().as_secs()).unwrap();
     assert!((10..=10 + more(begun)).contains(&good), "{good}");
@@ -141,7 +141,6 @@ async fn attack_a_flood_of_requests_is_told_to_wait() {
     );
     // Nobody is believed to be somebody else.
     for line in ["", "X-Forwarded-For: 192.0.2.1\r\n"] {
-        let (begun, mut good) = (Instant::now(), 0);
         for _ in 0..20 {
             let (status, text) = server.ask("127.9.9.9", line).await;
             if status == 200 {
@@ -151,8 +150,8 @@ async fn attack_a_flood_of_requests_is_told_to_wait() {
                 assert!(status == 429 && told, "{text}");
             }
         }
-        assert!(good <= more(begun), "{good}");
     }
+    assert!(good <= 10 + more(begun), "{good}");
     assert_eq!(server.ask("127.9.8.9", "").await.0, 200);
     server.stop().await;
 }
