@@ -1,7 +1,6 @@
 //! apt by mirror list and by redirect, with mirrors and directories that fail on it.
 
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use e2e::{Apt, DebianRepo, Network, Setup, run, sha256, until};
 use reqwest::Method;
@@ -126,10 +125,19 @@ fn apt_gets_by_when_the_first_mirror_fails() {
             Apt::new(repo, &format!("{name}-redirect"), &redirected, SUITE),
         ]
     };
-    let works = |apts: [Apt; 2]| {
-        for apt in apts {
-            apt.update();
-            assert!(!apt.download("forge").is_empty());
+    // Nobody is sent to `bad`: apt says whom it asks.
+    let works_without = |bad: &str, apts: [Apt; 2]| {
+        let host = |mirror: &str| network.url(mirror).replace("http://", "Host: ");
+        for mut apt in apts {
+            apt.set("Debug::Acquire::http=true");
+            let mut said = apt.update();
+            let download = apt.try_get(&["download", "forge"]);
+            assert!(download.status.success());
+            said += &String::from_utf8_lossy(&download.stderr);
+            assert!(!said.contains(&host(bad)), "{said}");
+            let asked = network.mirrors().into_iter();
+            let asked = asked.filter(|mirror| said.contains(&host(mirror)));
+            assert!(asked.count() > 0, "{said}");
         }
     };
 
@@ -144,12 +152,7 @@ fn apt_gets_by_when_the_first_mirror_fails() {
         String::from_utf8_lossy(&output.stderr)
     );
     until("the dead mirror is out", || first(&network) != dead);
-    let begun = Instant::now();
-    works(fresh(&repo, "dead"));
-    assert!(
-        begun.elapsed() < Duration::from_secs(10),
-        "nobody waits for the dead"
-    );
+    works_without(&dead, fresh(&repo, "dead"));
     network.restart(&dead);
     let mut mirrors = network.mirrors();
     mirrors.sort_unstable();
@@ -159,12 +162,7 @@ fn apt_gets_by_when_the_first_mirror_fails() {
     let hanging = first(&network);
     network.pause(&hanging);
     until("the hanging mirror is out", || first(&network) != hanging);
-    let begun = Instant::now();
-    works(fresh(&repo, "hanging"));
-    assert!(
-        begun.elapsed() < Duration::from_secs(10),
-        "nobody waits for the hanging"
-    );
+    works_without(&hanging, fresh(&repo, "hanging"));
     network.resume(&hanging);
     network.await_offered(&format!("channel={CHANNEL}"), &mirrors);
 

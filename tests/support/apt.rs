@@ -87,8 +87,8 @@ impl Apt {
         self.root.join("etc/sources.list.d")
     }
 
-    /// `apt-get update`; a warning fails the test too, for everything must be there at once.
-    pub fn update(&self) {
+    /// `apt-get update`, with what it said; a warning fails the test too, for everything must be there at once.
+    pub fn update(&self) -> String {
         let output = self.get(&["update"]).output().unwrap();
         let said = format!(
             "{}{}",
@@ -104,6 +104,7 @@ impl Apt {
             output.status.success() && clean,
             "apt-get update failed: {said}"
         );
+        said
     }
 
     /// `apt-get download`; gives the package's file.

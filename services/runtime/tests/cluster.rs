@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A server that its leader does not know of after this time is left out: it knows of others at once. Twice as long each time
 /// that one was started again.
 const LEFT_OUT: Duration = Duration::from_secs(2);
+/// Servers that have no leader after this time find none: an election takes up to nine seconds.
+const LEADERLESS: Duration = Duration::from_secs(12);
 /// Longest wait for what a server says of itself.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
 /// Enough that each server has consumers of some.
@@ -94,24 +96,25 @@ impl Cluster {
     }
 
     /// Returns when the leader knows of all servers. Of servers that first meet at the same moment nats-server may leave
-    /// one out: that is started again, as deploy/README.md says.
+    /// one out, or find no leader: they are started again, as deploy/README.md says.
     async fn gather(&mut self) {
-        let (mut since, mut longest) = (None, LEFT_OUT);
+        let (mut absent, mut since, mut tries) = (Vec::new(), Instant::now(), 0);
         loop {
             let members = self.members().await;
-            let absent = (0..self.servers.len()).filter(|number| !members.contains(number));
-            match absent.collect::<Vec<_>>()[..] {
+            let now = (0..self.servers.len()).filter(|number| !members.contains(number));
+            let now: Vec<usize> = now.collect();
+            let longest = match now[..] {
                 [] => return,
-                [absent] if since.is_some_and(|(other, _)| other == absent) => {
-                    if since.is_some_and(|(_, since): (_, Instant)| since.elapsed() >= longest) {
-                        self.servers[absent].kill().await.unwrap();
-                        self.servers[absent] =
-                            spawn(&self.dir.path().join(format!("n{absent}.conf")));
-                        (since, longest) = (None, longest * 2);
-                    }
-                }
-                [absent] => since = Some((absent, Instant::now())),
-                _ => since = None,
+                [_left_out] => LEFT_OUT * 2_u32.pow(tries.min(3)),
+                _ => LEADERLESS,
+            };
+            if now != absent {
+                (absent, since) = (now, Instant::now());
+            } else if since.elapsed() >= longest {
+                let again = absent[tries as usize % absent.len()];
+                self.servers[again].kill().await.unwrap();
+                self.servers[again] = spawn(&self.dir.path().join(format!("n{again}.conf")));
+                (since, tries) = (Instant::now(), tries + 1);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -16,6 +16,8 @@ const FORMS_WITHIN: Duration = Duration::from_secs(60);
 
 /// A server that its leader does not know of after this time is left out. Twice as long each time that one was started again.
 const LEFT_OUT: Duration = Duration::from_secs(2);
+/// Servers that have no leader after this time find none: an election takes up to nine seconds.
+const LEADERLESS: Duration = Duration::from_secs(12);
 
 /// One server.
 struct Node {
@@ -77,30 +79,29 @@ impl Cluster {
     }
 
     /// Returns when the leader knows of all servers. Of servers that first meet at the same moment nats-server may leave
-    /// one out: that is started again, as deploy/README.md says.
+    /// one out, or find no leader: they are started again, as deploy/README.md says.
     fn gather(&mut self) {
-        let (mut since, mut longest) = (None, LEFT_OUT);
+        let (mut absent, mut since, mut tries) = (Vec::new(), Instant::now(), 0);
         until_within(FORMS_WITHIN, "the leader knows of all servers", || {
             let members = self.members();
-            let absent = (0..self.nodes.len()).filter(|number| {
+            let now = (0..self.nodes.len()).filter(|number| {
                 let name = &self.nodes[*number].name;
                 !members.contains(name)
             });
-            match absent.collect::<Vec<_>>()[..] {
+            let now: Vec<usize> = now.collect();
+            let longest = match now[..] {
                 [] => return true,
-                [absent] => {
-                    let (other, seen) = *since.get_or_insert((absent, Instant::now()));
-                    if other != absent {
-                        since = None;
-                    } else if seen.elapsed() >= longest {
-                        let node = &mut self.nodes[absent];
-                        node.process.kill().unwrap();
-                        node.process.wait().unwrap();
-                        node.process = spawn(&self.program, &node.file);
-                        (since, longest) = (None, longest * 2);
-                    }
-                }
-                _ => since = None,
+                [_left_out] => LEFT_OUT * 2_u32.pow(tries.min(3)),
+                _ => LEADERLESS,
+            };
+            if now != absent {
+                (absent, since) = (now, Instant::now());
+            } else if since.elapsed() >= longest {
+                let node = &mut self.nodes[absent[tries as usize % absent.len()]];
+                node.process.kill().unwrap();
+                node.process.wait().unwrap();
+                node.process = spawn(&self.program, &node.file);
+                (since, tries) = (Instant::now(), tries + 1);
             }
             false
         });
